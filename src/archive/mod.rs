@@ -1,0 +1,1 @@
+//! Sealed segments as Parquet in object storage: format, commit protocol, reading, retention.

@@ -1,0 +1,1 @@
+//! The data plane composed: partitions, purgatory, the fetch plan, quotas, administration.

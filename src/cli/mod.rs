@@ -1,0 +1,1 @@
+//! The command line: serve, and the small clients and inspectors.

@@ -1,0 +1,1 @@
+//! Health, metrics and the administration endpoints over HTTP.

@@ -1,0 +1,194 @@
+//! The local file system.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, OFlags};
+
+use crate::runtime::disk::{DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
+
+/// Size of the zero-filled writes of [`File::preallocate`].
+const PREALLOCATE_CHUNK_BYTES: usize = 1 << 20;
+
+/// Files of the operating system.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalDisk;
+
+impl LocalDisk {
+    /// Opens for durable writes: direct and synchronous where the file system can, else buffered and synchronous.
+    fn open_durable(path: &Path) -> io::Result<fs::File> {
+        let flags = |direct: bool| {
+            let mut flags = OFlags::DSYNC;
+            flags.set(OFlags::DIRECT, direct);
+            i32::try_from(flags.bits()).expect("open flags are an int")
+        };
+        match OpenOptions::new().read(true).write(true).custom_flags(flags(true)).open(path) {
+            // tmpfs and some network file systems have no direct IO.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+                OpenOptions::new().read(true).write(true).custom_flags(flags(false)).open(path)
+            }
+            result => result,
+        }
+    }
+}
+
+impl Disk for LocalDisk {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        let file = match how {
+            Open::Read => options.open(path),
+            Open::Write => options.write(true).open(path),
+            Open::CreateNew => options.write(true).create_new(true).open(path),
+            Open::CreateEmpty => options.write(true).create(true).truncate(true).open(path),
+            Open::Durable => Self::open_durable(path),
+        }?;
+        Ok(Arc::new(LocalFile { file }))
+    }
+
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            self.create_directory(parent)?;
+            match fs::create_dir(path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                result => result?,
+            }
+            return self.sync_directory(parent);
+        }
+        fs::create_dir_all(path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        fs::File::open(path)?.sync_all()
+    }
+
+    fn sync_filesystem(&self, path: &Path) -> io::Result<()> {
+        rustix::fs::syncfs(fs::File::open(path)?)?;
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DirectoryEntry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_directory = metadata.is_dir();
+            entries.push(DirectoryEntry { name, is_directory, length: if is_directory { 0 } else { metadata.len() } });
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        let stat = rustix::fs::statvfs(path)?;
+        Ok(Space {
+            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        })
+    }
+
+    fn lock(&self, directory: &Path) -> io::Result<Option<Box<dyn DirectoryLock>>> {
+        let path = directory.join("lock");
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Box::new(FileLock { _file: file }))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// An advisory lock that the kernel releases when the process ends, however it ends.
+#[derive(Debug)]
+struct FileLock {
+    _file: fs::File,
+}
+
+impl DirectoryLock for FileLock {}
+
+#[derive(Debug)]
+struct LocalFile {
+    file: fs::File,
+}
+
+impl File for LocalFile {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match self.file.read_at(&mut bytes[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn write_slices_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut rest = slices;
+        let mut position = offset;
+        while !rest.is_empty() {
+            match rustix::io::pwritev(&self.file, &rest[..rest.len().min(1024)], position) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    position += written as u64;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    fn preallocate(&self, length: u64) -> io::Result<()> {
+        let zeros = vec![0; PREALLOCATE_CHUNK_BYTES];
+        let mut position = self.length()?;
+        while position < length {
+            let chunk = usize::try_from(length - position).unwrap_or(usize::MAX).min(zeros.len());
+            self.write_all_at(&zeros[..chunk], position)?;
+            position += chunk as u64;
+        }
+        self.file.sync_all()
+    }
+}

@@ -1,1 +1,16 @@
 //! The cluster's truth: commands, the immutable image, the pure machine, and its Raft quorum.
+//!
+//! Whoever wants to change metadata makes a [`command::Command`]; the quorum orders commands in its log; the
+//! [`machine`] applies them to the [`image::Image`] that every broker reads. Placement, identities and configuration values
+//! are decided before a command is sent, so that applying it is a pure function. `log`'s journal holds records,
+//! never metadata; the only link between the two are topic identities and leader epochs.
+
+pub mod command;
+pub mod error;
+pub mod image;
+pub mod machine;
+pub mod placement;
+pub mod snapshot;
+#[cfg(test)]
+mod testing;
+pub mod topic_name;

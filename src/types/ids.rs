@@ -84,6 +84,11 @@ uuid_newtype! {
     DirectoryId
 }
 
+uuid_newtype! {
+    /// Identity of one broker process, made when it starts; tells a restart from a repeated registration.
+    BrokerIncarnationId
+}
+
 /// Declares a signed number with a name; arithmetic is left out on purpose unless the type adds it.
 macro_rules! number_newtype {
     ($(#[$meta:meta])* $name:ident($inner:ty)) => {
@@ -118,6 +123,10 @@ number_newtype! {
 number_newtype! {
     /// The term of a partition's leadership (KIP-101). Grows with every change of leader or of incarnation.
     LeaderEpoch(i32)
+}
+number_newtype! {
+    /// Grows with every change of a partition's replicas, in-sync set or leader (KIP-497).
+    PartitionEpoch(i32)
 }
 number_newtype! {
     /// The term of a broker's registration with the metadata quorum.

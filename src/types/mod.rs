@@ -8,8 +8,8 @@ mod offset;
 mod time;
 
 pub use ids::{
-    BrokerEpoch, ClusterId, DirectoryId, Incarnation, LeaderEpoch, NodeId, PartitionIndex, ProducerEpoch, ProducerId,
-    TopicId, TopicPartition,
+    BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, Incarnation, LeaderEpoch, NodeId, PartitionEpoch,
+    PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicPartition,
 };
 pub use offset::Offset;
 pub use time::{Monotonic, Timestamp};

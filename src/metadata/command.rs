@@ -1,0 +1,251 @@
+//! Commands: everything that can change the cluster's metadata, as values that the metadata log holds.
+//!
+//! A command carries all that its effect depends on (identities, placements, resolved configuration values), because
+//! [`machine::apply`](super::machine::apply) has no clock, no randomness and no registry of defaults: the same log gives
+//! the same image on every node and in every later version. Commands that arrive while the log is being written share
+//! one log entry, a *group*. Fields added later carry a serde default; fields unknown to this version are refused,
+//! because skipping one would let nodes diverge.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::DecodeError;
+use crate::types::{BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, NodeId, ProducerId, TopicId};
+
+/// Format of encoded groups and their commands; a higher number is refused.
+pub const COMMAND_FORMAT: u8 = 1;
+
+/// One change of the cluster's metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// Gives the cluster its identity; the first command of every cluster.
+    SetClusterId(ClusterId),
+    /// Announces a broker process.
+    RegisterBroker(RegisterBroker),
+    /// Creates a topic.
+    CreateTopic(CreateTopic),
+    /// Deletes a topic; its identity stays listed until [`Command::ForgetTopic`].
+    DeleteTopic {
+        /// The topic.
+        topic_id: TopicId,
+    },
+    /// Removes a deleted topic from the list, once nothing of it is left on any disk or in the bucket.
+    ForgetTopic {
+        /// The deleted topic.
+        topic_id: TopicId,
+    },
+    /// Adds partitions to a topic.
+    CreatePartitions(CreatePartitions),
+    /// Changes the configuration overrides of a topic.
+    AlterTopicConfigs {
+        /// The topic.
+        topic_id: TopicId,
+        /// What changes.
+        change: ConfigChange,
+    },
+    /// Changes the dynamic configuration of one broker, or the cluster-wide default of all.
+    AlterBrokerConfigs {
+        /// The broker, or none for the default of all brokers.
+        node_id: Option<NodeId>,
+        /// What changes.
+        change: ConfigChange,
+    },
+    /// Hands a block of producer ids to a broker.
+    AllocateProducerIds {
+        /// The broker.
+        node_id: NodeId,
+        /// The broker's current epoch, which fences an earlier process.
+        broker_epoch: BrokerEpoch,
+    },
+    /// Finalizes a feature at a level (KIP-584); level 0 removes it.
+    SetFeatureLevel {
+        /// Kafka's name of the feature, as `metadata.version`.
+        name: String,
+        /// The level.
+        level: i16,
+    },
+}
+
+/// A broker process announces itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterBroker {
+    /// The cluster that the broker believes to belong to.
+    pub cluster_id: ClusterId,
+    /// The broker.
+    pub node_id: NodeId,
+    /// Fresh with every process, so that a restart can be told from a repeated request.
+    pub incarnation_id: BrokerIncarnationId,
+    /// The address to advertise, by name of listener.
+    pub listeners: BTreeMap<String, Endpoint>,
+    /// The failure domain, if any.
+    pub rack: Option<String>,
+    /// The data directories that are online.
+    pub directories: Vec<DirectoryId>,
+}
+
+/// Where clients reach a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Host name or address, as given to clients.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// What is spoken beneath the Kafka protocol.
+    pub security_protocol: SecurityProtocol,
+}
+
+/// What a listener speaks beneath the Kafka protocol; numbered as Kafka's `SecurityProtocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum SecurityProtocol {
+    /// Nothing.
+    Plaintext = 0,
+    /// TLS.
+    Ssl = 1,
+    /// SASL in plain text.
+    SaslPlaintext = 2,
+    /// SASL over TLS.
+    SaslSsl = 3,
+}
+
+/// Where one replica of a partition lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicaPlace {
+    /// The broker.
+    pub node_id: NodeId,
+    /// The broker's data directory.
+    pub directory: DirectoryId,
+}
+
+/// The replicas of each new partition, preferred leader first.
+pub type Assignment = Vec<Vec<ReplicaPlace>>;
+
+/// Creates a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateTopic {
+    /// The name.
+    pub name: String,
+    /// A fresh identity.
+    pub topic_id: TopicId,
+    /// The replicas of each partition, which also gives their number.
+    pub assignment: Assignment,
+    /// Configuration overrides, already validated.
+    pub configs: BTreeMap<String, String>,
+    /// One of the broker's own topics, as `__consumer_offsets`.
+    pub internal: bool,
+}
+
+/// Adds partitions to a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreatePartitions {
+    /// The topic.
+    pub topic_id: TopicId,
+    /// How many partitions the topic has before this command; another number rejects it.
+    pub existing: i32,
+    /// The replicas of each partition to add.
+    pub assignment: Assignment,
+}
+
+/// A change of configuration values that was resolved and validated against the values of one version.
+///
+/// Appending to and subtracting from lists is resolved by the sender, since what is valid depends on the registry of its
+/// version. `expected_version` makes that safe: if somebody else's change came first, the command is rejected with
+/// [`Rejection::ConfigChanged`](super::error::Rejection::ConfigChanged) and resolved again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigChange {
+    /// Version of the values that the change was resolved against.
+    pub expected_version: u64,
+    /// New value by name; none removes the override.
+    pub values: BTreeMap<String, Option<String>>,
+}
+
+/// What an accepted command did, where its sender needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Nothing beyond the command itself.
+    Done,
+    /// The broker's new epoch.
+    BrokerRegistered(BrokerEpoch),
+    /// A block of producer ids for the broker to hand out.
+    ProducerIds {
+        /// The first id of the block.
+        first: ProducerId,
+        /// Number of ids in the block.
+        count: i32,
+    },
+}
+
+/// Encodes the commands of one log entry: the format byte, then a JSON array.
+pub fn encode_group(commands: &[Command]) -> Vec<u8> {
+    let mut bytes = vec![COMMAND_FORMAT];
+    serde_json::to_writer(&mut bytes, commands).expect("commands have string keys and memory does not fail");
+    bytes
+}
+
+/// Decodes the commands of one log entry.
+///
+/// # Errors
+/// [`DecodeError`] for a format newer than [`COMMAND_FORMAT`], and for bytes that [`encode_group`] did not write.
+pub fn decode_group(bytes: &[u8]) -> Result<Vec<Command>, DecodeError> {
+    match bytes.split_first() {
+        Some((&COMMAND_FORMAT, json)) => {
+            serde_json::from_slice(json).map_err(|source| DecodeError::Malformed { what: "commands", source })
+        }
+        Some((&found, _)) => Err(DecodeError::UnsupportedFormat {
+            what: "commands",
+            found: found.into(),
+            supported: COMMAND_FORMAT.into(),
+        }),
+        None => Err(DecodeError::Truncated { what: "commands" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_reads_back_and_a_newer_format_is_refused() {
+        let commands = vec![
+            Command::SetClusterId(ClusterId::from_entropy([1; 16])),
+            Command::DeleteTopic { topic_id: TopicId::from_entropy([2; 16]) },
+        ];
+        let mut bytes = encode_group(&commands);
+        assert_eq!(decode_group(&bytes).unwrap(), commands);
+        bytes[0] = COMMAND_FORMAT + 1;
+        assert!(matches!(decode_group(&bytes), Err(DecodeError::UnsupportedFormat { found: 2, .. })));
+        assert!(matches!(decode_group(&[]), Err(DecodeError::Truncated { .. })));
+    }
+
+    #[test]
+    fn encoded_bytes_are_frozen() {
+        let command = Command::AlterBrokerConfigs {
+            node_id: None,
+            change: ConfigChange {
+                expected_version: 3,
+                values: BTreeMap::from([("log.retention.ms".to_owned(), Some("-1".to_owned()))]),
+            },
+        };
+        let text = r#"[{"alter_broker_configs":{"node_id":null,"change":{"expected_version":3,"values":{"log.retention.ms":"-1"}}}}]"#;
+        assert_eq!(encode_group(&[command]), [&[1], text.as_bytes()].concat());
+    }
+
+    #[test]
+    fn unknown_fields_are_refused() {
+        let bytes = [
+            &[COMMAND_FORMAT],
+            br#"[{"delete_topic":{"topic_id":"00000000000000000000000000000001","later":1}}]"#.as_slice(),
+        ]
+        .concat();
+        assert!(decode_group(&bytes).is_err());
+    }
+}

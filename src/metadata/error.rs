@@ -1,0 +1,199 @@
+//! Why a command, a stored byte or the metadata quorum is refused.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::types::{BrokerEpoch, ClusterId, NodeId, TopicId};
+
+/// A command that the cluster's state does not allow. Rejections are part of the replicated outcome: every node reaches
+/// the same one. Each variant stands for exactly one Kafka error, named in its doc and given by
+/// [`Rejection::kafka_error_code`]; none changes the image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Rejection {
+    /// INVALID_TOPIC_EXCEPTION: the name breaks a rule.
+    #[error("topic name is invalid: {reason} topic={name}")]
+    InvalidTopicName {
+        /// The name.
+        name: String,
+        /// The rule.
+        reason: String,
+    },
+    /// INVALID_TOPIC_EXCEPTION: names that differ only in '.' and '_' collide in metric names.
+    #[error("topic name collides with an existing topic topic={name} existing={existing}")]
+    TopicNameCollides {
+        /// The name.
+        name: String,
+        /// The topic that is there.
+        existing: String,
+    },
+    /// TOPIC_ALREADY_EXISTS.
+    #[error("topic already exists topic={name}")]
+    TopicExists {
+        /// The name.
+        name: String,
+    },
+    /// INCONSISTENT_TOPIC_ID: the identity belongs to another topic, live or deleted.
+    #[error("topic identity is taken topic_id={topic_id}")]
+    TopicIdTaken {
+        /// The identity.
+        topic_id: TopicId,
+    },
+    /// UNKNOWN_TOPIC_ID.
+    #[error("no topic has this identity topic_id={topic_id}")]
+    UnknownTopicId {
+        /// The identity.
+        topic_id: TopicId,
+    },
+    /// INVALID_PARTITIONS: the number of partitions is not allowed, or changed meanwhile.
+    #[error("number of partitions is invalid: {reason} partitions={partitions}")]
+    InvalidPartitions {
+        /// The rule.
+        reason: String,
+        /// The number.
+        partitions: i64,
+    },
+    /// INVALID_REPLICATION_FACTOR: there are not that many brokers, or it is not positive.
+    #[error("replication factor is invalid replication_factor={replication_factor} brokers={brokers}")]
+    InvalidReplicationFactor {
+        /// What was asked for.
+        replication_factor: i16,
+        /// Brokers that can hold replicas.
+        brokers: usize,
+    },
+    /// INVALID_REPLICA_ASSIGNMENT.
+    #[error("replica assignment is invalid: {reason} partition={partition}")]
+    InvalidReplicaAssignment {
+        /// The rule.
+        reason: String,
+        /// The partition's number.
+        partition: i32,
+    },
+    /// POLICY_VIOLATION: a limit of this cluster.
+    #[error("limit exceeded: {limit} maximum={maximum} requested={requested}")]
+    LimitExceeded {
+        /// Which limit.
+        limit: String,
+        /// The limit.
+        maximum: u64,
+        /// What the command would lead to.
+        requested: u64,
+    },
+    /// INVALID_UPDATE_VERSION: another change of these values came first; resolve again and retry.
+    #[error("configuration changed meanwhile expected_version={expected} current_version={current}")]
+    ConfigChanged {
+        /// Version that the sender had seen.
+        expected: u64,
+        /// Version now.
+        current: u64,
+    },
+    /// BROKER_ID_NOT_REGISTERED.
+    #[error("no broker is registered with this number node_id={node_id}")]
+    UnknownBroker {
+        /// The number.
+        node_id: NodeId,
+    },
+    /// STALE_BROKER_EPOCH: a later process of this broker has registered.
+    #[error("broker epoch is stale node_id={node_id} epoch={epoch} current_epoch={current}")]
+    StaleBrokerEpoch {
+        /// The broker.
+        node_id: NodeId,
+        /// The epoch that was given.
+        epoch: BrokerEpoch,
+        /// The broker's epoch now.
+        current: BrokerEpoch,
+    },
+    /// INCONSISTENT_CLUSTER_ID.
+    #[error("cluster identity does not match given={given} ours={ours}")]
+    InconsistentClusterId {
+        /// Identity in the command.
+        given: ClusterId,
+        /// Identity of this cluster.
+        ours: ClusterId,
+    },
+    /// INVALID_REGISTRATION: the registration lacks what every broker has.
+    #[error("broker registration is invalid: {reason} node_id={node_id}")]
+    InvalidRegistration {
+        /// The rule.
+        reason: String,
+        /// The broker.
+        node_id: NodeId,
+    },
+    /// FEATURE_UPDATE_FAILED.
+    #[error("feature level is invalid feature={name} level={level}")]
+    InvalidFeatureLevel {
+        /// The feature.
+        name: String,
+        /// The level.
+        level: i16,
+    },
+    /// UNKNOWN_SERVER_ERROR: the numbers of this kind are used up.
+    #[error("no numbers are left: {what}")]
+    Exhausted {
+        /// Which numbers.
+        what: String,
+    },
+}
+
+impl Rejection {
+    /// The number of the Kafka error that this rejection stands for (`org.apache.kafka.common.protocol.Errors`).
+    pub const fn kafka_error_code(&self) -> i16 {
+        match self {
+            Self::InvalidTopicName { .. } | Self::TopicNameCollides { .. } => 17,
+            Self::TopicExists { .. } => 36,
+            Self::TopicIdTaken { .. } => 103,
+            Self::UnknownTopicId { .. } => 100,
+            Self::InvalidPartitions { .. } => 37,
+            Self::InvalidReplicationFactor { .. } => 38,
+            Self::InvalidReplicaAssignment { .. } => 39,
+            Self::LimitExceeded { .. } => 44,
+            Self::ConfigChanged { .. } => 95,
+            Self::UnknownBroker { .. } => 102,
+            Self::StaleBrokerEpoch { .. } => 77,
+            Self::InconsistentClusterId { .. } => 104,
+            Self::InvalidRegistration { .. } => 119,
+            Self::InvalidFeatureLevel { .. } => 96,
+            Self::Exhausted { .. } => -1,
+        }
+    }
+}
+
+/// Stored metadata that can't be read.
+#[derive(Debug, Error)]
+pub enum DecodeError {
+    /// Written by a later version of alluvium.
+    #[error("{what} were written by a newer version; upgrade this node format={found} supported={supported}")]
+    UnsupportedFormat {
+        /// What was being read.
+        what: &'static str,
+        /// The format found.
+        found: u32,
+        /// The newest format that this version reads.
+        supported: u32,
+    },
+    /// The bytes end too early.
+    #[error("{what} are cut short")]
+    Truncated {
+        /// What was being read.
+        what: &'static str,
+    },
+    /// The checksum does not match.
+    #[error("{what} are corrupt stored_checksum={stored:#010x} computed_checksum={computed:#010x}")]
+    ChecksumMismatch {
+        /// What was being read.
+        what: &'static str,
+        /// Checksum that was written.
+        stored: u32,
+        /// Checksum of the bytes.
+        computed: u32,
+    },
+    /// The bytes are no valid encoding.
+    #[error("{what} are malformed")]
+    Malformed {
+        /// What was being read.
+        what: &'static str,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+}

@@ -1,0 +1,297 @@
+//! The image: what the metadata log says, as one immutable value.
+//!
+//! Brokers hold an `Arc<Image>` and read it without locks; the next image shares with it all that a command did not
+//! touch, so that a command costs what it changes and not what the cluster holds. Everything is ordered, so that equal
+//! images have equal encodings. An image is written down only as a snapshot; after a crash it is the last snapshot plus
+//! the log behind it.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use imbl::ordmap::DiffItem;
+use imbl::{OrdMap, Vector};
+use serde::{Deserialize, Serialize};
+
+use super::command::Endpoint;
+use super::topic_name;
+use crate::types::{
+    BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, LeaderEpoch, NodeId, PartitionEpoch, ProducerId, TopicId,
+    TopicPartition,
+};
+
+/// All metadata of the cluster, as of one position in the metadata log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Image {
+    pub(super) version: u64,
+    pub(super) cluster_id: ClusterId,
+    pub(super) next_broker_epoch: BrokerEpoch,
+    pub(super) next_producer_id: ProducerId,
+    pub(super) partition_count: u64,
+    pub(super) brokers: OrdMap<NodeId, Arc<Broker>>,
+    pub(super) topics: OrdMap<TopicId, Arc<Topic>>,
+    pub(super) topic_ids: OrdMap<Arc<str>, TopicId>,
+    /// Names that contain '.' or '_', with '_' for '.': only such names can collide.
+    pub(super) collision_keys: OrdMap<String, Arc<str>>,
+    pub(super) deleted_topics: OrdMap<TopicId, Arc<DeletedTopic>>,
+    pub(super) broker_configs: OrdMap<Option<NodeId>, Arc<Configs>>,
+    pub(super) feature_levels: OrdMap<String, i16>,
+}
+
+/// A registered broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Broker {
+    /// Its number.
+    pub node_id: NodeId,
+    /// Term of its registration.
+    pub epoch: BrokerEpoch,
+    /// The process that registered.
+    pub incarnation_id: BrokerIncarnationId,
+    /// The address to advertise, by name of listener.
+    pub listeners: BTreeMap<String, Endpoint>,
+    /// The failure domain, if any.
+    pub rack: Option<String>,
+    /// The data directories that were online.
+    pub directories: Vec<DirectoryId>,
+}
+
+/// A topic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Topic {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its identity.
+    pub topic_id: TopicId,
+    /// One of the broker's own topics.
+    pub internal: bool,
+    /// What is configured for this topic alone.
+    pub configs: Configs,
+    /// The partitions; a partition's number is its position.
+    pub partitions: Vector<Partition>,
+}
+
+/// Who holds and who leads a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Partition {
+    /// The replicas, preferred leader first; each broker at most once.
+    pub replicas: Vec<Replica>,
+    /// The leader, if one could be chosen; one of the in-sync replicas.
+    pub leader: Option<NodeId>,
+    /// Grows whenever the leader or its process changes.
+    pub leader_epoch: LeaderEpoch,
+    /// Grows with every change of this value.
+    pub partition_epoch: PartitionEpoch,
+}
+
+/// One copy of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replica {
+    /// The broker that holds it.
+    pub node_id: NodeId,
+    /// The data directory that holds it.
+    pub directory: DirectoryId,
+    /// Whether it belongs to the in-sync set.
+    pub in_sync: bool,
+}
+
+/// Configuration overrides of one topic or broker, raw as they were set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Configs {
+    /// Number of changes so far.
+    pub version: u64,
+    /// Value by name.
+    pub values: BTreeMap<String, String>,
+}
+
+/// A topic that was deleted, but of which disks or the bucket may still hold something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeletedTopic {
+    /// Its identity.
+    pub topic_id: TopicId,
+    /// Its name when it lived; another topic may have it now.
+    pub name: String,
+    /// How many partitions it had.
+    pub partitions: i32,
+}
+
+/// How a topic differs between two images.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TopicChange {
+    /// It is new.
+    Created(Arc<Topic>),
+    /// Its configuration or partitions changed.
+    Changed {
+        /// As it was.
+        before: Arc<Topic>,
+        /// As it is.
+        after: Arc<Topic>,
+    },
+    /// It is gone.
+    Deleted(Arc<Topic>),
+}
+
+impl Partition {
+    /// Brokers that hold a replica, preferred leader first (Kafka's `replicas`).
+    pub fn replica_nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.replicas.iter().map(|replica| replica.node_id)
+    }
+
+    /// Brokers whose replica is in sync (Kafka's `isr`).
+    pub fn in_sync_nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.replicas.iter().filter(|replica| replica.in_sync).map(|replica| replica.node_id)
+    }
+
+    /// The replica on a broker.
+    pub fn replica_on(&self, node_id: NodeId) -> Option<&Replica> {
+        self.replicas.iter().find(|replica| replica.node_id == node_id)
+    }
+}
+
+impl Topic {
+    /// A partition by its number.
+    pub fn partition(&self, partition: i32) -> Option<&Partition> {
+        self.partitions.get(usize::try_from(partition).ok()?)
+    }
+
+    /// The number of partitions, as the wire counts them.
+    pub fn partition_count(&self) -> i32 {
+        i32::try_from(self.partitions.len()).expect("a topic has at most MAX_TOPIC_PARTITIONS partitions")
+    }
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self {
+            version: 0,
+            cluster_id: ClusterId::ZERO,
+            next_broker_epoch: BrokerEpoch(1),
+            next_producer_id: ProducerId(0),
+            partition_count: 0,
+            brokers: OrdMap::new(),
+            topics: OrdMap::new(),
+            topic_ids: OrdMap::new(),
+            collision_keys: OrdMap::new(),
+            deleted_topics: OrdMap::new(),
+            broker_configs: OrdMap::new(),
+            feature_levels: OrdMap::new(),
+        }
+    }
+}
+
+impl Image {
+    /// Index of the last log entry that is part of this image; 0 before the first.
+    pub const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Identity of the cluster; zero before it was bootstrapped.
+    pub const fn cluster_id(&self) -> ClusterId {
+        self.cluster_id
+    }
+
+    /// A broker by its number.
+    pub fn broker(&self, node_id: NodeId) -> Option<&Arc<Broker>> {
+        self.brokers.get(&node_id)
+    }
+
+    /// All brokers by number.
+    pub fn brokers(&self) -> impl Iterator<Item = &Arc<Broker>> {
+        self.brokers.values()
+    }
+
+    /// A topic by its identity.
+    pub fn topic(&self, topic_id: TopicId) -> Option<&Arc<Topic>> {
+        self.topics.get(&topic_id)
+    }
+
+    /// A topic by its name.
+    pub fn topic_named(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.topics.get(self.topic_ids.get(name)?)
+    }
+
+    /// All topics in order of their names.
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topic_ids.values().map(|topic_id| &self.topics[topic_id])
+    }
+
+    /// The topics from a name on, that name included, in order of their names.
+    pub fn topics_from<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a Arc<Topic>> {
+        self.topic_ids
+            .range::<_, str>((Bound::Included(name), Bound::Unbounded))
+            .map(|(_, topic_id)| &self.topics[topic_id])
+    }
+
+    /// Number of topics.
+    pub fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// Number of partitions of all topics.
+    pub const fn partition_count(&self) -> u64 {
+        self.partition_count
+    }
+
+    /// A partition by its identity.
+    pub fn partition(&self, partition: TopicPartition) -> Option<&Partition> {
+        self.topic(partition.topic_id)?.partition(partition.partition.get())
+    }
+
+    /// Topics that were deleted but not yet forgotten.
+    pub fn deleted_topics(&self) -> impl Iterator<Item = &Arc<DeletedTopic>> {
+        self.deleted_topics.values()
+    }
+
+    /// Dynamic configuration of a broker, or with none the cluster-wide default; absent when nothing was ever set.
+    pub fn broker_configs(&self, node_id: Option<NodeId>) -> Option<&Arc<Configs>> {
+        self.broker_configs.get(&node_id)
+    }
+
+    /// Finalized features by name.
+    pub fn feature_levels(&self) -> impl Iterator<Item = (&str, i16)> {
+        self.feature_levels.iter().map(|(name, level)| (name.as_str(), *level))
+    }
+
+    /// The first producer id that no broker has been given.
+    pub const fn next_producer_id(&self) -> ProducerId {
+        self.next_producer_id
+    }
+
+    /// How topics differ from those of an older image, in order of their identities. Costs what changed: parts that both
+    /// images share are skipped.
+    pub fn topic_changes<'a>(&'a self, older: &'a Self) -> impl Iterator<Item = TopicChange> + 'a {
+        older.topics.diff(&self.topics).map(|item| match item {
+            DiffItem::Add(_, topic) => TopicChange::Created(Arc::clone(topic)),
+            DiffItem::Remove(_, topic) => TopicChange::Deleted(Arc::clone(topic)),
+            DiffItem::Update { old: (_, before), new: (_, after) } => {
+                TopicChange::Changed { before: Arc::clone(before), after: Arc::clone(after) }
+            }
+        })
+    }
+
+    /// Adds a topic to all the maps that know it.
+    pub(super) fn insert_topic(&mut self, topic: Topic) {
+        let name = Arc::clone(&topic.name);
+        if let Some(key) = topic_name::collision_key(&name) {
+            self.collision_keys.insert(key, Arc::clone(&name));
+        }
+        self.partition_count += topic.partitions.len() as u64;
+        self.topic_ids.insert(name, topic.topic_id);
+        self.topics.insert(topic.topic_id, Arc::new(topic));
+    }
+
+    /// Takes a topic out of all the maps that know it.
+    pub(super) fn remove_topic(&mut self, topic_id: TopicId) -> Option<Arc<Topic>> {
+        let topic = self.topics.remove(&topic_id)?;
+        self.topic_ids.remove(&topic.name);
+        if let Some(key) = topic_name::collision_key(&topic.name) {
+            self.collision_keys.remove(&key);
+        }
+        self.partition_count -= topic.partitions.len() as u64;
+        Some(topic)
+    }
+}

@@ -3,7 +3,7 @@
 //! All calls block and are made from lanes (see [`super::tasks`]), never from network tasks. What the traits promise is
 //! what POSIX file systems give: bytes written are visible at once to readers of this process, and survive a power cut
 //! only after [`File::sync_data`] (or when the file was opened with [`Open::Durable`]); a created, renamed or removed name
-//! survives only after [`Disk::sync_dir`] on its directory. After a failed sync nothing may be assumed of the file: the
+//! survives only after [`Disk::sync_directory`] on its directory. After a failed sync nothing may be assumed of the file: the
 //! caller takes its directory out of service and never retries.
 
 use std::fmt::Debug;

@@ -2,8 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::header::{CHECKSUM_START, LEADER_EPOCH_AT};
-use super::{BatchHeader, HEADER_BYTES, RecordError};
+use super::compression::decompress;
+use super::header::{CHECKSUM_AT, CHECKSUM_START, LEADER_EPOCH_AT};
+use super::{BatchHeader, Compression, HEADER_BYTES, RecordError};
 use crate::types::{LeaderEpoch, Offset};
 
 /// Exactly one batch: its header, decoded, and its bytes, shared.
@@ -39,6 +40,18 @@ impl Batch {
         self.bytes.slice(HEADER_BYTES..)
     }
 
+    /// The records, decompressed: a slice of the batch when they are stored as they are. Fails once they would pass
+    /// `limit_bytes`.
+    pub fn decompressed(&self, limit_bytes: usize) -> Result<Bytes, RecordError> {
+        let payload = self.payload();
+        match self.header.attributes.compression()? {
+            Compression::None => Ok(payload),
+            // Compaction leaves empty batches with their attributes.
+            _ if payload.is_empty() => Ok(payload),
+            codec => decompress(codec, &payload, limit_bytes),
+        }
+    }
+
     /// Checks the CRC-32C over everything from the attributes on.
     pub fn verify_checksum(&self) -> Result<(), RecordError> {
         let computed = checksum(&self.bytes);
@@ -46,6 +59,16 @@ impl Batch {
             return Err(RecordError::ChecksumMismatch { stored: self.header.checksum, computed });
         }
         Ok(())
+    }
+
+    /// A batch of a header and its records as stored; the checksum is made here.
+    pub(super) fn from_parts(header: BatchHeader, payload: &[u8]) -> Result<Self, RecordError> {
+        let mut bytes = BytesMut::with_capacity(HEADER_BYTES + payload.len());
+        bytes.extend_from_slice(&header.write());
+        bytes.extend_from_slice(payload);
+        let checksum = checksum(&bytes);
+        bytes[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_be_bytes());
+        Self::split_from(&mut bytes.freeze())
     }
 
     /// The same batch with base offset and leader epoch set, which the checksum does not cover. Copies the bytes.
@@ -61,6 +84,12 @@ impl Batch {
 /// CRC-32C over the checksummed part of a whole batch.
 pub(super) fn checksum(batch: &[u8]) -> u32 {
     crc32c::crc32c(&batch[CHECKSUM_START..])
+}
+
+/// The checksum that the bytes of a batch, at least a header, carry.
+pub(super) fn stored_checksum(batch: &[u8]) -> u32 {
+    let field = &batch[CHECKSUM_AT..CHECKSUM_AT + 4];
+    u32::from_be_bytes(field.try_into().expect("the slice is four bytes"))
 }
 
 /// Sets base offset and leader epoch in the bytes of a batch.

@@ -35,7 +35,13 @@ pub enum RecordError {
         /// The value found.
         value: i64,
     },
-    /// Compressed data that does not decompress.
+    /// The attributes name no codec, or one that the request's version may not use. Answered as `UNSUPPORTED_COMPRESSION_TYPE`.
+    #[error("unsupported compression codec id={id}")]
+    UnsupportedCompression {
+        /// The codec's number in the attributes.
+        id: i16,
+    },
+    /// Compressed data that does not decompress, or a payload that a codec can't take.
     #[error("compressed records are corrupt codec={codec}")]
     CorruptCompression {
         /// The codec that the attributes name.
@@ -47,16 +53,70 @@ pub enum RecordError {
         /// The limit in bytes.
         limit: usize,
     },
-    /// A timestamp outside what the topic accepts (`message.timestamp.before.max.ms`, `message.timestamp.after.max.ms`).
-    #[error("record timestamp is outside the range that the topic accepts timestamp={timestamp}")]
-    InvalidTimestamp {
-        /// The timestamp found.
-        timestamp: i64,
+    /// A batch larger than `max.message.bytes`. Answered as `MESSAGE_TOO_LARGE`.
+    #[error("record batch is larger than max.message.bytes batch_bytes={bytes} limit_bytes={limit}")]
+    BatchTooLarge {
+        /// Size of the batch.
+        bytes: usize,
+        /// The topic's limit.
+        limit: usize,
     },
-    /// A rule for produced records is broken; the text is for the client.
-    #[error("invalid record: {reason}")]
-    InvalidRecord {
+    /// A batch larger than `segment.bytes`. Answered as `RECORD_LIST_TOO_LARGE`.
+    #[error("record batch is larger than segment.bytes batch_bytes={bytes} limit_bytes={limit}")]
+    LargerThanSegment {
+        /// Size of the batch.
+        bytes: usize,
+        /// The topic's limit.
+        limit: usize,
+    },
+    /// A rule for produced batches is broken; the text is for the client. Answered as `INVALID_RECORD`.
+    #[error("invalid record batch: {reason}")]
+    InvalidBatch {
         /// Which rule.
         reason: &'static str,
     },
+    /// Single records break a rule of the topic, so none of the batch is appended. Answered as `INVALID_TIMESTAMP` when any
+    /// of them is refused for its timestamp, else as `INVALID_RECORD`, with the records' indexes (KIP-467).
+    #[error("records of the batch are rejected first_index={} rejected={}", records.first().map_or(0, |record| record.index), records.len())]
+    RecordsRejected {
+        /// The rejected records, the first [`MAX_REJECTED_RECORDS`](super::MAX_REJECTED_RECORDS) of them.
+        records: Vec<RejectedRecord>,
+    },
+}
+
+/// A record that the topic does not accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RejectedRecord {
+    /// The record's place in its batch, from 0.
+    pub index: i32,
+    /// What is wrong with it.
+    pub rejection: Rejection,
+}
+
+/// Why a record is rejected; the text is for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Rejection {
+    /// A compacted topic keeps the last record of each key.
+    #[error("compacted topics cannot accept a record without key")]
+    KeyMissing,
+    /// Outside `message.timestamp.before.max.ms` and `message.timestamp.after.max.ms`.
+    #[error("timestamp is outside what the topic accepts timestamp={timestamp} earliest={earliest} latest={latest}")]
+    TimestampOutOfRange {
+        /// The record's timestamp.
+        timestamp: i64,
+        /// The earliest that is accepted now.
+        earliest: i64,
+        /// The latest that is accepted now.
+        latest: i64,
+    },
+    /// Only the broker sets `LogAppendTime`.
+    #[error("producers must not set the timestamp type to LogAppendTime")]
+    LogAppendTimeFromProducer,
+}
+
+impl Rejection {
+    /// True when the answer is `INVALID_TIMESTAMP`.
+    pub const fn is_timestamp(self) -> bool {
+        matches!(self, Self::TimestampOutOfRange { .. } | Self::LogAppendTimeFromProducer)
+    }
 }

@@ -87,7 +87,7 @@ impl Attributes {
             2 => Ok(Compression::Snappy),
             3 => Ok(Compression::Lz4),
             4 => Ok(Compression::Zstd),
-            other => Err(RecordError::Malformed { what: "unknown compression codec", value: i64::from(other) }),
+            id => Err(RecordError::UnsupportedCompression { id }),
         }
     }
 
@@ -130,6 +130,12 @@ impl Attributes {
     #[must_use]
     pub const fn with_transactional(self, yes: bool) -> Self {
         if yes { Self(self.0 | Self::TRANSACTIONAL) } else { Self(self.0 & !Self::TRANSACTIONAL) }
+    }
+
+    /// The same attributes with the base timestamp marked as a delete horizon or not.
+    #[must_use]
+    pub const fn with_delete_horizon(self, yes: bool) -> Self {
+        if yes { Self(self.0 | Self::DELETE_HORIZON) } else { Self(self.0 & !Self::DELETE_HORIZON) }
     }
 
     /// The same attributes marked as a control batch or not.

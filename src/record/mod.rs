@@ -6,12 +6,24 @@
 //! without panicking and allocates no more than the caller's limit.
 
 mod batch;
+mod builder;
+pub mod compression;
+mod control;
 mod error;
 mod header;
+mod scan;
+mod validate;
 mod varint;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 pub use batch::{Batch, Batches};
-pub use error::RecordError;
+pub use builder::{BatchBuilder, BatchOptions};
+pub use compression::MAX_DECOMPRESSED_BYTES;
+pub use control::{EndTransactionMarker, TransactionResult};
+pub use error::{RecordError, RejectedRecord, Rejection};
 pub use header::{Attributes, BatchHeader, Compression, HEADER_BYTES, TimestampType};
-pub use view::{HeaderView, Headers, RecordView, Records};
+pub use validate::{MAX_REJECTED_RECORDS, ProduceRules, validate};
+pub use view::{HeaderView, Headers, Record, RecordView, Records};

@@ -1,7 +1,8 @@
 //! Records and their headers as views over decompressed bytes.
 
-use super::RecordError;
 use super::varint::{read_varint, read_varlong};
+use super::{BatchHeader, RecordError, TimestampType};
+use crate::types::{Offset, Timestamp};
 
 /// One record, borrowed from the decompressed payload of its batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,41 @@ pub struct RecordView<'a> {
     pub headers: Headers<'a>,
 }
 
+/// One record with its place in the partition, borrowed from the decompressed payload of its batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The record's offset.
+    pub offset: Offset,
+    /// The record's timestamp: its own, or the batch's for `LogAppendTime`.
+    pub timestamp: Timestamp,
+    /// Key; `None` is null, which differs from empty.
+    pub key: Option<&'a [u8]>,
+    /// Value; `None` is null, which differs from empty.
+    pub value: Option<&'a [u8]>,
+    /// Headers, in order.
+    pub headers: Headers<'a>,
+}
+
+impl BatchHeader {
+    /// The records of this batch, given its decompressed payload ([`Batch::decompressed`](super::Batch::decompressed)).
+    pub fn records<'a>(&self, payload: &'a [u8]) -> impl Iterator<Item = Result<Record<'a>, RecordError>> + use<'a> {
+        let header = *self;
+        Records::new(payload, header.record_count).map(move |record| {
+            let RecordView { timestamp_delta, offset_delta, key, value, headers } = record?;
+            let offset = Offset(header.base_offset.0.wrapping_add(i64::from(offset_delta)));
+            Ok(Record { offset, timestamp: header.timestamp_of(timestamp_delta), key, value, headers })
+        })
+    }
+
+    /// A record's timestamp, given its distance from the base: that of the batch for `LogAppendTime`.
+    pub const fn timestamp_of(&self, timestamp_delta: i64) -> Timestamp {
+        match self.attributes.timestamp_type() {
+            TimestampType::CreateTime => Timestamp(self.base_timestamp.0.wrapping_add(timestamp_delta)),
+            TimestampType::LogAppendTime => self.max_timestamp,
+        }
+    }
+}
+
 /// A header of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderView<'a> {
@@ -28,7 +64,7 @@ pub struct HeaderView<'a> {
 }
 
 /// Walks the headers of a record that [`Records`] has already checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers<'a> {
     bytes: &'a [u8],
     count: usize,

@@ -1,1 +1,15 @@
 //! Consumer groups and committed offsets: pure machines, and the driver that logs their state.
+//!
+//! A group belongs to one partition of `__consumer_offsets` ([`partition_of`]), and that partition's coordinator owns it.
+//! What a coordinator promises is in its log before it is promised: requests become records, the records of many requests
+//! share an append, and replies leave only once that append is durable. After a crash the log is read again and yields
+//! the same offsets and groups; what was never answered may or may not be there.
+//!
+//! - [`records`]: the log's keys and values, in Apache Kafka's own format.
+
+mod error;
+mod partition;
+pub mod records;
+
+pub use error::{FormatError, GroupError};
+pub use partition::{DEFAULT_PARTITIONS, partition_of};

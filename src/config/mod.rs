@@ -1,1 +1,30 @@
-//! Settings: defaults, file, environment and flags, checked once and resolved.
+//! Settings: defaults, then a TOML file, then `ALLUVIUM__SECTION__KEY` variables, then flags; checked once, then resolved.
+//!
+//! [`Settings`] is what people write, declared with its documentation and defaults in one list (`settings.rs`), from which
+//! the reference file is generated. [`load`] puts the sources together and refuses what is not a setting, naming the file
+//! and line, variable or flag, and the nearest setting that exists. [`resolve`] checks what the settings mean together and
+//! gives a [`Config`], which the rest of the process takes as true. Nothing here reads the environment or the machine by
+//! itself: both are passed in, so that a test sees only what it gives.
+
+mod error;
+mod listeners;
+mod load;
+mod reference;
+mod resolved;
+mod secret;
+mod settings;
+mod store;
+mod units;
+
+pub use error::{ConfigError, Problem};
+pub use listeners::{HostPort, Listener};
+pub use load::{Assignment, Loaded, Sources, load};
+pub use reference::{print, print_json, reference};
+pub use resolved::{Config, DataConfig, Machine, MemoryConfig, resolve};
+pub use secret::Secret;
+pub use settings::{
+    ArchiveSettings, ClusterSettings, DataSettings, GroupsSettings, ListenerSettings, ListenersSettings,
+    MemorySettings, NetworkSettings, ProducersSettings, Settings, TelemetrySettings, TopicsSettings,
+};
+pub use store::StoreConfig;
+pub use units::{ByteSize, Interval};

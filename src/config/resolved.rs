@@ -1,0 +1,441 @@
+//! What the settings mean together: addresses parsed, memory shared out, combinations that can't work refused.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use rustix::system::sysinfo;
+
+use super::error::{ConfigError, Problem};
+use super::listeners::{HostPort, Listener, parse_listen_address};
+use super::load::Loaded;
+use super::settings::{
+    ArchiveSettings, DataSettings, GroupsSettings, ListenerSettings, NetworkSettings, ProducersSettings,
+    TelemetrySettings, TopicsSettings,
+};
+use super::store::StoreConfig;
+use super::units::ByteSize;
+use crate::runtime::disk::{Disk, Open};
+use crate::telemetry::{Label, MemoryShare, check_filter};
+use crate::types::NodeId;
+
+/// The listener there is when none is set.
+const DEFAULT_LISTENER: &str = "default";
+const DEFAULT_LISTEN_ADDRESS: &str = "127.0.0.1:9092";
+/// Bounds of the memory budget when it is not set.
+const DEFAULT_BUDGET: std::ops::RangeInclusive<u64> = 128 << 20..=4 << 30;
+/// The smallest memory budget with which the broker can serve.
+const BUDGET_MIN: ByteSize = ByteSize::mib(32);
+/// The smallest journal file: one group of the largest size, and its neighbours.
+const JOURNAL_FILE_MIN: ByteSize = ByteSize::mib(1);
+
+/// What the configuration has to know of the machine.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Memory that the process may use: the control group's limit, or all there is.
+    pub memory_bytes: u64,
+    /// What relative paths start from.
+    pub working_directory: PathBuf,
+}
+
+impl Machine {
+    /// Looks at this machine.
+    pub fn probe(disk: &dyn Disk, working_directory: PathBuf) -> Self {
+        let info = sysinfo();
+        let installed = info.totalram.saturating_mul(u64::from(info.mem_unit));
+        let limit = read_number(disk, Path::new("/sys/fs/cgroup/memory.max")).unwrap_or(u64::MAX);
+        Self { memory_bytes: installed.min(limit), working_directory }
+    }
+}
+
+/// Reads a number from a file of the kernel, whose length is not known beforehand.
+fn read_number(disk: &dyn Disk, path: &Path) -> Option<u64> {
+    let mut bytes = [0; 32];
+    let read = disk.open(path, Open::Read).ok()?.read_at(&mut bytes, 0).ok()?;
+    std::str::from_utf8(&bytes[..read]).ok()?.trim().parse().ok()
+}
+
+/// The checked configuration of one broker.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This broker's number.
+    pub node_id: NodeId,
+    /// Where the machine stands.
+    pub rack: Option<String>,
+    /// Kafka listeners, at least one, by name.
+    pub listeners: Vec<Listener>,
+    /// Where health and metrics are served.
+    pub http: SocketAddr,
+    /// Data directories.
+    pub data: DataConfig,
+    /// Memory by share.
+    pub memory: MemoryConfig,
+    /// The object store.
+    pub store: StoreConfig,
+    /// The archive.
+    pub archive: ArchiveSettings,
+    /// Connections; `max_frame` is no more than the frames share of memory.
+    pub network: NetworkSettings,
+    /// What new topics are like.
+    pub topics: TopicsSettings,
+    /// Consumer groups.
+    pub groups: GroupsSettings,
+    /// Idempotent producers.
+    pub producers: ProducersSettings,
+    /// The process's own log.
+    pub telemetry: TelemetrySettings,
+    /// What works but is dangerous, to be logged at start.
+    pub warnings: Vec<String>,
+}
+
+/// The local disk.
+#[derive(Clone, Debug)]
+pub struct DataConfig {
+    /// Absolute paths of the data directories, at least one.
+    pub directories: Vec<PathBuf>,
+    /// Sizes and intervals.
+    pub settings: DataSettings,
+}
+
+/// The memory budget, shared out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// The whole budget in bytes.
+    pub budget_bytes: u64,
+    shares_bytes: [u64; MemoryShare::ALL.len()],
+}
+
+impl MemoryConfig {
+    /// Bytes that one share may use.
+    pub fn share_bytes(&self, share: MemoryShare) -> u64 {
+        self.shares_bytes[share.index()]
+    }
+}
+
+/// Checks the settings. All that is wrong is reported at once.
+pub fn resolve(loaded: &Loaded, environment: &[(String, String)], machine: &Machine) -> Result<Config, ConfigError> {
+    let settings = &loaded.settings;
+    let mut problems = Vec::new();
+    check_ranges(loaded, &mut problems);
+    let memory = resolve_memory(loaded, machine, &mut problems);
+    let directories = resolve_directories(loaded, machine, &mut problems);
+    let mut warnings = Vec::new();
+    let http = resolve_address(loaded, "listeners.http", &settings.listeners.http, &mut warnings);
+    let http = http.map_err(|problem| problems.push(problem)).ok();
+    let listeners = resolve_listeners(loaded, &mut warnings, &mut problems);
+    let store = StoreConfig::resolve(loaded, environment, &machine.working_directory);
+    let store = store.map_err(|found| problems.extend(found)).ok();
+    if let Some(directory) = store.as_ref().and_then(StoreConfig::directory)
+        && directories.contains(&directory)
+    {
+        problems.push(loaded.problem("archive.url", "is a data directory; give the store a directory of its own"));
+    }
+    let (Some(http), Some(store), true) = (http, store, problems.is_empty()) else {
+        return Err(ConfigError::Invalid { problems });
+    };
+    let frames = ByteSize(memory.share_bytes(MemoryShare::Frames));
+    Ok(Config {
+        node_id: NodeId(settings.cluster.node_id),
+        rack: settings.cluster.rack.clone(),
+        listeners,
+        http,
+        data: DataConfig { directories, settings: settings.data.clone() },
+        network: NetworkSettings { max_frame: settings.network.max_frame.min(frames), ..settings.network.clone() },
+        memory,
+        store,
+        archive: settings.archive.clone(),
+        topics: settings.topics.clone(),
+        groups: settings.groups.clone(),
+        producers: settings.producers.clone(),
+        telemetry: settings.telemetry.clone(),
+        warnings,
+    })
+}
+
+/// Refuses numbers that can't work, alone or beside others.
+fn check_ranges(loaded: &Loaded, problems: &mut Vec<Problem>) {
+    let settings = &loaded.settings;
+    let (data, network, groups) = (&settings.data, &settings.network, &settings.groups);
+    let mut check = |good: bool, key: &str, text: String| {
+        if !good {
+            problems.push(loaded.problem(key, text));
+        }
+    };
+    check(settings.cluster.node_id >= 0, "cluster.node_id", "must not be negative".to_owned());
+    check(
+        data.journal_file >= JOURNAL_FILE_MIN,
+        "data.journal_file",
+        format!("must be at least {JOURNAL_FILE_MIN}, is {}", data.journal_file),
+    );
+    check(
+        data.journal_max.0 >= data.journal_file.0.saturating_mul(2),
+        "data.journal_max",
+        format!("must be at least two journal files of {}, is {}", data.journal_file, data.journal_max),
+    );
+    for (key, interval) in [
+        ("data.checkpoint_interval", data.checkpoint_interval),
+        ("data.retention_interval", data.retention_interval),
+        ("archive.connect_timeout", settings.archive.connect_timeout),
+        ("archive.request_timeout", settings.archive.request_timeout),
+        ("archive.sweep_interval", settings.archive.sweep_interval),
+        ("network.idle_timeout", network.idle_timeout),
+        ("network.request_timeout", network.request_timeout),
+        ("groups.session_timeout_min", groups.session_timeout_min),
+        ("producers.id_expiration", settings.producers.id_expiration),
+    ] {
+        check(!interval.0.is_zero(), key, "must be more than nothing".to_owned());
+    }
+    for (key, count) in [
+        ("archive.concurrency", settings.archive.concurrency),
+        ("archive.uploads", settings.archive.uploads),
+        ("network.max_in_flight_requests", network.max_in_flight_requests),
+        ("network.max_connections", network.max_connections),
+        ("network.max_connections_per_address", network.max_connections_per_address),
+        ("topics.partitions", usize::try_from(settings.topics.partitions).unwrap_or(0)),
+        ("topics.max_partitions", settings.topics.max_partitions),
+        ("groups.max_members", groups.max_members),
+        ("groups.offsets_partitions", usize::try_from(groups.offsets_partitions).unwrap_or(0)),
+        ("producers.max_ids_per_partition", settings.producers.max_ids_per_partition),
+    ] {
+        check(count > 0, key, "must be at least 1".to_owned());
+    }
+    check(network.max_frame >= ByteSize::kib(64), "network.max_frame", "must be at least 64KiB".to_owned());
+    check(
+        network.connection_memory >= network.max_frame,
+        "network.connection_memory",
+        format!(
+            "must hold the largest request, network.max_frame={}, is {}",
+            network.max_frame, network.connection_memory
+        ),
+    );
+    check(
+        groups.session_timeout_min <= groups.session_timeout_max,
+        "groups.session_timeout_min",
+        format!(
+            "is {}, more than groups.session_timeout_max={}",
+            groups.session_timeout_min, groups.session_timeout_max
+        ),
+    );
+    if let Err(error) = check_filter(&settings.telemetry.log_filter) {
+        check(false, "telemetry.log_filter", error.to_string());
+    }
+}
+
+fn resolve_memory(loaded: &Loaded, machine: &Machine, problems: &mut Vec<Problem>) -> MemoryConfig {
+    let memory = &loaded.settings.memory;
+    let percents = [
+        memory.tail_percent,
+        memory.frames_percent,
+        memory.uploads_percent,
+        memory.readers_percent,
+        memory.heads_percent,
+        memory.producers_percent,
+        memory.groups_percent,
+    ]
+    .map(u64::from);
+    let sum: u64 = percents.iter().sum();
+    if sum != 100 {
+        problems.push(loaded.problem("memory", format!("the shares make {sum} percent and not 100")));
+    }
+    if percents.contains(&0) {
+        problems.push(loaded.problem("memory", "each share needs at least 1 percent"));
+    }
+    let automatic = (machine.memory_bytes / 4).clamp(*DEFAULT_BUDGET.start(), *DEFAULT_BUDGET.end());
+    let budget_bytes = memory.budget.map_or(automatic, ByteSize::bytes);
+    if budget_bytes < BUDGET_MIN.0 {
+        let text = format!("must be at least {BUDGET_MIN}, is {}", ByteSize(budget_bytes));
+        problems.push(loaded.problem("memory.budget", text));
+    }
+    MemoryConfig { budget_bytes, shares_bytes: percents.map(|percent| budget_bytes / 100 * percent) }
+}
+
+fn resolve_directories(loaded: &Loaded, machine: &Machine, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+    let key = "data.directories";
+    let paths = &loaded.settings.data.directories.0;
+    if paths.is_empty() || paths.iter().any(|path| path.as_os_str().is_empty()) {
+        problems.push(loaded.problem(key, "needs at least one path, and none that is empty"));
+    }
+    let clean = |path: &PathBuf| -> PathBuf {
+        let absolute = machine.working_directory.join(path);
+        absolute.components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect()
+    };
+    let absolute: Vec<PathBuf> = paths.iter().map(clean).collect();
+    for (index, path) in absolute.iter().enumerate() {
+        let twice = absolute[..index].contains(path);
+        if twice || absolute.iter().any(|other| path != other && path.starts_with(other)) {
+            problems.push(loaded.problem(key, format!("{} is listed twice or lies in another", path.display())));
+        }
+    }
+    absolute
+}
+
+fn resolve_listeners(loaded: &Loaded, warnings: &mut Vec<String>, problems: &mut Vec<Problem>) -> Vec<Listener> {
+    let mut wanted = loaded.settings.listeners.kafka.clone();
+    let default = ListenerSettings { address: DEFAULT_LISTEN_ADDRESS.to_owned(), advertised: None };
+    if wanted.is_empty() {
+        wanted.insert(DEFAULT_LISTENER.to_owned(), default);
+    } else if let Some(listener) = wanted.get_mut(DEFAULT_LISTENER).filter(|listener| listener.address.is_empty()) {
+        // Only its advertised address was set.
+        listener.address = default.address;
+    }
+    let mut listeners: Vec<Listener> = Vec::new();
+    for (name, settings) in wanted {
+        match resolve_listener(loaded, &name, &settings, warnings) {
+            Ok(listener) => {
+                let address = listener.address;
+                if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
+                    let key = format!("listeners.kafka.{name}.address");
+                    problems.push(loaded.problem(&key, format!("another listener has {address} too")));
+                }
+                listeners.push(listener);
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    listeners
+}
+
+fn resolve_listener(
+    loaded: &Loaded,
+    name: &str,
+    settings: &ListenerSettings,
+    warnings: &mut Vec<String>,
+) -> Result<Listener, Problem> {
+    let key = format!("listeners.kafka.{name}.address");
+    let advertised_key = format!("listeners.kafka.{name}.advertised");
+    let address = resolve_address(loaded, &key, &settings.address, warnings)?;
+    let advertised = settings.advertised.as_deref().map(str::parse::<HostPort>).transpose();
+    let advertised = advertised.map_err(|text| loaded.problem(&advertised_key, text))?;
+    let unreachable = |host: &str| host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+    if let Some(advertised) = &advertised
+        && unreachable(&advertised.host)
+    {
+        let text = format!("clients can't connect to {advertised}; give the name or address that they reach");
+        return Err(loaded.problem(&advertised_key, text));
+    }
+    if address.ip().is_unspecified() && advertised.is_none() {
+        let text = format!("clients can't connect to {address}; set {advertised_key} to what they can reach");
+        return Err(loaded.problem(&key, text));
+    }
+    Ok(Listener { name: name.to_owned(), address, advertised })
+}
+
+/// Reads an address and refuses one that other machines can reach, unless that is allowed.
+fn resolve_address(loaded: &Loaded, key: &str, text: &str, warnings: &mut Vec<String>) -> Result<SocketAddr, Problem> {
+    let address = parse_listen_address(text).map_err(|text| loaded.problem(key, text))?;
+    if !address.ip().is_loopback() {
+        if !loaded.settings.listeners.allow_insecure {
+            let text = format!(
+                "{address} can be reached from other machines, and there is no authentication yet: whoever reaches it can \
+                 read, write and delete everything; use a loopback address, or say --allow-insecure"
+            );
+            return Err(loaded.problem(key, text));
+        }
+        warnings.push(format!(
+            "{key}={address} is open to other machines WITHOUT encryption or authentication (listeners.allow_insecure): \
+             whoever reaches it can read, write and delete everything"
+        ));
+    }
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Assignment, Interval, Sources, load};
+    use crate::runtime::production::LocalDisk;
+
+    fn machine() -> Machine {
+        Machine { memory_bytes: 8 << 30, working_directory: PathBuf::from("/work") }
+    }
+
+    fn resolve_with(flags: &[(&str, &str)]) -> Result<Config, String> {
+        let flags = flags.iter().map(|(key, text)| Assignment::text(*key, *text, "flag")).collect();
+        let loaded = load(&Sources { flags, ..Sources::default() }, &LocalDisk).map_err(|error| error.to_string())?;
+        resolve(&loaded, &[], &machine()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_serve_on_loopback_with_a_store_under_the_data_directory() {
+        let config = resolve_with(&[]).unwrap();
+        assert_eq!(config.listeners[0].address.to_string(), "127.0.0.1:9092");
+        assert_eq!(config.http.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.data.directories, [PathBuf::from("/work/alluvium-data")]);
+        assert_eq!(config.store.url.as_str(), "file:///work/alluvium-data/object-store");
+        assert_eq!(config.memory.budget_bytes, 2 << 30);
+        assert!(config.warnings.is_empty());
+    }
+
+    #[test]
+    fn shares_make_up_the_budget_and_bound_the_largest_request() {
+        let config = resolve_with(&[("memory.budget", "100MiB")]).unwrap();
+        let sum: u64 = MemoryShare::ALL.iter().map(|&share| config.memory.share_bytes(share)).sum();
+        assert!(sum <= 100 << 20 && sum > 99 << 20, "{sum}");
+        assert_eq!(config.network.max_frame.0, config.memory.share_bytes(MemoryShare::Frames));
+    }
+
+    /// Settings that can't work together, and what the refusal says.
+    const REFUSED: [(&[(&str, &str)], &str); 19] = [
+        (&[("listeners.kafka.default.address", "0.0.0.0:9092")], "say --allow-insecure"),
+        (&[("listeners.http", "192.168.1.1:80")], "flag: listeners.http: 192.168.1.1:80 can be reached"),
+        (
+            &[("listeners.kafka.default.address", "0.0.0.0:9092"), ("listeners.allow_insecure", "true")],
+            "set listeners.kafka.default.advertised",
+        ),
+        (&[("listeners.kafka.default.advertised", "0.0.0.0:9092")], "clients can't connect to 0.0.0.0:9092"),
+        (&[("listeners.kafka.a.advertised", "h:1")], "listeners.kafka.a.address: \"\" is not an address"),
+        (
+            &[("listeners.kafka.a.address", "127.0.0.1:1"), ("listeners.kafka.b.address", "127.0.0.1:1")],
+            "another listener has 127.0.0.1:1 too",
+        ),
+        (&[("listeners.http", "broker:80")], "not an address to listen on"),
+        (&[("memory.tail_percent", "31")], "the shares make 101 percent"),
+        (&[("memory.tail_percent", "0"), ("memory.frames_percent", "60")], "at least 1 percent"),
+        (&[("memory.budget", "1MiB")], "must be at least 32MiB"),
+        (&[("data.journal_max", "64MiB")], "two journal files of 64MiB"),
+        (&[("data.directories", "/a,/a")], "listed twice"),
+        (&[("data.directories", "/a,/a/b")], "/a/b is listed twice or lies in another"),
+        (&[("groups.session_timeout_min", "1h")], "more than groups.session_timeout_max=30m"),
+        (&[("network.connection_memory", "1MiB")], "must hold the largest request"),
+        (&[("archive.url", "file:///a"), ("archive.region", "x")], "means nothing for a file:// store"),
+        (&[("archive.url", "s3://b"), ("archive.access_key_id", "k")], "needs the other half"),
+        (&[("archive.url", "file:///d"), ("data.directories", "/d")], "is a data directory"),
+        (&[("telemetry.log_filter", "alluvium=loud")], "log filter is not understood"),
+    ];
+
+    #[test]
+    fn combinations_that_cannot_work_are_refused() {
+        for (flags, expected) in REFUSED {
+            let error = resolve_with(flags).expect_err(&format!("{flags:?}"));
+            assert!(error.contains(expected) && !error.contains('\n'), "{flags:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_open_address_is_served_when_allowed_and_warned_about() {
+        let config = resolve_with(&[
+            ("listeners.kafka.default.address", "0.0.0.0:9092"),
+            ("listeners.kafka.default.advertised", "broker:9092"),
+            ("listeners.allow_insecure", "true"),
+        ])
+        .unwrap();
+        assert_eq!(config.warnings.len(), 1);
+        assert!(config.warnings[0].contains("WITHOUT encryption or authentication"));
+    }
+
+    #[test]
+    fn store_options_come_from_the_environment_and_settings_override_them() {
+        let environment = [("AWS_REGION", "a"), ("AWS_ACCESS_KEY_ID", "key"), ("HOME", "/"), ("AWS_SESSION_TOKEN", "")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let flags = [("archive.url", "s3://bucket/p"), ("archive.region", "b"), ("archive.path_style", "true")];
+        let flags = flags.iter().map(|(key, text)| Assignment::text(*key, *text, "flag")).collect();
+        let loaded = load(&Sources { flags, ..Sources::default() }, &LocalDisk).unwrap();
+        let config = resolve(&loaded, &environment, &machine()).unwrap();
+        let options: Vec<_> =
+            config.store.options.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+        let expected =
+            [("aws_access_key_id", "key"), ("aws_region", "b"), ("aws_virtual_hosted_style_request", "false")];
+        assert_eq!(options, expected);
+        assert!(!format!("{config:?}").contains("\"key\""));
+        assert_eq!(config.archive.sweep_interval, Interval::hours(24));
+    }
+}

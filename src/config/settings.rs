@@ -1,0 +1,305 @@
+//! The list of settings: what each does, what it costs, and its default. The reference file is generated from it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{ByteSize, Interval, Secret};
+use crate::telemetry::LogFormat;
+
+/// A section, as the reference shows it.
+pub(super) struct SectionDoc {
+    pub(super) name: &'static str,
+    pub(super) doc: &'static [&'static str],
+    pub(super) fields: &'static [FieldDoc],
+}
+
+/// A setting, as the reference shows it.
+pub(super) struct FieldDoc {
+    pub(super) name: &'static str,
+    pub(super) doc: &'static [&'static str],
+    /// A value in TOML to show where there is no default.
+    pub(super) example: Option<&'static str>,
+}
+
+/// Declares the sections with their fields, defaults and documentation.
+macro_rules! settings {
+    ($($(#[doc = $section_doc:literal])+ $section:ident: $type:ident {
+        $($(#[doc = $doc:literal])+ $field:ident: $kind:ty = $default:expr $(, example $example:literal)?;)+
+    })+) => {
+        $(
+            $(#[doc = $section_doc])+
+            #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+            #[serde(default, deny_unknown_fields)]
+            pub struct $type {
+                $($(#[doc = $doc])+ pub $field: $kind,)+
+            }
+
+            impl Default for $type {
+                fn default() -> Self {
+                    Self { $($field: $default,)+ }
+                }
+            }
+        )+
+
+        /// Everything that can be set.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Settings {
+            $($(#[doc = $section_doc])+ pub $section: $type,)+
+        }
+
+        /// The documentation of everything that can be set.
+        pub(super) const SECTIONS: &[SectionDoc] = &[
+            $(SectionDoc {
+                name: stringify!($section),
+                doc: &[$($section_doc,)+],
+                fields: &[
+                    $(FieldDoc {
+                        name: stringify!($field),
+                        doc: &[$($doc,)+],
+                        example: [$(Some($example),)? None][0],
+                    },)+
+                ],
+            },)+
+        ];
+    };
+}
+
+settings! {
+    /// Who this broker is.
+    cluster: ClusterSettings {
+        /// Kafka's node.id. Stamped on the data directory at the first start; a later change is refused.
+        node_id: i32 = 1;
+        /// Kafka's broker.rack: where the machine stands, told to clients. Costs nothing.
+        rack: Option<String> = None, example "\"zone-a\"";
+    }
+
+    /// Addresses to serve on. One that is not loopback needs allow_insecure, since there is no authentication yet.
+    listeners: ListenersSettings {
+        /// Health and metrics over HTTP. Anyone who reaches it can read them.
+        http: String = "127.0.0.1:8080".to_owned();
+        /// Serve on addresses that other machines can reach, without encryption or authentication: whoever reaches
+        /// the port can read, write and delete everything.
+        allow_insecure: bool = false;
+        /// Kafka listeners by name, each with `address`, and `advertised` where clients reach it by another host or port
+        /// than it listens on (containers, NAT). Without any there is one, named default, on 127.0.0.1:9092.
+        kafka: BTreeMap<String, ListenerSettings> = BTreeMap::new(),
+            example "{ default = { address = \"127.0.0.1:9092\", advertised = \"localhost:9092\" } }";
+    }
+
+    /// The local disk.
+    data: DataSettings {
+        /// Data directories, each with its own journal and a lock; partitions are spread over them. More directories on
+        /// one device gain nothing: each costs a journal and its synchronous writes.
+        directories: Directories = Directories(vec![PathBuf::from("alluvium-data")]);
+        /// Size of one journal file, written once in full when it is made. Larger files make fewer, longer pauses for
+        /// preallocation; the smallest journal is two of them.
+        journal_file: ByteSize = ByteSize::mib(64);
+        /// The most that one journal may hold before appends wait for write-behind. Costs that much disk, and a restart
+        /// after a crash replays up to as much.
+        journal_max: ByteSize = ByteSize::gib(1);
+        /// How often segments are synced so that journal space can be reused. Shorter makes restarts after a crash
+        /// faster and costs more writes.
+        checkpoint_interval: Interval = Interval::seconds(30);
+        /// How often retention, rolling by age and local deletion are looked at. Shorter is more exact and costs a
+        /// pass over all partitions.
+        retention_interval: Interval = Interval::seconds(60);
+        /// The most bytes of local segments. Above it the oldest archived segments go first, whatever the topics'
+        /// local.retention says; what is not archived yet is never deleted. Unset means only the topics' retention counts.
+        local_max: Option<ByteSize> = None, example "\"100GiB\"";
+        /// Room to keep free on each file system. Producers are slowed down smoothly as it is approached.
+        free_min: ByteSize = ByteSize::gib(1);
+    }
+
+    /// The process's memory: one budget, and how it is shared out. The shares are percentages and make 100.
+    memory: MemorySettings {
+        /// The whole budget. Unset means a quarter of the machine's or control group's memory, between 128 MiB and 4 GiB.
+        /// Code, connections and metadata come on top.
+        budget: Option<ByteSize> = None, example "\"1GiB\"";
+        /// Recent batches from which consumers at the tail are served without touching the disk.
+        tail_percent: u8 = 30;
+        /// Requests being read and handled, and answers on their way out. Connections wait when it is used up, and no
+        /// single request can be larger.
+        frames_percent: u8 = 30;
+        /// Segments being turned into Parquet. Less makes archiving slower.
+        uploads_percent: u8 = 15;
+        /// Archived data being fetched and decoded. Less lets fewer historical readers run at a time.
+        readers_percent: u8 = 15;
+        /// Head objects and manifests of archived partitions. Less costs store requests.
+        heads_percent: u8 = 4;
+        /// State of idempotent producers. Less remembers fewer of them.
+        producers_percent: u8 = 3;
+        /// Consumer groups and their offsets. Less lets fewer groups commit.
+        groups_percent: u8 = 3;
+    }
+
+    /// The archive and its object store.
+    archive: ArchiveSettings {
+        /// Where the archive is: `file:///path`, `memory:///`, `s3://bucket/prefix`, `gs://bucket/prefix` or
+        /// `az://container/prefix`. Unset means a directory named object-store in the first data directory, which is as safe as that disk.
+        url: Option<String> = None, example "\"s3://bucket/prefix\"";
+        /// Address of an S3-compatible server. Unset means AWS_ENDPOINT_URL, and then Amazon's.
+        endpoint: Option<String> = None, example "\"http://127.0.0.1:9000\"";
+        /// Region of the bucket. Unset means AWS_REGION or AWS_DEFAULT_REGION.
+        region: Option<String> = None, example "\"eu-central-1\"";
+        /// Name the bucket in the path and not in the host name, as most S3-compatible servers want it.
+        path_style: bool = false;
+        /// Allow an endpoint without TLS: data and signatures can be read on the way.
+        allow_http: bool = false;
+        /// Access key. Better left unset, for AWS_ACCESS_KEY_ID or the machine's own role.
+        access_key_id: Option<Secret> = None, example "\"...\"";
+        /// Secret key. Better left unset, for AWS_SECRET_ACCESS_KEY or the machine's own role.
+        secret_access_key: Option<Secret> = None, example "\"...\"";
+        /// How long to wait for a connection to the store.
+        connect_timeout: Interval = Interval::seconds(5);
+        /// How long one request may take. Uploads send parts of at most 8 MiB, so it need not be long.
+        request_timeout: Interval = Interval::seconds(30);
+        /// Requests to the store at a time. More hide latency and cost memory and connections.
+        concurrency: usize = 32;
+        /// Segments encoded and uploaded at a time. Each costs a processor while it encodes.
+        uploads: usize = 2;
+        /// Disk for rebuilt chunks of archived data, in the first data directory. Zero reads the store every time.
+        cache: ByteSize = ByteSize::gib(4);
+        /// How far ahead of a historical reader the archive is read. More is faster over slow stores and costs memory
+        /// for each reader.
+        read_ahead: ByteSize = ByteSize::mib(16);
+        /// How often orphaned objects are looked for. Costs a listing of the bucket.
+        sweep_interval: Interval = Interval::hours(24);
+    }
+
+    /// Connections.
+    network: NetworkSettings {
+        /// The largest request. Never more than the frames share of memory.
+        max_frame: ByteSize = ByteSize::mib(100);
+        /// Requests of one connection that are handled before its next one is read.
+        max_in_flight_requests: usize = 64;
+        /// Memory that the requests and answers of one connection may hold before its next request is read.
+        connection_memory: ByteSize = ByteSize::mib(128);
+        /// Connections in all. Each costs a file descriptor and its buffers.
+        max_connections: usize = 10_000;
+        /// Connections from one address, so that one client can't take all.
+        max_connections_per_address: usize = 5_000;
+        /// Connections that are silent for longer are closed.
+        idle_timeout: Interval = Interval::minutes(10);
+        /// How long a connection may take to send the rest of a request that it began, or to take an answer.
+        request_timeout: Interval = Interval::seconds(30);
+        /// The most bytes of one answer to a fetch, whatever the client asks for.
+        fetch_max: ByteSize = ByteSize::mib(55);
+        /// Incremental fetch sessions kept, each with its list of partitions in memory. Consumers without one send the
+        /// whole list with every fetch.
+        fetch_sessions: usize = 1_000;
+        /// How long requests under way may take to end when the broker is told to stop.
+        drain_timeout: Interval = Interval::seconds(10);
+    }
+
+    /// What new topics are like.
+    topics: TopicsSettings {
+        /// Create a topic when a client produces to one that does not exist. A typing mistake then makes a topic.
+        auto_create: bool = true;
+        /// Partitions of topics that are created without a number.
+        partitions: i32 = 1;
+        /// The most partitions that this broker holds. Each costs memory and a few files.
+        max_partitions: usize = 20_000;
+        /// Kafka's topic settings for topics that don't set their own, by Kafka's names.
+        defaults: TopicDefaults = TopicDefaults::default(), example "{ \"segment.ms\" = \"3600000\" }";
+    }
+
+    /// Consumer groups.
+    groups: GroupsSettings {
+        /// Kafka's group.min.session.timeout.ms. Shorter sessions find dead members sooner and cost heartbeats.
+        session_timeout_min: Interval = Interval::seconds(6);
+        /// Kafka's group.max.session.timeout.ms. Longer sessions leave the partitions of a dead member unread for longer.
+        session_timeout_max: Interval = Interval::minutes(30);
+        /// Kafka's group.initial.rebalance.delay.ms: how long the first rebalance waits for more members. Zero starts a lone
+        /// consumer at once and costs a rebalance for each one that joins after it.
+        initial_rebalance_delay: Interval = Interval::seconds(3);
+        /// Kafka's group.max.size: members of one group.
+        max_members: usize = 10_000;
+        /// Kafka's offsets.retention.minutes: how long a group without members keeps its offsets.
+        offsets_retention: Interval = Interval::hours(7 * 24);
+        /// Kafka's offset.metadata.max.bytes: the text that a consumer may attach to a committed offset.
+        offset_metadata_max: ByteSize = ByteSize(4096);
+        /// Partitions of __consumer_offsets, set when it is created. More spread groups over more brokers.
+        offsets_partitions: i32 = 50;
+    }
+
+    /// Idempotent producers.
+    producers: ProducersSettings {
+        /// Kafka's producer.id.expiration.ms: how long a silent producer's sequence numbers are remembered. A retry after that
+        /// is refused and not written twice.
+        id_expiration: Interval = Interval::hours(24);
+        /// Producers remembered in one partition. Beyond it the one silent for longest is forgotten.
+        max_ids_per_partition: usize = 10_000;
+    }
+
+    /// The log of the process itself.
+    telemetry: TelemetrySettings {
+        /// How log lines are written: `text` or `json`.
+        log_format: LogFormat = LogFormat::Text;
+        /// What is logged: a level (error, warn, info, debug, trace), or levels by module as in `info,alluvium::archive=debug`.
+        /// From debug on it costs throughput.
+        log_filter: String = "info".to_owned();
+    }
+}
+
+/// One Kafka listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerSettings {
+    /// The address to listen on, with its port; port 0 picks a free one.
+    pub address: String,
+    /// The host and port that clients are told; the address itself when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertised: Option<String>,
+}
+
+/// The names of a listener's settings.
+pub(super) const LISTENER_FIELDS: [&str; 2] = ["address", "advertised"];
+
+/// Data directories: a list, or in a variable or flag text separated by commas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Directories(pub Vec<PathBuf>);
+
+impl<'de> Deserialize<'de> for Directories {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a list of paths")]
+        enum Form {
+            List(Vec<PathBuf>),
+            Text(String),
+        }
+        Ok(Self(match Form::deserialize(deserializer)? {
+            Form::List(paths) => paths,
+            Form::Text(text) => text.split(',').map(|path| PathBuf::from(path.trim())).collect(),
+        }))
+    }
+}
+
+/// Topic settings by Kafka's names; numbers and booleans are taken as their text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct TopicDefaults(pub BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for TopicDefaults {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "text, a number or a boolean")]
+        enum Scalar {
+            Boolean(bool),
+            Integer(i64),
+            Number(f64),
+            Text(String),
+        }
+        let scalars = BTreeMap::<String, Scalar>::deserialize(deserializer)?;
+        let text = |scalar| match scalar {
+            Scalar::Boolean(value) => value.to_string(),
+            Scalar::Integer(value) => value.to_string(),
+            Scalar::Number(value) => value.to_string(),
+            Scalar::Text(value) => value,
+        };
+        Ok(Self(scalars.into_iter().map(|(key, scalar)| (key, text(scalar))).collect()))
+    }
+}

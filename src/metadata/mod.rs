@@ -5,7 +5,10 @@
 //! are decided before a command is sent, so that applying it is a pure function. `log`'s journal holds records,
 //! never metadata; the only link between the two are topic identities and leader epochs.
 
+pub mod broker_config;
 pub mod command;
+pub mod config_definition;
+pub mod config_layers;
 pub mod error;
 pub mod image;
 pub mod machine;
@@ -13,4 +16,5 @@ pub mod placement;
 pub mod snapshot;
 #[cfg(test)]
 mod testing;
+pub mod topic_config;
 pub mod topic_name;

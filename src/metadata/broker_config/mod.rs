@@ -1,0 +1,89 @@
+//! Broker configuration as Kafka's tools see it: DescribeConfigs and IncrementalAlterConfigs on resource type BROKER.
+//!
+//! alluvium is configured by its own file; the broker hands over what that says under Kafka's names as the static layer.
+//! Dynamic changes are commands, one layer for each broker and one for all. Names that only make sense inside Kafka's own
+//! threads and files are left out: tools ask for what they need and get nothing for those.
+
+mod registry;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+pub use registry::{BrokerConfigDefinition, broker_config, broker_configs};
+
+use super::command::ConfigChange;
+use super::config_definition::{ConfigDefinition, ConfigError};
+use super::config_layers::{BrokerLayers, ConfigEntry, ConfigSource, ConfigSynonym};
+use super::image::Configs;
+use super::topic_config::{self, ConfigOperation};
+
+/// The effective value of a broker configuration; none where it is unset or unknown.
+pub fn effective(name: &str, layers: &BrokerLayers<'_>) -> Option<String> {
+    let entry = broker_config(name)?;
+    synonyms(entry, layers).next().map(|synonym| synonym.value)
+}
+
+/// Describes every broker configuration of one broker, in order of names.
+pub fn describe(layers: &BrokerLayers<'_>) -> Vec<ConfigEntry> {
+    let entry = |entry: &'static BrokerConfigDefinition| {
+        ConfigEntry::new(&entry.definition, synonyms(entry, layers).collect(), !entry.dynamic)
+    };
+    broker_configs().map(entry).collect()
+}
+
+/// Describes the cluster-wide dynamic default: only what is set there, as Kafka does.
+pub fn describe_default(values: &BTreeMap<String, String>) -> Vec<ConfigEntry> {
+    let set = broker_configs().filter_map(|entry| Some((entry, values.get(entry.definition.name)?)));
+    set.map(|(entry, value)| {
+        let (name, source) = (entry.definition.name.to_owned(), ConfigSource::DynamicDefaultBroker);
+        ConfigEntry::new(&entry.definition, vec![ConfigSynonym { name, value: value.clone(), source }], false)
+    })
+    .collect()
+}
+
+/// Resolves an incremental change of one broker's dynamic configuration, or of the default of all.
+///
+/// # Errors
+/// [`ConfigError`] for the first operation that is invalid or names a configuration that can't change dynamically.
+pub fn alter(
+    current: &Configs,
+    operations: &[(String, ConfigOperation)],
+    layers: &BrokerLayers<'_>,
+) -> Result<ConfigChange, ConfigError> {
+    topic_config::resolve(current, operations, dynamic, |definition| effective(definition.name, layers))
+}
+
+/// Resolves a full replacement (AlterConfigs): what is not named is removed.
+///
+/// # Errors
+/// As [`alter`].
+pub fn replace(current: &Configs, values: &BTreeMap<String, String>) -> Result<ConfigChange, ConfigError> {
+    let gone = current.values.keys().filter(|name| !values.contains_key(*name)).map(|name| (name.clone(), None));
+    let mut change = ConfigChange { expected_version: current.version, values: gone.collect() };
+    for (name, value) in values {
+        change.values.insert(name.clone(), Some(dynamic(name)?.normalize(value)?));
+    }
+    Ok(change)
+}
+
+fn dynamic(name: &str) -> Result<&'static ConfigDefinition, ConfigError> {
+    match broker_config(name) {
+        Some(entry) if entry.dynamic => Ok(&entry.definition),
+        _ => Err(ConfigError::NotDynamic { name: name.to_owned() }),
+    }
+}
+
+/// All readable values of a broker configuration, highest precedence first; the default last.
+fn synonyms<'a>(
+    entry: &'static BrokerConfigDefinition,
+    layers: &'a BrokerLayers<'_>,
+) -> impl Iterator<Item = ConfigSynonym> + 'a {
+    let definition = &entry.definition;
+    let default = definition.default.map(|value| (ConfigSource::Default, value));
+    let readable = |(source, value): (ConfigSource, &str)| {
+        let value = definition.normalize(value).ok()?;
+        Some(ConfigSynonym { name: definition.name.to_owned(), value, source })
+    };
+    layers.values(definition.name).chain(default).filter_map(readable)
+}

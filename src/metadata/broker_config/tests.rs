@@ -1,0 +1,102 @@
+//! The registry beside Apache Kafka 4.3.1, and how dynamic values go before static ones.
+
+use super::*;
+use crate::metadata::command::Command;
+use crate::metadata::image::Image;
+use crate::metadata::machine;
+use crate::metadata::testing::image_with_brokers;
+use crate::types::NodeId;
+
+const KAFKA: &str = include_str!("kafka-4.3.1.tsv");
+
+/// Defaults that differ from Kafka's on purpose: the product's, and what Kafka leaves unset in favour of another name.
+const OTHER_DEFAULTS: &[&str] = &[
+    "log.dir",
+    "log.flush.interval.ms",
+    "log.local.retention.bytes",
+    "log.local.retention.ms",
+    "log.retention.hours",
+    "log.retention.ms",
+    "log.roll.hours",
+    "log.roll.jitter.hours",
+    "log.roll.jitter.ms",
+    "log.roll.ms",
+    "log.segment.bytes",
+    "process.roles",
+    "remote.log.storage.system.enable",
+];
+/// What Kafka 4 no longer has, but tools still ask for.
+const GONE_FROM_KAFKA: &[&str] = &["inter.broker.protocol.version"];
+
+fn kafka() -> BTreeMap<&'static str, Vec<&'static str>> {
+    let rows = KAFKA.lines().filter(|line| !line.starts_with('#')).map(|line| line.split('\t').collect::<Vec<_>>());
+    rows.map(|row| (row[0], row)).collect()
+}
+
+#[test]
+fn names_types_defaults_and_dynamics_are_kafkas_except_where_listed() {
+    let kafka = kafka();
+    let mut different = Vec::new();
+    for BrokerConfigDefinition { definition, dynamic } in broker_configs() {
+        let Some(row) = kafka.get(definition.name) else {
+            assert!(GONE_FROM_KAFKA.contains(&definition.name), "{}", definition.name);
+            continue;
+        };
+        assert_eq!(definition.kind.name(), row[1], "{}", definition.name);
+        assert!(!dynamic || row[3] == "dynamic", "{} is fixed in Kafka", definition.name);
+        if definition.default.unwrap_or("-") != row[2] {
+            different.push(definition.name);
+        }
+        if let Some(default) = definition.default {
+            assert_eq!(definition.normalize(default).as_deref(), Ok(default), "{}", definition.name);
+        }
+    }
+    assert_eq!(different, OTHER_DEFAULTS);
+}
+
+fn set(image: &mut Image, node_id: Option<NodeId>, name: &str, value: &str) {
+    let current = image.broker_configs(node_id).map_or_else(Configs::default, |configs| Configs::clone(configs));
+    let operations = [(name.to_owned(), ConfigOperation::Set(value.to_owned()))];
+    let none = BTreeMap::new();
+    let change = alter(&current, &operations, &BrokerLayers::fixed(&none)).unwrap();
+    machine::apply(image, &Command::AlterBrokerConfigs { node_id, change }).unwrap();
+}
+
+#[test]
+fn a_broker_goes_before_the_default_and_that_before_the_file() {
+    let mut image = image_with_brokers(&[(1, "a"), (2, "b")]);
+    let fixed = BTreeMap::from([("message.max.bytes".to_owned(), "100".to_owned())]);
+    let value =
+        |image: &Image, node| effective("message.max.bytes", &BrokerLayers::new(image, NodeId(node), &fixed)).unwrap();
+    assert_eq!(value(&image, 1), "100");
+    set(&mut image, None, "message.max.bytes", "200");
+    assert_eq!((value(&image, 1), value(&image, 2)), ("200".to_owned(), "200".to_owned()));
+    set(&mut image, Some(NodeId(1)), "message.max.bytes", "300");
+    assert_eq!((value(&image, 1), value(&image, 2)), ("300".to_owned(), "200".to_owned()));
+
+    let entries = describe(&BrokerLayers::new(&image, NodeId(1), &fixed));
+    let entry = entries.iter().find(|entry| entry.name == "message.max.bytes").unwrap();
+    assert_eq!((entry.source, entry.read_only), (ConfigSource::DynamicBroker, false));
+    assert_eq!(entry.synonyms.len(), 4);
+    let entry = entries.iter().find(|entry| entry.name == "node.id").unwrap();
+    assert!(entry.read_only);
+    let default = describe_default(&image.broker_configs(None).unwrap().values);
+    assert_eq!(default.iter().map(|entry| entry.name).collect::<Vec<_>>(), ["message.max.bytes"]);
+}
+
+#[test]
+fn what_is_fixed_or_unknown_cannot_be_altered() {
+    let none = BTreeMap::new();
+    for name in ["node.id", "no.such.config"] {
+        let operations = [(name.to_owned(), ConfigOperation::Set("1".to_owned()))];
+        let result = alter(&Configs::default(), &operations, &BrokerLayers::fixed(&none));
+        assert_eq!(result, Err(ConfigError::NotDynamic { name: name.to_owned() }));
+    }
+}
+
+#[test]
+fn what_tools_decide_by_is_there() {
+    for name in ["inter.broker.protocol.version", "delete.topic.enable", "auto.create.topics.enable"] {
+        assert!(broker_config(name).unwrap().definition.default.is_some(), "{name}");
+    }
+}

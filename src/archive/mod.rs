@@ -1,1 +1,4 @@
-//! Sealed segments as Parquet in object storage: format, commit protocol, reading, retention.
+//! The archive: sealed segments become Parquet in object storage, and serve fetches from there.
+pub mod key;
+pub mod store;
+pub mod workers;

@@ -1,0 +1,249 @@
+//! The one door to the `object_store` crate: S3, Google Cloud Storage, Azure Blob Storage, and the in-process store.
+//!
+//! Its own retries are switched off: it retries a conditional write after a server error, and then mistakes its own first
+//! write for another's. [`super::Store`] does all retrying, and knows what each failure means.
+
+use std::ops::Range;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    ClientOptions, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig, UpdateVersion,
+};
+
+use super::backend::{Attempt, Backend, Expected, Listed, Payload, Version};
+use super::location::{Location, Scheme};
+use super::{LocationError, StoreError, StoreSettings};
+use crate::archive::workers::Workers;
+use crate::runtime::net::BoxFuture;
+
+/// Objects above this size go up in parts of this size; parts also bound the memory of an upload.
+const PART_BYTES: usize = 8 << 20;
+/// Parts of one upload that are in flight at once.
+const PARTS_IN_FLIGHT: usize = 2;
+
+/// A bucket, or memory, behind the `object_store` crate.
+#[derive(Debug)]
+pub(super) struct CloudBackend {
+    client: Arc<dyn ObjectStore>,
+    prefix: String,
+    workers: Workers,
+}
+
+impl CloudBackend {
+    /// An empty store in this process.
+    pub(super) fn in_memory(workers: Workers) -> Self {
+        Self { client: Arc::new(InMemory::new()), prefix: String::new(), workers }
+    }
+
+    /// The bucket that `location` names. Nothing is sent yet.
+    pub(super) fn connect(
+        location: &Location,
+        settings: &StoreSettings,
+        workers: Workers,
+    ) -> Result<Self, LocationError> {
+        install_tls_provider();
+        let unusable = |error: Error| LocationError::Settings { url: location.url.clone(), cause: Box::new(error) };
+        let client = build_client(location, settings).map_err(unusable)?;
+        Ok(Self { client, prefix: location.prefix.clone(), workers })
+    }
+
+    fn path(&self, key: &str) -> Attempt<Path> {
+        Path::parse(format!("{}{key}", self.prefix))
+            .map_err(|error| StoreError::Rejected { key: key.to_owned(), cause: Box::new(error) })
+    }
+
+    async fn put_in_parts(&self, key: &str, payload: &Payload) -> Attempt<()> {
+        let path = self.path(key)?;
+        let mut upload = self.client.put_multipart(&path).await.map_err(|error| failure(key, error))?;
+        let result = self.put_parts(key, payload, upload.as_mut()).await;
+        match result {
+            Ok(()) => upload.complete().await.map(drop).map_err(|error| failure(key, error)),
+            Err(error) => {
+                // Best effort: the bucket's rule for incomplete uploads removes what this leaves behind.
+                if let Err(error) = upload.abort().await {
+                    tracing::debug!(key, %error, "parts of a failed upload stay until the bucket expires them");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn put_parts(
+        &self,
+        key: &str,
+        payload: &Payload,
+        upload: &mut dyn object_store::MultipartUpload,
+    ) -> Attempt<()> {
+        let mut in_flight = futures_util::stream::FuturesUnordered::new();
+        let mut offset = 0;
+        while offset < payload.length() {
+            let part = self.read_part(key, payload, offset).await?;
+            offset += part.len() as u64;
+            in_flight.push(upload.put_part(PutPayload::from_bytes(part)));
+            if in_flight.len() >= PARTS_IN_FLIGHT {
+                in_flight.next().await.transpose().map_err(|error| failure(key, error))?;
+            }
+        }
+        while let Some(sent) = in_flight.next().await {
+            sent.map_err(|error| failure(key, error))?;
+        }
+        Ok(())
+    }
+
+    async fn read_part(&self, key: &str, payload: &Payload, offset: u64) -> Attempt<Bytes> {
+        let payload = payload.clone();
+        let part = self.workers.run(move || payload.read(offset, PART_BYTES)).await;
+        part.map_err(|error| StoreError::Rejected { key: key.to_owned(), cause: Box::new(error) })
+    }
+}
+
+impl Backend for CloudBackend {
+    fn put<'a>(&'a self, key: &'a str, payload: &'a Payload) -> BoxFuture<'a, Attempt<()>> {
+        Box::pin(async move {
+            if payload.length() > PART_BYTES as u64 {
+                return self.put_in_parts(key, payload).await;
+            }
+            let content = self.read_part(key, payload, 0).await?;
+            let sent = self.client.put(&self.path(key)?, PutPayload::from_bytes(content)).await;
+            sent.map(drop).map_err(|error| failure(key, error))
+        })
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Attempt<(Bytes, Version)>> {
+        Box::pin(async move {
+            let answer = self.client.get(&self.path(key)?).await.map_err(|error| failure(key, error))?;
+            let version = Version(answer.meta.e_tag.clone().unwrap_or_default());
+            let expected = answer.meta.size;
+            let content = answer.bytes().await.map_err(|error| failure(key, error))?;
+            if content.len() as u64 != expected {
+                return Err(StoreError::WrongLength { key: key.to_owned(), expected, found: content.len() as u64 });
+            }
+            Ok((content, version))
+        })
+    }
+
+    fn get_ranges<'a>(&'a self, key: &'a str, ranges: &'a [Range<u64>]) -> BoxFuture<'a, Attempt<Vec<Bytes>>> {
+        Box::pin(
+            async move { self.client.get_ranges(&self.path(key)?, ranges).await.map_err(|error| failure(key, error)) },
+        )
+    }
+
+    fn size<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Attempt<u64>> {
+        Box::pin(async move { Ok(self.client.head(&self.path(key)?).await.map_err(|error| failure(key, error))?.size) })
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Attempt<Listed>> {
+        let path = Path::from(format!("{}{prefix}", self.prefix));
+        self.client
+            .list(Some(&path))
+            .map_err(move |error| failure(prefix, error))
+            .try_filter_map(move |object| async move {
+                let key = object.location.as_ref().strip_prefix(&self.prefix);
+                Ok(key.map(|key| Listed { key: key.to_owned(), length: object.size }))
+            })
+            .boxed()
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Attempt<()>> {
+        Box::pin(async move {
+            match self.client.delete(&self.path(key)?).await {
+                Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(failure(key, error)),
+            }
+        })
+    }
+
+    fn replace<'a>(&'a self, key: &'a str, content: Bytes, expected: &'a Expected) -> BoxFuture<'a, Attempt<Version>> {
+        Box::pin(async move {
+            let mode = match expected {
+                Expected::Absent => PutMode::Create,
+                Expected::Version(Version(tag)) => {
+                    PutMode::Update(UpdateVersion { e_tag: Some(tag.clone()), version: None })
+                }
+            };
+            let options = PutOptions { mode, ..PutOptions::default() };
+            let written = self.client.put_opts(&self.path(key)?, PutPayload::from_bytes(content), options).await;
+            match written {
+                Ok(result) => Ok(Version(result.e_tag.unwrap_or_default())),
+                Err(error) => Err(failure(key, error)),
+            }
+        })
+    }
+}
+
+/// Sorts the crate's errors by what the caller must do. `AlreadyExists` may stand for 412 on a create, or for 409 on any
+/// write, which says nothing about the object: both are contention until a read has told them apart.
+fn failure(key: &str, error: Error) -> StoreError {
+    let key = key.to_owned();
+    match error {
+        Error::NotFound { .. } => StoreError::NotFound { key },
+        Error::AlreadyExists { .. } => StoreError::Contended { key },
+        Error::Precondition { .. } | Error::NotModified { .. } => StoreError::ConditionFailed { key },
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+            StoreError::Denied { key, cause: Box::new(error) }
+        }
+        Error::InvalidPath { .. }
+        | Error::NotSupported { .. }
+        | Error::NotImplemented { .. }
+        | Error::UnknownConfigurationKey { .. } => StoreError::Rejected { key, cause: Box::new(error) },
+        _ => StoreError::Unavailable { key, cause: Box::new(error) },
+    }
+}
+
+/// The HTTP client is built without a TLS library of its own and takes the process-wide one.
+fn install_tls_provider() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            tracing::debug!("a TLS provider was installed before the archive's");
+        }
+    });
+}
+
+fn build_client(location: &Location, settings: &StoreSettings) -> Result<Arc<dyn ObjectStore>, Error> {
+    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    let attempt = Duration::from_millis(settings.attempt_timeout_ms);
+    let options = ClientOptions::new().with_timeout(attempt).with_connect_timeout(attempt.min(Duration::from_secs(5)));
+    let pairs = settings.options.iter().map(|(key, value)| (key.to_ascii_lowercase(), value));
+    match location.scheme {
+        Scheme::S3 => {
+            let mut builder = AmazonS3Builder::new().with_client_options(options).with_retry(retry);
+            if settings.checksum_uploads {
+                builder = builder.with_checksum_algorithm(Checksum::SHA256);
+            }
+            for (key, value) in pairs {
+                if let Ok(key) = key.parse::<AmazonS3ConfigKey>() {
+                    builder = builder.with_config(key, value);
+                }
+            }
+            Ok(Arc::new(builder.with_bucket_name(&location.bucket).build()?))
+        }
+        Scheme::Google => {
+            let mut builder = GoogleCloudStorageBuilder::new().with_client_options(options).with_retry(retry);
+            for (key, value) in pairs {
+                if let Ok(key) = key.parse::<GoogleConfigKey>() {
+                    builder = builder.with_config(key, value);
+                }
+            }
+            Ok(Arc::new(builder.with_bucket_name(&location.bucket).build()?))
+        }
+        Scheme::Azure => {
+            let mut builder = MicrosoftAzureBuilder::new().with_client_options(options).with_retry(retry);
+            for (key, value) in pairs {
+                if let Ok(key) = key.parse::<AzureConfigKey>() {
+                    builder = builder.with_config(key, value);
+                }
+            }
+            Ok(Arc::new(builder.with_container_name(&location.bucket).build()?))
+        }
+        Scheme::Memory | Scheme::File => unreachable!("only buckets are built here"),
+    }
+}

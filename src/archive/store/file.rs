@@ -1,0 +1,309 @@
+//! A `file://` store: objects are files of one directory tree, written through the disk seam, shared by the processes of
+//! one machine.
+//!
+//! ```text
+//! <root>/<key>              one file per object, complete and synced before it gets its name
+//! <root>/.locks/lock        held during a conditional write, against every other process
+//! <root>/.incoming/<hex>/   unfinished writes of one process; removed by the next process that finds it unlocked
+//! ```
+//! After a power cut an object is there whole or not at all, and a conditional write that was answered is there. A write
+//! that got its name but could not be made durable poisons the store until a restart, since a reader could already see
+//! what the disk may forget; opening the store syncs the file system for the same reason.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::sync::Mutex;
+
+use super::backend::{Attempt, Backend, Expected, Listed, Payload, Version};
+use super::{LocationError, StoreError};
+use crate::archive::workers::Workers;
+use crate::runtime::Runtime;
+use crate::runtime::disk::{DirectoryLock, Disk, Open, read_file};
+use crate::runtime::net::BoxFuture;
+
+/// Bytes copied at a time when an object is written.
+const COPY_BYTES: usize = 1 << 20;
+/// Largest object that is read whole; heads, spills and companions are far smaller.
+const WHOLE_READ_LIMIT_BYTES: u64 = 1 << 30;
+/// How often the lock of another process is tried, and the pause between tries.
+const LOCK_ATTEMPTS: u32 = 400;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Objects in a directory.
+#[derive(Debug)]
+pub(super) struct FileBackend {
+    files: Arc<Files>,
+    workers: Workers,
+    /// One conditional write of this process at a time; other processes are held off by the lock file.
+    turn: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Files {
+    disk: Arc<dyn Disk>,
+    root: PathBuf,
+    incoming: PathBuf,
+    _incoming_lock: Box<dyn DirectoryLock>,
+    next_incoming: AtomicU64,
+    poisoned: AtomicBool,
+}
+
+impl FileBackend {
+    /// Opens the store in `root`, making the directory if need be. Blocks on the disk: called at start-up.
+    pub(super) fn open(runtime: &Runtime, root: &Path, workers: Workers) -> Result<Self, LocationError> {
+        let files = Files::open(runtime, root)
+            .map_err(|cause| LocationError::Directory { path: root.display().to_string(), cause })?;
+        Ok(Self { files: Arc::new(files), workers, turn: Mutex::new(()) })
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        key: &str,
+        work: impl FnOnce(&Files, &str) -> Attempt<T> + Send + 'static,
+    ) -> Attempt<T> {
+        let (files, key) = (Arc::clone(&self.files), key.to_owned());
+        self.workers.run(move || work(&files, &key)).await
+    }
+}
+
+impl Files {
+    fn open(runtime: &Runtime, root: &Path) -> io::Result<Self> {
+        let disk = Arc::clone(&runtime.disk);
+        disk.create_directory(&root.join(".locks"))?;
+        let all_incoming = root.join(".incoming");
+        disk.create_directory(&all_incoming)?;
+        remove_abandoned(disk.as_ref(), &all_incoming)?;
+        let incoming = all_incoming.join(format!("{:016x}", runtime.entropy.number()));
+        disk.create_directory(&incoming)?;
+        let lock = disk.lock(&incoming)?.ok_or_else(|| io::Error::from(io::ErrorKind::ResourceBusy))?;
+        disk.sync_filesystem(root)?;
+        Ok(Self {
+            disk,
+            root: root.to_owned(),
+            incoming,
+            _incoming_lock: lock,
+            next_incoming: AtomicU64::new(0),
+            poisoned: AtomicBool::new(false),
+        })
+    }
+
+    fn path(&self, key: &str) -> Attempt<PathBuf> {
+        let is_plain = |part: &str| !part.is_empty() && !part.starts_with('.') && part != "lock";
+        if key.split('/').all(is_plain) {
+            return Ok(self.root.join(key));
+        }
+        let cause = io::Error::new(io::ErrorKind::InvalidFilename, "a part of the key is empty, hidden or reserved");
+        Err(StoreError::Rejected { key: key.to_owned(), cause: Box::new(cause) })
+    }
+
+    fn check_poison(&self, key: &str) -> Attempt<()> {
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(StoreError::Poisoned { key: key.to_owned() });
+        }
+        Ok(())
+    }
+
+    fn put(&self, key: &str, payload: &Payload) -> Attempt<()> {
+        self.check_poison(key)?;
+        let target = self.path(key)?;
+        let number = self.next_incoming.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.incoming.join(number.to_string());
+        let written = self.write_whole(&temporary, &target, payload);
+        if let Err(error) = written {
+            // Gives the space back when the disk is full; a leftover goes with the directory.
+            let _ = self.disk.remove_file(&temporary);
+            return Err(failure(key, error));
+        }
+        let parent = target.parent().expect("a key has at least one part below the root");
+        self.disk.sync_directory(parent).map_err(|error| {
+            self.poisoned.store(true, Ordering::Release);
+            tracing::error!(key, %error, "file store failed to make a write durable; it takes no more writes");
+            StoreError::Poisoned { key: key.to_owned() }
+        })
+    }
+
+    fn write_whole(&self, temporary: &Path, target: &Path, payload: &Payload) -> io::Result<()> {
+        let file = self.disk.open(temporary, Open::CreateEmpty)?;
+        let mut offset = 0;
+        while offset < payload.length() {
+            let part = payload.read(offset, COPY_BYTES)?;
+            file.write_all_at(&part, offset)?;
+            offset += part.len() as u64;
+        }
+        file.sync_data()?;
+        drop(file);
+        self.disk.create_directory(target.parent().expect("a key has at least one part below the root"))?;
+        self.disk.rename(temporary, target)
+    }
+
+    fn read(&self, key: &str) -> Attempt<(Bytes, Version)> {
+        let content = read_file(self.disk.as_ref(), &self.path(key)?, WHOLE_READ_LIMIT_BYTES)
+            .map_err(|error| failure(key, error))?;
+        let version = version_of(&content);
+        Ok((content.into(), version))
+    }
+
+    fn read_ranges(&self, key: &str, ranges: &[Range<u64>]) -> Attempt<Vec<Bytes>> {
+        let file = self.disk.open(&self.path(key)?, Open::Read).map_err(|error| failure(key, error))?;
+        let length = file.length().map_err(|error| failure(key, error))?;
+        let mut contents = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            if range.end > length {
+                return Err(StoreError::WrongLength { key: key.to_owned(), expected: range.end, found: length });
+            }
+            let mut content = vec![0; usize::try_from(range.end - range.start).unwrap_or(usize::MAX)];
+            file.read_exact_at(&mut content, range.start).map_err(|error| failure(key, error))?;
+            contents.push(content.into());
+        }
+        Ok(contents)
+    }
+
+    fn size(&self, key: &str) -> Attempt<u64> {
+        let file = self.disk.open(&self.path(key)?, Open::Read).map_err(|error| failure(key, error))?;
+        file.length().map_err(|error| failure(key, error))
+    }
+
+    fn delete(&self, key: &str) -> Attempt<()> {
+        match self.disk.remove_file(&self.path(key)?) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failure(key, error)),
+            // Not synced: a deletion that a power cut undoes leaves an orphan, which is swept again.
+            _ => Ok(()),
+        }
+    }
+
+    /// One conditional write under the lock; `None` when another process holds it.
+    fn try_replace(&self, key: &str, content: &Bytes, expected: &Expected) -> Attempt<Option<Version>> {
+        self.check_poison(key)?;
+        let locks = self.root.join(".locks");
+        let Some(_lock) = self.disk.lock(&locks).map_err(|error| failure(key, error))? else {
+            return Ok(None);
+        };
+        let found = match self.read(key) {
+            Ok((_, version)) => Expected::Version(version),
+            Err(StoreError::NotFound { .. }) => Expected::Absent,
+            Err(error) => return Err(error),
+        };
+        if found != *expected {
+            return Err(StoreError::ConditionFailed { key: key.to_owned() });
+        }
+        self.put(key, &Payload::Memory(content.clone()))?;
+        Ok(Some(version_of(content)))
+    }
+
+    /// The names of one directory: objects, and directories still to be walked, both as keys.
+    fn list_one(&self, directory: &str) -> Attempt<(Vec<Listed>, Vec<String>)> {
+        let entries = match self.disk.list(&self.root.join(directory)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            entries => entries.map_err(|error| failure(directory, error))?,
+        };
+        let (mut objects, mut directories) = (Vec::new(), Vec::new());
+        for entry in entries.into_iter().filter(|entry| !entry.name.starts_with('.')) {
+            let key = format!("{directory}{}", entry.name);
+            if entry.is_directory {
+                directories.push(format!("{key}/"));
+            } else {
+                objects.push(Listed { key, length: entry.length });
+            }
+        }
+        // The walk takes directories from the end.
+        directories.reverse();
+        Ok((objects, directories))
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        // A clean stop leaves nothing behind; after any other the next opening removes it.
+        let _ = self.disk.remove_directory(&self.incoming);
+    }
+}
+
+impl Backend for FileBackend {
+    fn put<'a>(&'a self, key: &'a str, payload: &'a Payload) -> BoxFuture<'a, Attempt<()>> {
+        let payload = payload.clone();
+        Box::pin(self.on_disk(key, move |files, key| files.put(key, &payload)))
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Attempt<(Bytes, Version)>> {
+        Box::pin(self.on_disk(key, Files::read))
+    }
+
+    fn get_ranges<'a>(&'a self, key: &'a str, ranges: &'a [Range<u64>]) -> BoxFuture<'a, Attempt<Vec<Bytes>>> {
+        let ranges = ranges.to_vec();
+        Box::pin(self.on_disk(key, move |files, key| files.read_ranges(key, &ranges)))
+    }
+
+    fn size<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Attempt<u64>> {
+        Box::pin(self.on_disk(key, Files::size))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Attempt<Listed>> {
+        let walk = stream::unfold(vec![prefix.to_owned()], move |mut directories| async move {
+            let directory = directories.pop()?;
+            match self.on_disk(&directory, Files::list_one).await {
+                Ok((objects, deeper)) => {
+                    directories.extend(deeper);
+                    Some((objects.into_iter().map(Ok).collect(), directories))
+                }
+                Err(error) => Some((vec![Err(error)], Vec::new())),
+            }
+        });
+        walk.flat_map(stream::iter).boxed()
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Attempt<()>> {
+        Box::pin(self.on_disk(key, Files::delete))
+    }
+
+    fn replace<'a>(&'a self, key: &'a str, content: Bytes, expected: &'a Expected) -> BoxFuture<'a, Attempt<Version>> {
+        Box::pin(async move {
+            let _turn = self.turn.lock().await;
+            for _ in 0..LOCK_ATTEMPTS {
+                let (content, expected) = (content.clone(), expected.clone());
+                let tried = self.on_disk(key, move |files, key| files.try_replace(key, &content, &expected));
+                if let Some(version) = tried.await? {
+                    return Ok(version);
+                }
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            Err(StoreError::Contended { key: key.to_owned() })
+        })
+    }
+}
+
+/// Removes what processes that no longer run left unfinished.
+fn remove_abandoned(disk: &dyn Disk, all_incoming: &Path) -> io::Result<()> {
+    for entry in disk.list(all_incoming)?.into_iter().filter(|entry| entry.is_directory) {
+        let directory = all_incoming.join(&entry.name);
+        if disk.lock(&directory)?.is_some() {
+            disk.remove_directory(&directory)?;
+        }
+    }
+    Ok(())
+}
+
+/// A content hash: contents that are conditionally written carry a generation and a nonce, so equal hashes mean equal states.
+fn version_of(content: &[u8]) -> Version {
+    Version(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(content)))
+}
+
+fn failure(key: &str, error: io::Error) -> StoreError {
+    let key = key.to_owned();
+    match error.kind() {
+        io::ErrorKind::NotFound => StoreError::NotFound { key },
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            StoreError::Denied { key, cause: Box::new(error) }
+        }
+        io::ErrorKind::InvalidFilename | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
+            StoreError::Rejected { key, cause: Box::new(error) }
+        }
+        _ => StoreError::Unavailable { key, cause: Box::new(error) },
+    }
+}

@@ -45,7 +45,10 @@ async fn conforms(store: &Store) {
     if let Ok(ranges) = ranges {
         assert_eq!(ranges, [&b"789"[..], b"01", b""].map(Bytes::copy_from_slice));
     }
-    assert!(store.get_ranges(&small, &[5..11]).await.is_err(), "a range past the end is an error");
+    assert!(
+        store.get_ranges(&small, std::slice::from_ref(&(5..11))).await.is_err(),
+        "a range past the end is an error"
+    );
 
     // Larger than one part, so that a bucket takes it in several.
     let large = format!("{root}large");
@@ -59,7 +62,7 @@ async fn conforms(store: &Store) {
     assert_eq!(tail[0][..], content[content.len() - 6..content.len() - 1]);
 
     assert_eq!(keys(store, &root).await, [small.clone(), large.clone()]);
-    assert_eq!(keys(store, &format!("{root}deep/")).await, [small.clone()]);
+    assert_eq!(keys(store, &format!("{root}deep/")).await, std::slice::from_ref(&small));
     assert!(keys(store, &format!("{root}nothing/")).await.is_empty());
     store.delete(&small).await.unwrap();
     store.delete(&small).await.unwrap();

@@ -1,1 +1,38 @@
-//! One partition's hot log: journal, memory tail, segments, indexes, producer state, recovery.
+//! One partition's hot log, and the data directory that it shares with others.
+//!
+//! The life of a record here: [`PartitionLog::append`] assigns its offset and queues it; the `journal` writes it in a group with
+//! others and completes it, so that it is durable, visible and in the memory `tail`; the write-behind lane moves it into a
+//! `segment`; a checkpoint makes the segment's part of it certain, and the journal forgets it; once sealed and archived, the
+//! segment goes. Reads come from the tail or from segments.
+//!
+//! After a crash: every acknowledged record is there, because its journal group was on stable storage before the
+//! acknowledgement; recovery puts the same state together from checkpoint, segments and journal. After a failed sync a
+//! directory is offline until a restart. `broker` calls this layer; `archive` reads sealed segments.
+
+mod checkpoint;
+mod directory;
+mod epoch_cache;
+mod error;
+mod journal;
+mod offsets;
+mod partition;
+mod producer_state;
+mod read;
+mod recovery;
+mod segment;
+mod settings;
+mod stamp;
+mod tail;
+mod write_behind;
+
+pub use directory::{LogDirectory, Owner, RecoveryReport};
+pub use epoch_cache::EpochCache;
+pub use error::{AppendError, OpenError, ReadError};
+pub use journal::JournalSettings;
+pub use offsets::Offsets;
+pub use partition::{Appended, CommitRule, Level, PartitionLog, Wait};
+pub use producer_state::{BatchMark, ProducerEntry, ProducerState, SequenceError};
+pub use read::{DiskRead, ReadPlan, TimestampPlan};
+pub use segment::{BatchScan, Extent, Scanned, Segment, SegmentHeader};
+pub use settings::{DirectorySettings, LogSettings};
+pub use stamp::{FORMAT_VERSION, Identity, StampError};

@@ -93,7 +93,7 @@ pub(super) fn stored_checksum(batch: &[u8]) -> u32 {
 }
 
 /// Sets base offset and leader epoch in the bytes of a batch.
-pub(crate) fn place(batch: &mut [u8], base_offset: Offset, leader_epoch: LeaderEpoch) {
+pub fn place(batch: &mut [u8], base_offset: Offset, leader_epoch: LeaderEpoch) {
     batch[..8].copy_from_slice(&base_offset.0.to_be_bytes());
     batch[LEADER_EPOCH_AT..LEADER_EPOCH_AT + 4].copy_from_slice(&leader_epoch.0.to_be_bytes());
 }

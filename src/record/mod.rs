@@ -19,7 +19,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use batch::{Batch, Batches};
+pub use batch::{Batch, Batches, place as place_batch};
 pub use builder::{BatchBuilder, BatchOptions};
 pub use compression::MAX_DECOMPRESSED_BYTES;
 pub use control::{EndTransactionMarker, TransactionResult};

@@ -1,0 +1,213 @@
+//! The checkpoint: what the segments of a directory hold for certain, and where in the journal replay starts.
+//!
+//! One file per directory, `checkpoint`, replaced as a whole. It carries for every partition what can't be read off its
+//! segments quickly: recovery point, epochs, producers. So a restart reads one file and the journal's end, whatever the
+//! number of partitions and the size of their history.
+//!
+//! ```text
+//! stamp (56)   body_bytes u64   crc u32 (CRC-32C of the body)   body
+//! body:      replay lap u64, file_offset u64, sequence u64, count u32, then per partition
+//! partition: topic_id [u8; 16], index i32, written_sequence u64, log_start i64, local_log_start i64, archived_to i64,
+//!            high_watermark i64, recovery_point i64, active_base i64 (−1: none), active_bytes u64,
+//!            epochs u32 × (epoch i32, start i64), producers u32 × producer
+//! producer:  id i64, last_append i64, batches u32 × (epoch i16, base_sequence i32, last_sequence i32, base_offset i64,
+//!            next_offset i64, timestamp i64)
+//! ```
+//! Little-endian. Written after everything that it vouches for is synced; journal files are released after it is durable.
+
+use std::path::Path;
+
+use bytes::{Buf, BufMut};
+
+use super::epoch_cache::EpochCache;
+use super::error::OpenError;
+use super::journal::ReplayPosition;
+use super::producer_state::{BatchMark, ProducerEntry, ProducerState};
+use super::stamp::{Identity, Kind, STAMP_BYTES, StampError};
+use crate::runtime::disk::{Disk, read_file, replace_file};
+use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId, TopicPartition};
+
+const KIND: Kind = Kind { magic: *b"ALLVCKPT", name: "checkpoint" };
+const FILE_NAME: &str = "checkpoint";
+/// A checkpoint larger than this is damage, not data.
+const LIMIT_BYTES: u64 = 4 << 30;
+
+/// What is known for certain of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionCheckpoint {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Journal blocks up to this sequence are in the segments already.
+    pub written_sequence: u64,
+    /// See [`super::Offsets`].
+    pub log_start: Offset,
+    /// See [`super::Offsets`].
+    pub local_log_start: Offset,
+    /// See [`super::Offsets`].
+    pub archived_to: Offset,
+    /// See [`super::Offsets`].
+    pub high_watermark: Offset,
+    /// Everything below is in synced segments.
+    pub recovery_point: Offset,
+    /// Base offset and length of the segment that was active.
+    pub active: Option<(Offset, u64)>,
+    /// Epoch history below the recovery point.
+    pub epochs: EpochCache,
+    /// Producers as of the recovery point.
+    pub producers: ProducerState,
+}
+
+/// A whole checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Where replay starts.
+    pub replay: ReplayPosition,
+    /// All partitions of the directory.
+    pub partitions: Vec<PartitionCheckpoint>,
+}
+
+impl Checkpoint {
+    /// Replaces the checkpoint of a directory; durable when it returns.
+    pub fn store(&self, disk: &dyn Disk, directory: &Path, identity: &Identity) -> std::io::Result<()> {
+        replace_file(disk, &directory.join(FILE_NAME), &self.encode(identity))
+    }
+
+    /// Reads the checkpoint of a directory; `None` before the first.
+    pub fn load(disk: &dyn Disk, directory: &Path, identity: &Identity) -> Result<Option<Self>, OpenError> {
+        let path = directory.join(FILE_NAME);
+        if !disk.exists(&path)? {
+            return Ok(None);
+        }
+        let content = read_file(disk, &path, LIMIT_BYTES)?;
+        match KIND.check(&content, identity) {
+            Err(StampError::Damaged { .. }) => return Err(OpenError::CheckpointDamaged { path }),
+            result => result?,
+        }
+        match decode(&content[STAMP_BYTES..]) {
+            Some(checkpoint) => Ok(Some(checkpoint)),
+            None => Err(OpenError::CheckpointDamaged { path }),
+        }
+    }
+
+    fn encode(&self, identity: &Identity) -> Vec<u8> {
+        let mut body = Vec::new();
+        body.put_u64_le(self.replay.lap);
+        body.put_u64_le(self.replay.file_offset);
+        body.put_u64_le(self.replay.sequence);
+        put_count(&mut body, self.partitions.len());
+        for partition in &self.partitions {
+            partition.encode(&mut body);
+        }
+        let mut content = Vec::with_capacity(STAMP_BYTES + 12 + body.len());
+        KIND.write(identity, &mut content);
+        content.put_u64_le(body.len() as u64);
+        content.put_u32_le(crc32c::crc32c(&body));
+        content.extend_from_slice(&body);
+        content
+    }
+}
+
+impl PartitionCheckpoint {
+    fn encode(&self, body: &mut Vec<u8>) {
+        body.put_slice(self.partition.topic_id.as_bytes());
+        body.put_i32_le(self.partition.partition.0);
+        body.put_u64_le(self.written_sequence);
+        for offset in
+            [self.log_start, self.local_log_start, self.archived_to, self.high_watermark, self.recovery_point]
+        {
+            body.put_i64_le(offset.0);
+        }
+        let (base, bytes) = self.active.unwrap_or((Offset(-1), 0));
+        body.put_i64_le(base.0);
+        body.put_u64_le(bytes);
+        put_count(body, self.epochs.starts().len());
+        for &(epoch, start) in self.epochs.starts() {
+            body.put_i32_le(epoch.0);
+            body.put_i64_le(start.0);
+        }
+        put_count(body, self.producers.len());
+        for (id, entry) in self.producers.entries() {
+            body.put_i64_le(id.0);
+            body.put_i64_le(entry.last_append.0);
+            put_count(body, entry.batches.len());
+            for mark in &entry.batches {
+                body.put_i16_le(mark.epoch.0);
+                body.put_i32_le(mark.base_sequence);
+                body.put_i32_le(mark.last_sequence);
+                body.put_i64_le(mark.base_offset.0);
+                body.put_i64_le(mark.next_offset.0);
+                body.put_i64_le(mark.timestamp.0);
+            }
+        }
+    }
+}
+
+fn put_count(body: &mut Vec<u8>, count: usize) {
+    body.put_u32_le(u32::try_from(count).expect("counts are bounded by settings"));
+}
+
+/// Reads everything after the stamp; `None` when anything is out of place.
+fn decode(mut rest: &[u8]) -> Option<Checkpoint> {
+    let body_bytes = rest.try_get_u64_le().ok()?;
+    let crc = rest.try_get_u32_le().ok()?;
+    if rest.len() as u64 != body_bytes || crc32c::crc32c(rest) != crc {
+        return None;
+    }
+    let body = &mut rest;
+    let replay = ReplayPosition {
+        lap: body.try_get_u64_le().ok()?,
+        file_offset: body.try_get_u64_le().ok()?,
+        sequence: body.try_get_u64_le().ok()?,
+    };
+    let count = body.try_get_u32_le().ok()?;
+    let partitions = (0..count).map(|_| decode_partition(body)).collect::<Option<Vec<_>>>()?;
+    body.is_empty().then_some(Checkpoint { replay, partitions })
+}
+
+fn decode_partition(body: &mut &[u8]) -> Option<PartitionCheckpoint> {
+    let mut topic_id = [0; 16];
+    body.try_copy_to_slice(&mut topic_id).ok()?;
+    let partition = TopicPartition::new(TopicId::from_bytes(topic_id), body.try_get_i32_le().ok()?);
+    let written_sequence = body.try_get_u64_le().ok()?;
+    let mut offset = || body.try_get_i64_le().ok().map(Offset);
+    let (log_start, local_log_start, archived_to) = (offset()?, offset()?, offset()?);
+    let (high_watermark, recovery_point, base) = (offset()?, offset()?, offset()?);
+    let bytes = body.try_get_u64_le().ok()?;
+    let active = (base.0 >= 0).then_some((base, bytes));
+    let count = body.try_get_u32_le().ok()?;
+    let starts = (0..count)
+        .map(|_| Some((LeaderEpoch(body.try_get_i32_le().ok()?), Offset(body.try_get_i64_le().ok()?))))
+        .collect::<Option<Vec<_>>>()?;
+    let epochs = EpochCache::from_starts(starts)?;
+    let mut producers = ProducerState::default();
+    for _ in 0..body.try_get_u32_le().ok()? {
+        let id = ProducerId(body.try_get_i64_le().ok()?);
+        let last_append = Timestamp(body.try_get_i64_le().ok()?);
+        let count = body.try_get_u32_le().ok()?;
+        let batches = (0..count).map(|_| decode_mark(body)).collect::<Option<_>>()?;
+        producers.restore(id, ProducerEntry { batches, last_append });
+    }
+    Some(PartitionCheckpoint {
+        partition,
+        written_sequence,
+        log_start,
+        local_log_start,
+        archived_to,
+        high_watermark,
+        recovery_point,
+        active,
+        epochs,
+        producers,
+    })
+}
+
+fn decode_mark(body: &mut &[u8]) -> Option<BatchMark> {
+    Some(BatchMark {
+        epoch: ProducerEpoch(body.try_get_i16_le().ok()?),
+        base_sequence: body.try_get_i32_le().ok()?,
+        last_sequence: body.try_get_i32_le().ok()?,
+        base_offset: Offset(body.try_get_i64_le().ok()?),
+        next_offset: Offset(body.try_get_i64_le().ok()?),
+        timestamp: Timestamp(body.try_get_i64_le().ok()?),
+    })
+}

@@ -1,0 +1,496 @@
+//! A data directory: its identity, its journal, its partitions, and the lanes that write.
+//!
+//! ```text
+//! <data>/lock            held while a process uses the directory
+//! <data>/identity        stamp alone: format version, cluster, node, directory
+//! <data>/checkpoint      see `checkpoint`
+//! <data>/journal/        see `journal`
+//! <data>/topics/<topic id>/<partition>/<base offset>.segment, .index
+//! ```
+//! `broker` opens one [`LogDirectory`] per configured path, admits producers' bytes, and asks it for logs. When a write or a
+//! sync fails the directory is offline: its partitions refuse appends, nothing more is acknowledged, reads of what is in
+//! memory or readable go on. Only a restart, with its recovery, brings it back.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::error::OpenError;
+use super::journal::{Journal, Outcome};
+use super::partition::{Deletion, PartitionLog, Recovered};
+use super::recovery;
+use super::settings::{DirectorySettings, LogSettings};
+use super::stamp::{Identity, Kind, STAMP_BYTES};
+use crate::runtime::Runtime;
+use crate::runtime::disk::{DirectoryLock, read_file, replace_file};
+use crate::runtime::tasks::{Lane, LaneWaker, Priority};
+use crate::types::{ClusterId, DirectoryId, Incarnation, Monotonic, NodeId, Offset, TopicPartition};
+
+const KIND: Kind = Kind { magic: *b"ALLVDATA", name: "data directory identity" };
+const IDENTITY_FILE: &str = "identity";
+/// Admission permits are counted in units of this size.
+const PERMIT_BYTES: usize = 1024;
+
+/// Bytes of the memory tail, oldest first across all partitions.
+#[derive(Default)]
+struct TailLedger {
+    shares: VecDeque<(Arc<PartitionLog>, Offset, usize)>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Logs {
+    by_partition: BTreeMap<TopicPartition, Arc<PartitionLog>>,
+    next_number: u32,
+}
+
+#[derive(Default)]
+struct Dirty {
+    /// Partitions with unwritten records or other work for the write-behind lane, by number.
+    logs: BTreeMap<u32, (Arc<PartitionLog>, bool)>,
+}
+
+struct CheckpointClock {
+    last: Monotonic,
+    journal_bytes: u64,
+}
+
+/// What the logs of one directory share.
+pub(super) struct Shared {
+    pub(super) runtime: Runtime,
+    pub(super) path: PathBuf,
+    pub(super) identity: Identity,
+    pub(super) settings: DirectorySettings,
+    pub(super) journal: Journal<PartitionLog>,
+    pub(super) checkpoint_requested: AtomicBool,
+    offline: AtomicBool,
+    full: AtomicBool,
+    unwritten_bytes: AtomicUsize,
+    admission: Arc<Semaphore>,
+    tails: Mutex<TailLedger>,
+    dirty: Mutex<Dirty>,
+    logs: Mutex<Logs>,
+    checkpoint_clock: Mutex<CheckpointClock>,
+    wakers: OnceLock<Wakers>,
+}
+
+struct Wakers {
+    journal: LaneWaker,
+    write_behind: LaneWaker,
+}
+
+/// A data directory in use. Dropping it stops the lanes; [`LogDirectory::close`] first leaves nothing to replay.
+pub struct LogDirectory {
+    shared: Arc<Shared>,
+    lanes: Vec<Lane>,
+    _lock: Box<dyn DirectoryLock>,
+}
+
+/// Whose directory it should be, when it has to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// The cluster.
+    pub cluster_id: ClusterId,
+    /// The broker.
+    pub node_id: NodeId,
+    /// The cluster's incarnation.
+    pub incarnation: Incarnation,
+}
+
+/// What opening a directory found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Partitions in the directory.
+    pub partitions: usize,
+    /// Journal blocks replayed; zero after a clean stop.
+    pub replayed_blocks: u64,
+    /// Bytes of batches replayed.
+    pub replayed_bytes: u64,
+}
+
+impl LogDirectory {
+    /// Opens a directory, which is made if absent, recovers its logs and starts its lanes.
+    pub fn open(
+        runtime: &Runtime,
+        path: &Path,
+        owner: Owner,
+        settings: DirectorySettings,
+    ) -> Result<(Self, RecoveryReport), OpenError> {
+        runtime.disk.create_directory(path)?;
+        let Some(lock) = runtime.disk.lock(path)? else {
+            return Err(OpenError::Locked { path: path.to_owned() });
+        };
+        let identity = load_or_make_identity(runtime, path, owner)?;
+        let (shared, report) = recovery::recover(runtime, path, identity, settings)?;
+        let mut directory = Self { shared, lanes: Vec::new(), _lock: lock };
+        directory.start_lanes();
+        Ok((directory, report))
+    }
+
+    fn start_lanes(&mut self) {
+        let tasks = &*self.shared.runtime.tasks;
+        let shared = Arc::clone(&self.shared);
+        let journal = Lane::start(tasks, "journal", Priority::Foreground, Box::new(move || shared.run_journal()));
+        let shared = Arc::clone(&self.shared);
+        let write_behind =
+            Lane::start(tasks, "write-behind", Priority::Foreground, Box::new(move || shared.run_write_behind()));
+        let wakers = Wakers { journal: journal.waker(), write_behind: write_behind.waker() };
+        assert!(self.shared.wakers.set(wakers).is_ok(), "lanes are started once");
+        self.lanes = vec![journal, write_behind];
+        self.shared.wake_write_behind();
+    }
+
+    /// Whose directory it is.
+    pub fn identity(&self) -> Identity {
+        self.shared.identity
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// True once a write or a sync failed.
+    pub fn is_offline(&self) -> bool {
+        self.shared.is_offline()
+    }
+
+    /// True while the file system has no room for segments; appends wait.
+    pub fn is_full(&self) -> bool {
+        self.shared.full.load(Ordering::Relaxed)
+    }
+
+    /// The partitions in the directory.
+    pub fn logs(&self) -> Vec<Arc<PartitionLog>> {
+        self.shared.logs()
+    }
+
+    /// The log of a partition, if it is here.
+    pub fn log(&self, partition: TopicPartition) -> Option<Arc<PartitionLog>> {
+        self.shared.log(partition)
+    }
+
+    /// The log of a partition; made, to begin at offset 0, if it is not here yet. A new log leaves its first trace on disk
+    /// with its first append.
+    pub fn log_or_create(&self, partition: TopicPartition, settings: LogSettings) -> Arc<PartitionLog> {
+        let log = self.shared.insert(partition, settings, || Recovered::empty_at(Offset::ZERO));
+        log.configure(settings);
+        log
+    }
+
+    /// Waits for room for `bytes` from a producer; the permit goes with the append and is given back once the batch is in a
+    /// segment.
+    pub async fn admit(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let permits = self.shared.permits_for(bytes);
+        Arc::clone(&self.shared.admission)
+            .acquire_many_owned(permits)
+            .await
+            .expect("the semaphore lives as long as the directory and is never closed")
+    }
+
+    /// Like [`Self::admit`], but gives up at once when there is no room.
+    pub fn try_admit(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.shared.admission).try_acquire_many_owned(self.shared.permits_for(bytes)).ok()
+    }
+
+    /// To be called now and then (about every 100 ms): has timers looked at.
+    pub fn tick(&self) {
+        self.shared.note_old_segments();
+        self.shared.wake_write_behind();
+    }
+
+    /// Asks for a checkpoint soon.
+    pub fn request_checkpoint(&self) {
+        self.shared.checkpoint_requested.store(true, Ordering::Relaxed);
+        self.shared.wake_write_behind();
+    }
+
+    /// Writes and syncs everything and stores a checkpoint, so that the next start replays nothing. Appends must have ended.
+    pub fn close(mut self) {
+        self.lanes.clear();
+        self.shared.run_journal();
+        self.shared.checkpoint_requested.store(true, Ordering::Relaxed);
+        self.shared.run_write_behind();
+    }
+}
+
+impl Drop for LogDirectory {
+    fn drop(&mut self) {
+        self.lanes.clear();
+        // Logs hold the shared part, which holds the logs.
+        self.shared.logs.lock().by_partition.clear();
+        self.shared.dirty.lock().logs.clear();
+        self.shared.tails.lock().shares.clear();
+    }
+}
+
+fn load_or_make_identity(runtime: &Runtime, path: &Path, owner: Owner) -> Result<Identity, OpenError> {
+    let file = path.join(IDENTITY_FILE);
+    let Owner { cluster_id, node_id, incarnation } = owner;
+    if runtime.disk.exists(&file)? {
+        let content = read_file(&*runtime.disk, &file, STAMP_BYTES as u64)?;
+        let stamped = |error| OpenError::Stamp { path: file.clone(), error };
+        let found = KIND.read(&content).map_err(stamped)?;
+        let expected = Identity { cluster_id, node_id, ..found };
+        KIND.check(&content, &expected).map_err(stamped)?;
+        return Ok(found);
+    }
+    let directory_id = DirectoryId::from_entropy(runtime.entropy.identity());
+    let identity = Identity { cluster_id, directory_id, node_id, incarnation };
+    let mut content = Vec::with_capacity(STAMP_BYTES);
+    KIND.write(&identity, &mut content);
+    replace_file(&*runtime.disk, &file, &content)?;
+    Ok(identity)
+}
+
+impl Shared {
+    pub(super) fn new(
+        runtime: &Runtime,
+        path: &Path,
+        identity: Identity,
+        settings: DirectorySettings,
+        journal: Journal<PartitionLog>,
+    ) -> Self {
+        let clock = CheckpointClock { last: runtime.clock.monotonic(), journal_bytes: 0 };
+        Self {
+            runtime: runtime.clone(),
+            path: path.to_owned(),
+            identity,
+            settings,
+            journal,
+            checkpoint_requested: AtomicBool::new(false),
+            offline: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            unwritten_bytes: AtomicUsize::new(0),
+            admission: Arc::new(Semaphore::new(settings.unwritten_bytes / PERMIT_BYTES)),
+            tails: Mutex::default(),
+            dirty: Mutex::default(),
+            logs: Mutex::default(),
+            checkpoint_clock: Mutex::new(clock),
+            wakers: OnceLock::new(),
+        }
+    }
+
+    fn permits_for(&self, bytes: usize) -> u32 {
+        let permits = bytes.div_ceil(PERMIT_BYTES).clamp(1, self.settings.unwritten_bytes / PERMIT_BYTES);
+        u32::try_from(permits).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn is_offline(&self) -> bool {
+        self.offline.load(Ordering::Acquire)
+    }
+
+    fn go_offline(&self) {
+        if self.offline.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::error!(path = %self.path.display(), "log directory is offline: its partitions refuse appends until a restart");
+        self.journal.close();
+        for log in self.logs() {
+            log.state.lock().fail_waiters();
+        }
+    }
+
+    /// Runs a sync; its failure takes the directory offline, for nothing is known of the data any more.
+    pub(super) fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let result = sync();
+        if let Err(error) = &result {
+            tracing::error!(%error, path = %self.path.display(), "sync failed");
+            self.go_offline();
+        }
+        result
+    }
+
+    pub(super) fn handle_write_error(&self, error: &io::Error) {
+        let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        if full && !self.is_offline() {
+            if !self.full.swap(true, Ordering::Relaxed) {
+                tracing::error!(path = %self.path.display(), "no space left for segments: producers wait until there is");
+            }
+            return;
+        }
+        tracing::error!(%error, path = %self.path.display(), "segment write failed");
+        self.go_offline();
+    }
+
+    fn run_journal(&self) {
+        loop {
+            match self.journal.run() {
+                Outcome::Wrote { bytes, .. } => {
+                    self.checkpoint_clock.lock().journal_bytes += bytes as u64;
+                    self.evict_tails();
+                    if self.is_short_of_memory() || self.checkpoint_due() {
+                        self.wake_write_behind();
+                    }
+                }
+                Outcome::Idle => return,
+                Outcome::Full => {
+                    self.checkpoint_requested.store(true, Ordering::Relaxed);
+                    self.wake_write_behind();
+                    return;
+                }
+                Outcome::Failed => {
+                    self.go_offline();
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn wake_journal(&self) {
+        if let Some(wakers) = self.wakers.get() {
+            wakers.journal.wake();
+        }
+    }
+
+    fn wake_write_behind(&self) {
+        if let Some(wakers) = self.wakers.get() {
+            wakers.write_behind.wake();
+        }
+    }
+
+    /// Takes note of batches that entered a tail.
+    pub(super) fn note_tail(&self, log: &Arc<PartitionLog>, end: Offset, bytes: usize) {
+        if bytes > 0 {
+            let mut tails = self.tails.lock();
+            tails.bytes += bytes;
+            tails.shares.push_back((Arc::clone(log), end, bytes));
+        }
+    }
+
+    /// Takes note that the file system took what was written.
+    pub(super) fn note_room(&self) {
+        self.full.store(false, Ordering::Relaxed);
+    }
+
+    /// Takes note of how a partition's unwritten bytes changed.
+    pub(super) fn adjust_unwritten(&self, before: usize, after: usize) {
+        if after >= before {
+            self.unwritten_bytes.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            let total = self.unwritten_bytes.fetch_sub(before - after, Ordering::Relaxed);
+            assert!(total >= before - after, "more was written than was appended");
+        }
+    }
+
+    pub(super) fn is_short_of_memory(&self) -> bool {
+        self.unwritten_bytes.load(Ordering::Relaxed) > self.settings.unwritten_bytes / 2
+    }
+
+    /// Drops the oldest written batches while the tails are over their budget.
+    pub(super) fn evict_tails(&self) {
+        let mut tails = self.tails.lock();
+        while tails.bytes > self.settings.tail_bytes {
+            let Some(&(ref log, end, bytes)) = tails.shares.front() else { return };
+            let mut state = log.state.lock();
+            // A log that was cut meanwhile ends below its old share.
+            if state.written < end.min(state.offsets.durable) && state.deletion != Deletion::Durable {
+                return;
+            }
+            state.tail.evict_below(end);
+            drop(state);
+            tails.bytes -= bytes;
+            tails.shares.pop_front();
+        }
+    }
+
+    /// Has the write-behind lane look at a partition: at once when `urgent`, else when it writes everything.
+    pub(super) fn queue_write_behind(&self, log: &Arc<PartitionLog>, urgent: bool) {
+        use super::journal::Client;
+        let mut dirty = self.dirty.lock();
+        let (_, is_urgent) = dirty.logs.entry(log.number()).or_insert_with(|| (Arc::clone(log), false));
+        let wake = urgent && !*is_urgent;
+        *is_urgent |= urgent;
+        drop(dirty);
+        if wake {
+            self.wake_write_behind();
+        }
+    }
+
+    /// Takes the partitions to look at: all, or the urgent ones.
+    pub(super) fn take_dirty(&self, all: bool) -> Vec<Arc<PartitionLog>> {
+        let mut dirty = self.dirty.lock();
+        if all {
+            return std::mem::take(&mut dirty.logs).into_values().map(|(log, _)| log).collect();
+        }
+        dirty.logs.extract_if(.., |_, (_, urgent)| *urgent).map(|(_, (log, _))| log).collect()
+    }
+
+    /// Queues partitions whose active segment has reached its age.
+    fn note_old_segments(&self) {
+        let now = self.runtime.clock.wall();
+        for log in self.logs() {
+            if log.has_old_segment(now) {
+                self.queue_write_behind(&log, true);
+            }
+        }
+    }
+
+    pub(super) fn checkpoint_due(&self) -> bool {
+        let clock = self.checkpoint_clock.lock();
+        let elapsed = self.runtime.clock.monotonic().since(clock.last);
+        self.checkpoint_requested.load(Ordering::Relaxed)
+            || clock.journal_bytes >= self.settings.checkpoint_bytes
+            || (clock.journal_bytes > 0 && elapsed >= self.settings.checkpoint_interval)
+    }
+
+    pub(super) fn note_checkpoint(&self) {
+        let mut clock = self.checkpoint_clock.lock();
+        clock.last = self.runtime.clock.monotonic();
+        clock.journal_bytes = 0;
+        self.checkpoint_requested.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn logs(&self) -> Vec<Arc<PartitionLog>> {
+        self.logs.lock().by_partition.values().cloned().collect()
+    }
+
+    pub(super) fn log(&self, partition: TopicPartition) -> Option<Arc<PartitionLog>> {
+        self.logs.lock().by_partition.get(&partition).cloned()
+    }
+
+    /// Adds a log unless it is there.
+    pub(super) fn insert(
+        self: &Arc<Self>,
+        partition: TopicPartition,
+        settings: LogSettings,
+        recovered: impl FnOnce() -> Recovered,
+    ) -> Arc<PartitionLog> {
+        let mut logs = self.logs.lock();
+        if let Some(log) = logs.by_partition.get(&partition) {
+            return Arc::clone(log);
+        }
+        let number = logs.next_number;
+        logs.next_number += 1;
+        let path = partition_path(&self.path, partition);
+        let log = Arc::new(PartitionLog::new(number, partition, path, Arc::clone(self), settings, recovered()));
+        logs.by_partition.insert(partition, Arc::clone(&log));
+        log
+    }
+
+    /// Removes the files of a deleted partition, whose deletion is durable in the journal.
+    pub(super) fn remove_log(&self, log: &Arc<PartitionLog>) -> io::Result<()> {
+        {
+            let mut state = log.state.lock();
+            self.adjust_unwritten(std::mem::take(&mut state.unwritten_bytes), 0);
+            state.tail.evict_below(Offset::MAX);
+            state.segments.clear();
+            state.active = None;
+        }
+        self.logs.lock().by_partition.remove(&log.partition());
+        if self.runtime.disk.exists(&log.path)? {
+            self.runtime.disk.remove_directory(&log.path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the segments of a partition are.
+pub(super) fn partition_path(directory: &Path, partition: TopicPartition) -> PathBuf {
+    directory.join("topics").join(partition.topic_id.to_string()).join(partition.partition.to_string())
+}

@@ -1,0 +1,150 @@
+//! Entries of the journal: what can happen to a partition that must outlive a power cut.
+//!
+//! ```text
+//!  0 kind u8   1 reserved [u8; 3]   4 body_bytes u32   8 topic_id [u8; 16]   24 partition i32   28 reserved u32   32 body
+//! ```
+//! Little-endian; the block that holds the entry checksums it. Bodies: `append` a whole record batch with its offset and
+//! leader epoch set; `truncate` and `log_start` an offset i64; `epoch_start` a leader epoch i32 and an offset i64; `delete`
+//! nothing.
+
+use bytes::{Buf, BufMut, Bytes};
+use thiserror::Error;
+
+use crate::types::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
+
+/// Bytes before an entry's body.
+pub const ENTRY_HEADER_BYTES: usize = 32;
+
+const APPEND: u8 = 1;
+const TRUNCATE: u8 = 2;
+const LOG_START: u8 = 3;
+const EPOCH_START: u8 = 4;
+const DELETE: u8 = 5;
+
+/// A change of a partition other than an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// The log ends here; what was at or above is void.
+    Truncate(Offset),
+    /// Records below are gone for clients.
+    LogStart(Offset),
+    /// A leader epoch began.
+    EpochStart(LeaderEpoch, Offset),
+    /// The partition was deleted; it never comes back under this topic id.
+    Delete,
+}
+
+/// An entry as replay sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A record batch, whole.
+    Append(Bytes),
+    /// Any other change.
+    Mark(Mark),
+}
+
+/// A checksummed block whose content makes no sense: a bug or a newer writer, never a torn write.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("journal entry is malformed kind={kind} body_bytes={body_bytes}")]
+pub struct EntryError {
+    /// Kind byte found.
+    pub kind: u8,
+    /// Body length found.
+    pub body_bytes: usize,
+}
+
+/// Writes the header of an append whose batch of `batch_bytes` follows.
+pub fn write_append_header(partition: TopicPartition, batch_bytes: usize, out: &mut [u8; ENTRY_HEADER_BYTES]) {
+    write_header(APPEND, partition, batch_bytes, out);
+}
+
+/// Encodes a mark as a whole entry.
+pub fn encode_mark(partition: TopicPartition, mark: &Mark) -> Vec<u8> {
+    let mut body = Vec::with_capacity(12);
+    let kind = match *mark {
+        Mark::Truncate(offset) => {
+            body.put_i64_le(offset.0);
+            TRUNCATE
+        }
+        Mark::LogStart(offset) => {
+            body.put_i64_le(offset.0);
+            LOG_START
+        }
+        Mark::EpochStart(epoch, offset) => {
+            body.put_i32_le(epoch.0);
+            body.put_i64_le(offset.0);
+            EPOCH_START
+        }
+        Mark::Delete => DELETE,
+    };
+    let mut header = [0; ENTRY_HEADER_BYTES];
+    write_header(kind, partition, body.len(), &mut header);
+    let mut entry = header.to_vec();
+    entry.extend_from_slice(&body);
+    entry
+}
+
+fn write_header(kind: u8, partition: TopicPartition, body_bytes: usize, out: &mut [u8; ENTRY_HEADER_BYTES]) {
+    *out = [0; ENTRY_HEADER_BYTES];
+    out[0] = kind;
+    let body_bytes = u32::try_from(body_bytes).expect("entries are bounded by the request size");
+    out[4..8].copy_from_slice(&body_bytes.to_le_bytes());
+    out[8..24].copy_from_slice(partition.topic_id.as_bytes());
+    out[24..28].copy_from_slice(&partition.partition.0.to_le_bytes());
+}
+
+/// Takes the entry at the start of a block's payload.
+pub fn read_entry(payload: &mut Bytes) -> Result<(TopicPartition, Entry), EntryError> {
+    if payload.len() < ENTRY_HEADER_BYTES {
+        return Err(EntryError { kind: 0, body_bytes: payload.len() });
+    }
+    let mut header = payload.split_to(ENTRY_HEADER_BYTES);
+    let kind = header.get_u8();
+    header.advance(3);
+    let body_bytes = header.get_u32_le() as usize;
+    let mut topic_id = [0; 16];
+    header.copy_to_slice(&mut topic_id);
+    let partition = PartitionIndex(header.get_i32_le());
+    let malformed = EntryError { kind, body_bytes };
+    if body_bytes > payload.len() {
+        return Err(malformed);
+    }
+    let mut body = payload.split_to(body_bytes);
+    let entry = match (kind, body_bytes) {
+        (APPEND, _) => Entry::Append(body),
+        (TRUNCATE, 8) => Entry::Mark(Mark::Truncate(Offset(body.get_i64_le()))),
+        (LOG_START, 8) => Entry::Mark(Mark::LogStart(Offset(body.get_i64_le()))),
+        (EPOCH_START, 12) => {
+            Entry::Mark(Mark::EpochStart(LeaderEpoch(body.get_i32_le()), Offset(body.get_i64_le())))
+        }
+        (DELETE, 0) => Entry::Mark(Mark::Delete),
+        _ => return Err(malformed),
+    };
+    Ok((TopicPartition { topic_id: TopicId::from_bytes(topic_id), partition }, entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_read_back_and_garbage_is_an_error() {
+        let partition = TopicPartition::new(TopicId::from_bytes([5; 16]), 12);
+        let marks = [
+            Mark::Truncate(Offset(7)),
+            Mark::LogStart(Offset(8)),
+            Mark::EpochStart(LeaderEpoch(3), Offset(9)),
+            Mark::Delete,
+        ];
+        for mark in marks {
+            let mut bytes = Bytes::from(encode_mark(partition, &mark));
+            assert_eq!(read_entry(&mut bytes), Ok((partition, Entry::Mark(mark))));
+            assert!(bytes.is_empty());
+        }
+        let mut cut = Bytes::from(encode_mark(partition, &marks[0])).slice(..36);
+        assert!(read_entry(&mut cut).is_err());
+        let mut unknown = encode_mark(partition, &Mark::Delete);
+        unknown[0] = 99;
+        assert!(read_entry(&mut Bytes::from(unknown)).is_err());
+    }
+}

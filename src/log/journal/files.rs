@@ -1,0 +1,381 @@
+//! The files of a journal: preallocated, written front to back by whole blocks, and used again once checkpoints passed them.
+//!
+//! A file is named by its slot, `journal/00000003.journal`. Its first 4096 bytes hold, twice (at 0 and 2048):
+//!
+//! ```text
+//!  0 stamp   56 lap u64   64 first_sequence u64   72 crc u32 (CRC-32C of bytes 56..72)
+//! ```
+//! Blocks follow from 4096 on. A new lap writes a new header; the order of files is the order of `first_sequence`. Every
+//! start of the process begins a new lap, so a torn block at the end of the last one is never written around.
+//!
+//! After a crash: the blocks from the replay position on are the truth. The chain ends at the first position without a valid
+//! block of the right lap and sequence where no file continues it. A valid later block of the same lap, or a file that begins
+//! beyond the expected sequence, means damage in the middle: that is reported and the directory stays offline.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes};
+
+use super::block::{self, Block, BlockPosition};
+use crate::log::error::OpenError;
+use crate::log::stamp::{Identity, Kind, STAMP_BYTES};
+use crate::runtime::Runtime;
+use crate::runtime::buffer::AlignedBuffer;
+use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, Disk, File, Open};
+
+/// Bytes before the first block of a file.
+const FILE_HEADER_BYTES: usize = DIRECT_ALIGNMENT_BYTES;
+const SECOND_COPY_AT: usize = FILE_HEADER_BYTES / 2;
+const HEADER_BYTES: usize = STAMP_BYTES + 20;
+const KIND: Kind = Kind { magic: *b"ALLVJRNL", name: "journal" };
+
+/// A position in the journal from which replay can start: just before the block `sequence`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplayPosition {
+    /// Lap of the file; zero before the first block ever.
+    pub lap: u64,
+    /// Byte offset in that file.
+    pub file_offset: u64,
+    /// Sequence of the next block.
+    pub sequence: u64,
+}
+
+impl ReplayPosition {
+    /// Where the journal of a new directory starts.
+    pub const START: Self = Self { lap: 0, file_offset: 0, sequence: 1 };
+}
+
+/// Sizes of a journal.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalSettings {
+    /// Size of one file. Smaller files free space sooner; each costs one header write per lap.
+    pub file_bytes: u64,
+    /// Most bytes of all files together. More lets partitions gather more data between checkpoints, and costs disk space
+    /// and time at a restart after a crash.
+    pub max_bytes: u64,
+}
+
+/// A file that holds blocks.
+#[derive(Clone, Copy, Debug)]
+struct Lap {
+    slot: u32,
+    lap: u64,
+    first_sequence: u64,
+}
+
+#[derive(Debug)]
+struct Active {
+    lap: u64,
+    file: Arc<dyn File>,
+    position: u64,
+    bytes: u64,
+}
+
+/// A file that is to be made.
+#[derive(Debug)]
+pub struct Spare {
+    slot: u32,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Spare {
+    /// Writes the file's zeros and makes its name durable; leaves nothing behind on failure.
+    pub fn make(&self, disk: &dyn Disk) -> io::Result<()> {
+        let result = disk.open(&self.path, Open::CreateEmpty).and_then(|file| file.preallocate(self.bytes));
+        match result {
+            Ok(()) => disk.sync_directory(self.path.parent().expect("the journal's directory")),
+            Err(error) => {
+                // A leftover is harmless: it has no header, and is emptied when its slot is used.
+                let _ = disk.remove_file(&self.path);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What became of an attempt to append a block.
+#[derive(Debug)]
+pub enum Appended {
+    /// On stable storage; the bytes, and where replay would continue.
+    Written(Bytes, ReplayPosition),
+    /// No file has room, and no more may be made: a checkpoint must free one. The block is handed back.
+    Full(AlignedBuffer),
+}
+
+/// The files of one journal. Owned by the journal's lane once the directory is open.
+pub struct JournalFiles {
+    runtime: Runtime,
+    directory: PathBuf,
+    identity: Identity,
+    settings: JournalSettings,
+    /// Size of every file, by slot.
+    slots: BTreeMap<u32, u64>,
+    /// Files with blocks that may be needed, oldest first; the last is the active one, if any.
+    laps: VecDeque<Lap>,
+    free: Vec<u32>,
+    spare_under_way: bool,
+    active: Option<Active>,
+    next_sequence: u64,
+}
+
+impl JournalFiles {
+    /// Reads the headers of all files in `directory`, which is made if absent.
+    pub fn open(
+        runtime: Runtime,
+        directory: &Path,
+        identity: Identity,
+        settings: JournalSettings,
+    ) -> Result<Self, OpenError> {
+        runtime.disk.create_directory(directory)?;
+        let mut files = Self {
+            runtime,
+            directory: directory.to_owned(),
+            identity,
+            settings,
+            slots: BTreeMap::new(),
+            laps: VecDeque::new(),
+            free: Vec::new(),
+            spare_under_way: false,
+            active: None,
+            next_sequence: ReplayPosition::START.sequence,
+        };
+        let mut laps = Vec::new();
+        for entry in files.runtime.disk.list(directory)? {
+            let Some(slot) = entry.name.strip_suffix(".journal").and_then(|slot| slot.parse().ok()) else { continue };
+            files.slots.insert(slot, entry.length);
+            match files.read_header(slot)? {
+                Some((lap, first_sequence)) => laps.push(Lap { slot, lap, first_sequence }),
+                None => files.free.push(slot),
+            }
+        }
+        laps.sort_by_key(|lap| lap.first_sequence);
+        files.laps = laps.into();
+        Ok(files)
+    }
+
+    fn path(&self, slot: u32) -> PathBuf {
+        self.directory.join(format!("{slot:08}.journal"))
+    }
+
+    /// The lap and first sequence of a file; `None` for one that was made but never used.
+    fn read_header(&self, slot: u32) -> Result<Option<(u64, u64)>, OpenError> {
+        let file = self.runtime.disk.open(&self.path(slot), Open::Read)?;
+        let mut bytes = [0; FILE_HEADER_BYTES];
+        if file.read_at(&mut bytes, 0)? < FILE_HEADER_BYTES {
+            return Ok(None);
+        }
+        for copy in [&bytes[..SECOND_COPY_AT], &bytes[SECOND_COPY_AT..]] {
+            if copy.iter().take(HEADER_BYTES).all(|&byte| byte == 0) {
+                continue;
+            }
+            let mut fields = &copy[STAMP_BYTES..HEADER_BYTES];
+            let computed = crc32c::crc32c(&fields[..16]);
+            let header = (fields.get_u64_le(), fields.get_u64_le());
+            if fields.get_u32_le() != computed || matches!(KIND.read(copy), Err(crate::log::stamp::StampError::Damaged { .. })) {
+                continue;
+            }
+            KIND.check(copy, &self.identity)?;
+            return Ok(Some(header));
+        }
+        Ok(None)
+    }
+
+    /// Walks the blocks from `from` on and calls `each` for every one, in order. Returns where the chain ends.
+    pub fn replay(
+        &self,
+        from: ReplayPosition,
+        mut each: impl FnMut(&Block) -> Result<(), OpenError>,
+    ) -> Result<ReplayPosition, OpenError> {
+        let mut position = from;
+        let is_start = |lap: &Lap| lap.lap == from.lap || lap.first_sequence == from.sequence;
+        let Some(first) = self.laps.iter().position(is_start) else {
+            // Only a directory that never wrote a block has no file for its replay position.
+            if from == ReplayPosition::START && self.laps.is_empty() {
+                return Ok(position);
+            }
+            let (path, file_offset) = (self.directory.clone(), from.file_offset);
+            return Err(OpenError::JournalDamaged { path, file_offset, sequence: from.sequence });
+        };
+        for lap in self.laps.iter().skip(first) {
+            let start = if lap.lap == from.lap { from.file_offset } else { FILE_HEADER_BYTES as u64 };
+            if lap.lap != from.lap && lap.first_sequence > position.sequence {
+                return Err(self.damaged(lap, start, position.sequence));
+            }
+            if lap.lap != from.lap && lap.first_sequence < position.sequence {
+                // A lap that began at the same sequence but never got a block.
+                continue;
+            }
+            position =
+                self.replay_file(lap, ReplayPosition { lap: lap.lap, file_offset: start, ..position }, &mut each)?;
+        }
+        Ok(position)
+    }
+
+    fn replay_file(
+        &self,
+        lap: &Lap,
+        mut position: ReplayPosition,
+        each: &mut impl FnMut(&Block) -> Result<(), OpenError>,
+    ) -> Result<ReplayPosition, OpenError> {
+        let file = self.runtime.disk.open(&self.path(lap.slot), Open::Read)?;
+        let length = file.length()?.saturating_sub(position.file_offset);
+        let mut content = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        file.read_exact_at(&mut content, position.file_offset)?;
+        let mut rest = Bytes::from(content);
+        while let Some(found) = block::read(&rest) {
+            let expected = BlockPosition { lap: lap.lap, sequence: position.sequence };
+            if found.position != expected || found.file_bytes > rest.len() {
+                break;
+            }
+            each(&found)?;
+            position.sequence += 1;
+            position.file_offset += found.file_bytes as u64;
+            rest.advance(found.file_bytes);
+        }
+        // A torn write can only be the last one: a whole block of this lap further on means that something in between is gone.
+        while rest.len() > DIRECT_ALIGNMENT_BYTES {
+            rest.advance(DIRECT_ALIGNMENT_BYTES);
+            if block::read(&rest)
+                .is_some_and(|later| later.position.lap == lap.lap && later.position.sequence > position.sequence)
+            {
+                return Err(self.damaged(lap, position.file_offset, position.sequence));
+            }
+        }
+        Ok(position)
+    }
+
+    fn damaged(&self, lap: &Lap, file_offset: u64, sequence: u64) -> OpenError {
+        OpenError::JournalDamaged { path: self.path(lap.slot), file_offset, sequence }
+    }
+
+    /// Ends replay: what lies between `start` and `end` is kept until released, and new blocks continue there in a new lap.
+    pub fn resume_at(&mut self, start: ReplayPosition, end: ReplayPosition) {
+        self.next_sequence = end.sequence;
+        self.release_below(start.sequence);
+        // A file whose lap began exactly at the end holds no block yet.
+        while self.laps.back().is_some_and(|lap| lap.first_sequence >= end.sequence) {
+            let lap = self.laps.pop_back().expect("just looked at");
+            self.free.push(lap.slot);
+        }
+    }
+
+    /// Names the file that should be made ahead of need, as writing its zeros takes long; the slot is taken at once. The
+    /// caller makes it without holding up the journal, then says how that went with [`Self::spare_made`].
+    pub fn spare_wanted(&mut self) -> Option<Spare> {
+        let half_full = self.active.as_ref().is_none_or(|active| active.position > active.bytes / 2);
+        if !self.free.is_empty() || self.spare_under_way || !half_full || !self.may_grow(self.settings.file_bytes) {
+            return None;
+        }
+        self.spare_under_way = true;
+        Some(self.new_slot(self.settings.file_bytes))
+    }
+
+    /// Takes a spare file into use, or gives its slot back.
+    pub fn spare_made(&mut self, spare: &Spare, made: bool) {
+        self.spare_under_way = false;
+        if made {
+            self.free.push(spare.slot);
+        } else {
+            self.slots.remove(&spare.slot);
+        }
+    }
+
+    fn new_slot(&mut self, bytes: u64) -> Spare {
+        let slot = self.slots.keys().next_back().map_or(0, |last| last + 1);
+        self.slots.insert(slot, bytes);
+        Spare { slot, path: self.path(slot), bytes }
+    }
+
+    fn may_grow(&self, by_bytes: u64) -> bool {
+        self.slots.is_empty() || self.slots.values().sum::<u64>() + by_bytes <= self.settings.max_bytes
+    }
+
+    fn add_slot(&mut self, bytes: u64) -> io::Result<()> {
+        let spare = self.new_slot(bytes);
+        let made = spare.make(&*self.runtime.disk);
+        if made.is_ok() {
+            self.free.push(spare.slot);
+        } else {
+            self.slots.remove(&spare.slot);
+        }
+        made
+    }
+
+    /// Writes one block to stable storage.
+    pub fn append(&mut self, mut buffer: AlignedBuffer, entries: u32) -> io::Result<Appended> {
+        let needed = buffer.len().next_multiple_of(DIRECT_ALIGNMENT_BYTES) as u64;
+        let has_room = self.active.as_ref().is_some_and(|active| active.position + needed <= active.bytes);
+        if !has_room && !self.begin_lap(needed)? {
+            return Ok(Appended::Full(buffer));
+        }
+        let active = self.active.as_mut().expect("a lap with room was just begun or found");
+        let sequence = self.next_sequence;
+        block::finish(&mut buffer, BlockPosition { lap: active.lap, sequence }, entries);
+        let bytes = buffer.freeze();
+        active.file.write_all_at(&bytes, active.position)?;
+        active.position += bytes.len() as u64;
+        self.next_sequence += 1;
+        let end = ReplayPosition { lap: active.lap, file_offset: active.position, sequence: sequence + 1 };
+        Ok(Appended::Written(bytes, end))
+    }
+
+    /// Opens a free file for a new lap with room for a block of `needed` bytes; false when there is none.
+    fn begin_lap(&mut self, needed: u64) -> io::Result<bool> {
+        let bytes = self.settings.file_bytes.max(needed + FILE_HEADER_BYTES as u64).next_multiple_of(1 << 20);
+        let fitting = |files: &Self| {
+            files.free.iter().position(|slot| files.slots[slot] >= needed + FILE_HEADER_BYTES as u64)
+        };
+        let index = match fitting(self) {
+            Some(index) => index,
+            None if !self.may_grow(bytes) => return Ok(false),
+            None => {
+                self.add_slot(bytes)?;
+                fitting(self).expect("one was just made")
+            }
+        };
+        let slot = self.free[index];
+        let lap = Lap { slot, lap: self.runtime.entropy.number() | 1, first_sequence: self.next_sequence };
+        let file = self.runtime.disk.open(&self.path(slot), Open::Durable)?;
+        file.write_all_at(&self.encode_header(&lap), 0)?;
+        self.free.swap_remove(index);
+        self.laps.push_back(lap);
+        self.active =
+            Some(Active { lap: lap.lap, file, position: FILE_HEADER_BYTES as u64, bytes: self.slots[&slot] });
+        Ok(true)
+    }
+
+    fn encode_header(&self, lap: &Lap) -> Bytes {
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        KIND.write(&self.identity, &mut header);
+        header.put_u64_le(lap.lap);
+        header.put_u64_le(lap.first_sequence);
+        let crc = crc32c::crc32c(&header[STAMP_BYTES..]);
+        header.put_u32_le(crc);
+        header.resize(SECOND_COPY_AT, 0);
+        let mut buffer = AlignedBuffer::with_capacity(FILE_HEADER_BYTES);
+        buffer.extend(&header);
+        buffer.extend(&header);
+        buffer.freeze()
+    }
+
+    /// Frees the files whose blocks are all below `sequence`, for a durable checkpoint says that replay starts there.
+    pub fn release_below(&mut self, sequence: u64) -> usize {
+        let mut released = 0;
+        while self.laps.get(1).is_some_and(|next| next.first_sequence <= sequence) {
+            let lap = self.laps.pop_front().expect("there are at least two");
+            self.free.push(lap.slot);
+            released += 1;
+        }
+        released
+    }
+
+    /// Bytes in blocks that replay may still need, rounded up to files.
+    pub fn used_bytes(&self) -> u64 {
+        let full: u64 = self.laps.iter().map(|lap| self.slots[&lap.slot]).sum();
+        full - self.active.as_ref().map_or(0, |active| active.bytes - active.position)
+    }
+}

@@ -1,0 +1,306 @@
+//! Segments: files of whole record batches, one after another, exactly as clients sent them.
+//!
+//! ```text
+//! stamp (56)  topic_id [u8; 16]  partition i32  reserved u32  base_offset i64  created_at i64 (ms)  crc u32  zeros to 128
+//! batches from 128 on
+//! ```
+//! Little-endian; the checksum is CRC-32C of bytes 56..96. The file is named by its base offset,
+//! `00000000000000000042.segment`, with `.index` beside it once sealed. The last segment of a partition is active: the
+//! write-behind lane appends to it. All others are sealed and synced.
+//!
+//! After a crash: below the recovery point segments are what was written; above it they are cut and replayed.
+
+mod index;
+mod scan;
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes};
+use parking_lot::Mutex;
+
+pub use index::SegmentIndex;
+pub use scan::{BatchScan, Scanned};
+
+use super::error::ReadError;
+use super::stamp::{Identity, Kind, STAMP_BYTES, StampError};
+use crate::record::Batch;
+use crate::runtime::disk::{Disk, File, Open, read_file};
+use crate::types::{Offset, PartitionIndex, Timestamp, TopicId, TopicPartition};
+
+/// Bytes before the first batch.
+pub const SEGMENT_HEADER_BYTES: u64 = 128;
+const CHECKED_END: usize = STAMP_BYTES + 40;
+const KIND: Kind = Kind { magic: *b"ALLVSEGM", name: "segment" };
+const INDEX_LIMIT_BYTES: u64 = 64 << 20;
+
+/// Name of the segment file that begins at `base_offset`.
+pub fn segment_file_name(base_offset: Offset) -> String {
+    format!("{:020}.segment", base_offset.0)
+}
+
+/// The base offset in the name of a segment file.
+pub fn parse_segment_file_name(name: &str) -> Option<Offset> {
+    let digits = name.strip_suffix(".segment")?;
+    let plain = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if plain { digits.parse().ok().map(Offset) } else { None }
+}
+
+/// What a segment's header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Offset of the first batch.
+    pub base_offset: Offset,
+    /// When the segment was begun.
+    pub created_at: Timestamp,
+}
+
+impl SegmentHeader {
+    fn encode(&self, identity: &Identity) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES as usize);
+        KIND.write(identity, &mut bytes);
+        bytes.put_slice(self.partition.topic_id.as_bytes());
+        bytes.put_i32_le(self.partition.partition.0);
+        bytes.put_u32_le(0);
+        bytes.put_i64_le(self.base_offset.0);
+        bytes.put_i64_le(self.created_at.0);
+        let crc = crc32c::crc32c(&bytes[STAMP_BYTES..CHECKED_END]);
+        bytes.put_u32_le(crc);
+        bytes.resize(SEGMENT_HEADER_BYTES as usize, 0);
+        bytes
+    }
+
+    /// Reads a header, whosever it is; for inspection and, with [`Identity`] compared, for opening.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, Identity), StampError> {
+        let identity = KIND.read(bytes)?;
+        let damaged = StampError::Damaged { kind: KIND.name };
+        let Some(mut fields) = bytes.get(STAMP_BYTES..CHECKED_END + 4) else { return Err(damaged) };
+        let computed = crc32c::crc32c(&fields[..CHECKED_END - STAMP_BYTES]);
+        let mut topic_id = [0; 16];
+        fields.copy_to_slice(&mut topic_id);
+        let partition = PartitionIndex(fields.get_i32_le());
+        let _reserved = fields.get_u32_le();
+        let base_offset = Offset(fields.get_i64_le());
+        let created_at = Timestamp(fields.get_i64_le());
+        if fields.get_u32_le() != computed {
+            return Err(damaged);
+        }
+        let partition = TopicPartition { topic_id: TopicId::from_bytes(topic_id), partition };
+        Ok((Self { partition, base_offset, created_at }, identity))
+    }
+}
+
+/// How far a segment reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Length of the file up to the end of its last batch.
+    pub file_bytes: u64,
+    /// First offset after the last batch.
+    pub next_offset: Offset,
+}
+
+/// One segment file. Shared by readers; written by the write-behind lane alone.
+#[derive(Debug)]
+pub struct Segment {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    identity: Identity,
+    header: SegmentHeader,
+    extent: Mutex<Extent>,
+    index: Mutex<Option<SegmentIndex>>,
+}
+
+impl Segment {
+    /// Makes a segment file. Its name is durable once the directory is synced.
+    pub fn create(
+        disk: &Arc<dyn Disk>,
+        directory: &Path,
+        identity: Identity,
+        header: SegmentHeader,
+    ) -> io::Result<(Self, Arc<dyn File>)> {
+        let path = directory.join(segment_file_name(header.base_offset));
+        let file = disk.open(&path, Open::CreateEmpty)?;
+        file.write_all_at(&header.encode(&identity), 0)?;
+        let extent = Extent { file_bytes: SEGMENT_HEADER_BYTES, next_offset: header.base_offset };
+        let index = Some(SegmentIndex::new(header.base_offset));
+        let disk = Arc::clone(disk);
+        Ok((Self { disk, path, identity, header, extent: Mutex::new(extent), index: Mutex::new(index) }, file))
+    }
+
+    /// Takes a segment file that exists; its extent is the caller's knowledge.
+    pub fn existing(
+        disk: &Arc<dyn Disk>,
+        path: PathBuf,
+        identity: Identity,
+        header: SegmentHeader,
+        extent: Extent,
+    ) -> Self {
+        let disk = Arc::clone(disk);
+        Self { disk, path, identity, header, extent: Mutex::new(extent), index: Mutex::new(None) }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Offset of the first batch.
+    pub const fn base_offset(&self) -> Offset {
+        self.header.base_offset
+    }
+
+    /// When the segment was begun.
+    pub const fn created_at(&self) -> Timestamp {
+        self.header.created_at
+    }
+
+    /// How far it reaches now.
+    pub fn extent(&self) -> Extent {
+        *self.extent.lock()
+    }
+
+    /// True before the first batch.
+    pub fn is_empty(&self) -> bool {
+        self.extent().file_bytes == SEGMENT_HEADER_BYTES
+    }
+
+    /// Appends whole batches at the end. `file` is the handle for writing, kept by the lane.
+    pub fn append(&self, file: &dyn File, batches: &[Batch]) -> io::Result<()> {
+        let Extent { file_bytes, .. } = self.extent();
+        let mut slices: Vec<IoSlice<'_>> = batches.iter().map(|batch| IoSlice::new(batch.bytes())).collect();
+        file.write_slices_at(&mut slices, file_bytes)?;
+        self.with_index(|index| {
+            let mut extent = self.extent.lock();
+            for batch in batches {
+                index.observe(batch.header(), extent.file_bytes);
+                extent.file_bytes += batch.bytes().len() as u64;
+                extent.next_offset = batch.header().next_offset();
+            }
+        })
+        .map_err(|error| io::Error::other(error.to_string()))
+    }
+
+    /// Writes the index beside the segment, which has got its last batch. Failing costs a rebuild later, nothing else.
+    pub fn store_index(&self) -> io::Result<()> {
+        let extent = self.extent();
+        let content = self
+            .with_index(|index| index.encode(&self.identity, extent.next_offset, extent.file_bytes))
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        self.disk.open(&self.index_path(), Open::CreateEmpty)?.write_all_at(&content, 0)
+    }
+
+    fn index_path(&self) -> PathBuf {
+        self.path.with_extension("index")
+    }
+
+    /// Frees the memory of the index; it is loaded again when needed. Only for sealed segments.
+    pub fn forget_index(&self) {
+        *self.index.lock() = None;
+    }
+
+    /// Largest timestamp of all batches.
+    pub fn max_timestamp(&self) -> Result<Timestamp, ReadError> {
+        self.with_index(|index| index.max_timestamp())
+    }
+
+    fn with_index<T>(&self, then: impl FnOnce(&mut SegmentIndex) -> T) -> Result<T, ReadError> {
+        let mut index = self.index.lock();
+        if index.is_none() {
+            *index = Some(self.load_index()?);
+        }
+        Ok(then(index.as_mut().expect("just loaded")))
+    }
+
+    fn load_index(&self) -> Result<SegmentIndex, ReadError> {
+        let extent = self.extent();
+        if let Ok(content) = read_file(&*self.disk, &self.index_path(), INDEX_LIMIT_BYTES)
+            && let Some(index) =
+                SegmentIndex::decode(&content, &self.identity, self.base_offset(), extent.file_bytes)
+        {
+            return Ok(index);
+        }
+        let mut index = SegmentIndex::new(self.base_offset());
+        for scanned in self.scan(SEGMENT_HEADER_BYTES, Offset::MAX)? {
+            let Scanned { batch, position } = scanned?;
+            index.observe(batch.header(), position);
+        }
+        Ok(index)
+    }
+
+    /// Walks the batches from `position` on while they end at or below `bound`.
+    pub fn scan(&self, position: u64, bound: Offset) -> Result<BatchScan, ReadError> {
+        let file = self.disk.open(&self.path, Open::Read).map_err(|error| self.io_error(error))?;
+        Ok(BatchScan::new(file, self.path.clone(), position, self.extent().file_bytes, bound))
+    }
+
+    /// Reads whole batches from the one that holds `from` (or the next after it) up to `bound`, at most `max_bytes` of
+    /// them but at least one.
+    pub fn read(&self, from: Offset, bound: Offset, max_bytes: usize) -> Result<Vec<Bytes>, ReadError> {
+        let Some(position) = self.with_index(|index| index.position_of_offset(from))? else { return Ok(Vec::new()) };
+        let mut scan = self.scan(position, bound)?.reading_ahead(max_bytes);
+        let mut taken: Vec<Bytes> = Vec::new();
+        let mut bytes = 0;
+        while let Some(scanned) = scan.next() {
+            let Scanned { batch, position } = scanned?;
+            if batch.header().next_offset() <= from {
+                continue;
+            }
+            if !taken.is_empty() && bytes + batch.bytes().len() > max_bytes {
+                break;
+            }
+            batch.verify_checksum().map_err(|error| self.corrupt(position, error))?;
+            bytes += batch.bytes().len();
+            taken.push(batch.bytes().clone());
+        }
+        Ok(taken)
+    }
+
+    /// The first batch below `bound` whose largest timestamp is at least `timestamp`.
+    pub fn find_timestamp(&self, timestamp: Timestamp, bound: Offset) -> Result<Option<Batch>, ReadError> {
+        let position = self.with_index(|index| index.position_of_timestamp(timestamp))?;
+        let Some(position) = position else { return Ok(None) };
+        for scanned in self.scan(position, bound)? {
+            let Scanned { batch, .. } = scanned?;
+            if batch.header().max_timestamp >= timestamp {
+                return Ok(Some(batch));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Cuts the segment so that it ends at or before `end`; what is cut off is gone.
+    pub fn truncate(&self, file: &dyn File, end: Offset) -> Result<(), ReadError> {
+        let mut index = SegmentIndex::new(self.base_offset());
+        let mut extent = Extent { file_bytes: SEGMENT_HEADER_BYTES, next_offset: self.base_offset() };
+        for scanned in self.scan(SEGMENT_HEADER_BYTES, end)? {
+            let Scanned { batch, position } = scanned?;
+            index.observe(batch.header(), position);
+            extent.file_bytes = position + batch.bytes().len() as u64;
+            extent.next_offset = batch.header().next_offset();
+        }
+        file.set_length(extent.file_bytes).map_err(|error| self.io_error(error))?;
+        *self.index.lock() = Some(index);
+        *self.extent.lock() = extent;
+        Ok(())
+    }
+
+    /// Removes the files. Readers that have the segment open keep reading.
+    pub fn remove(&self) -> io::Result<()> {
+        match self.disk.remove_file(&self.index_path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.disk.remove_file(&self.path)
+    }
+
+    fn io_error(&self, error: io::Error) -> ReadError {
+        ReadError::Io { path: self.path.clone(), error: Arc::new(error) }
+    }
+
+    fn corrupt(&self, file_offset: u64, error: crate::record::RecordError) -> ReadError {
+        ReadError::Corrupt { path: self.path.clone(), file_offset, error }
+    }
+}

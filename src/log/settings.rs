@@ -1,0 +1,62 @@
+//! Settings of logs and of the directories that hold them. Plain data; `config` and topic configs fill it in.
+
+use std::time::Duration;
+
+use super::journal::JournalSettings;
+
+/// Settings of one partition's log, from its topic's configuration. May change while the log is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// `segment.bytes`: size at which the active segment is sealed. Smaller segments reach the archive sooner and make
+    /// more, smaller objects.
+    pub segment_bytes: u32,
+    /// `segment.ms`: age at which the active segment is sealed. Decides how fresh the table is, and the number of objects of
+    /// a quiet partition.
+    pub segment_age: Duration,
+    /// `producer.id.expiration.ms`: how long an idle producer is remembered. Longer costs memory and checkpoint bytes.
+    pub producer_expiration: Duration,
+    /// Most producers remembered; beyond it the longest idle are forgotten, and a retry of theirs could be stored twice.
+    pub max_producers: usize,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 256 << 20,
+            segment_age: Duration::from_secs(3600),
+            producer_expiration: Duration::from_secs(86_400),
+            max_producers: 10_000,
+        }
+    }
+}
+
+/// Settings of a data directory.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectorySettings {
+    /// Sizes of the journal.
+    pub journal: JournalSettings,
+    /// Memory for records that consumers near the end of their partitions read. Less sends them to the page cache.
+    pub tail_bytes: usize,
+    /// Most bytes accepted from producers and not yet written to segments. Producers wait when it is used up.
+    pub unwritten_bytes: usize,
+    /// Bytes of one partition that make it worth writing to its segment before it has to be.
+    pub write_behind_bytes: usize,
+    /// Journal bytes since the last checkpoint that make another one due. Less shortens the restart after a crash and
+    /// syncs segments more often.
+    pub checkpoint_bytes: u64,
+    /// Time since the last checkpoint that makes another one due, if anything was written.
+    pub checkpoint_interval: Duration,
+}
+
+impl Default for DirectorySettings {
+    fn default() -> Self {
+        Self {
+            journal: JournalSettings { file_bytes: 16 << 20, max_bytes: 512 << 20 },
+            tail_bytes: 128 << 20,
+            unwritten_bytes: 128 << 20,
+            write_behind_bytes: 1 << 20,
+            checkpoint_bytes: 192 << 20,
+            checkpoint_interval: Duration::from_secs(60),
+        }
+    }
+}

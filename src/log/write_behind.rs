@@ -1,0 +1,325 @@
+//! Write-behind and checkpoints: durable batches move from the tail into segments, segments are sealed, and now and then
+//! everything is synced so that the journal may forget it.
+//!
+//! Runs on one lane per directory, the only writer of segment files. A partition is written when it has gathered enough to
+//! make the write worth it, when memory runs short, when its segment is due to be sealed, or at a checkpoint. A checkpoint
+//! syncs each changed file while they are few, and the whole file system with one call when they are many (decision 0002).
+//!
+//! After a crash: whatever this lane had done since the last checkpoint is undone by recovery and replayed from the journal.
+//! A failed sync is final: the directory goes offline. A full disk is not: writing is tried again at the next run, and
+//! producers wait meanwhile, as their share of memory is not given back.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::checkpoint::{Checkpoint, PartitionCheckpoint};
+use super::directory::Shared;
+use super::error::ReadError;
+use super::partition::{Deletion, PartitionLog, State};
+use super::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader};
+use crate::record::Batch;
+use crate::runtime::disk::{File, Open};
+use crate::types::{Offset, Timestamp};
+
+/// Batches written with one call, about.
+const WRITE_BYTES: usize = 4 << 20;
+/// Up to so many changed files are synced one by one; beyond it the file system as a whole.
+const SYNC_FILES_LIMIT: usize = 64;
+/// A segment never spans more offsets than its index can hold.
+const SEGMENT_OFFSETS_LIMIT: i64 = i32::MAX as i64;
+
+/// What the lane keeps of one partition's files.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    /// Handle of the active segment, once written to.
+    file: Option<Arc<dyn File>>,
+    /// Written since the last sync.
+    unsynced: bool,
+    /// A segment was made since its directory was synced.
+    new_name: bool,
+    /// The partition's directory exists.
+    has_directory: bool,
+}
+
+impl PartitionLog {
+    /// Writes everything durable to segments, sealing on the way. Returns the bytes written.
+    pub(super) fn write_behind(&self, now: Timestamp) -> io::Result<usize> {
+        let mut writer = self.writer.lock();
+        let (target, sequence, cut) = {
+            let mut state = self.state.lock();
+            (state.offsets.durable, state.applied_sequence, state.cut.take())
+        };
+        if let Some(end) = cut {
+            self.cut_segments(&mut writer, end).map_err(to_io)?;
+        }
+        let mut written_bytes = 0;
+        loop {
+            let batches = {
+                let state = self.state.lock();
+                state.tail.batches_from(state.written, WRITE_BYTES)
+            };
+            if batches.is_empty() {
+                break;
+            }
+            written_bytes += self.write_batches(&mut writer, &batches, now)?;
+            if batches.last().is_some_and(|last| last.header().next_offset() >= target) {
+                break;
+            }
+        }
+        {
+            let mut state = self.state.lock();
+            if state.written >= target {
+                state.written_sequence = state.written_sequence.max(sequence);
+            }
+        }
+        if self.roll_due(now) {
+            self.seal(&mut writer)?;
+        }
+        Ok(written_bytes)
+    }
+
+    /// Writes consecutive batches, beginning a new segment where one is due.
+    fn write_batches(&self, writer: &mut Writer, batches: &[Batch], now: Timestamp) -> io::Result<usize> {
+        let limit = u64::from(self.state.lock().settings.segment_bytes);
+        let mut rest = batches;
+        let mut written_bytes = 0;
+        while let Some(first) = rest.first() {
+            let segment = self.active_segment(writer, first.header().base_offset, now)?;
+            let mut file_bytes = segment.extent().file_bytes;
+            let fits = |batch: &&Batch| {
+                let is_first = file_bytes == SEGMENT_HEADER_BYTES;
+                file_bytes += batch.bytes().len() as u64;
+                let spans = batch.header().next_offset() - segment.base_offset();
+                is_first || (file_bytes <= limit && spans <= SEGMENT_OFFSETS_LIMIT)
+            };
+            let count = rest.iter().take_while(fits).count();
+            if count == 0 {
+                self.seal(writer)?;
+                continue;
+            }
+            let (run, left) = rest.split_at(count);
+            let file = writer.file.as_ref().expect("the active segment has a handle");
+            segment.append(&**file, run)?;
+            writer.unsynced = true;
+            let run_bytes: usize = run.iter().map(|batch| batch.bytes().len()).sum();
+            written_bytes += run_bytes;
+            self.note_written(segment.extent().next_offset);
+            rest = left;
+        }
+        Ok(written_bytes)
+    }
+
+    /// The active segment with a handle to write; made when there is none.
+    fn active_segment(&self, writer: &mut Writer, base_offset: Offset, now: Timestamp) -> io::Result<Arc<Segment>> {
+        let disk = &self.shared.runtime.disk;
+        let active = self.state.lock().active.clone();
+        if let Some(segment) = active {
+            if writer.file.is_none() {
+                writer.file = Some(disk.open(segment.path(), Open::Write)?);
+            }
+            return Ok(segment);
+        }
+        if !writer.has_directory {
+            disk.create_directory(&self.path)?;
+            writer.has_directory = true;
+        }
+        let header = SegmentHeader { partition: self.partition(), base_offset, created_at: now };
+        let (segment, file) = Segment::create(disk, &self.path, self.shared.identity, header)?;
+        let segment = Arc::new(segment);
+        writer.file = Some(file);
+        writer.new_name = true;
+        let mut state = self.state.lock();
+        state.segments.push(Arc::clone(&segment));
+        state.active = Some(Arc::clone(&segment));
+        Ok(segment)
+    }
+
+    fn note_written(&self, written: Offset) {
+        let mut state = self.state.lock();
+        let (from, before) = (state.written, state.unwritten_bytes);
+        state.unwritten_bytes -= state.tail.release_permits(from, written);
+        state.written = written;
+        self.shared.adjust_unwritten(before, state.unwritten_bytes);
+        self.shared.note_room();
+    }
+
+    /// Whether the active segment is to be sealed though it has room.
+    fn roll_due(&self, now: Timestamp) -> bool {
+        let requested = std::mem::take(&mut self.state.lock().roll_requested);
+        let holds_records = self.state.lock().active.as_ref().is_some_and(|active| !active.is_empty());
+        holds_records && (requested || self.has_old_segment(now))
+    }
+
+    /// Seals the active segment: synced, with its index beside it. A checkpoint then makes it known as such.
+    fn seal(&self, writer: &mut Writer) -> io::Result<()> {
+        let Some(segment) = self.state.lock().active.clone() else { return Ok(()) };
+        if let Some(file) = &writer.file {
+            self.shared.sync(|| file.sync_data())?;
+        }
+        segment.store_index()?;
+        segment.forget_index();
+        writer.file = None;
+        writer.unsynced = false;
+        self.state.lock().active = None;
+        self.shared.checkpoint_requested.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes what segments hold at or beyond `end`.
+    fn cut_segments(&self, writer: &mut Writer, end: Offset) -> Result<(), ReadError> {
+        let io = |segment: &Segment, error| ReadError::Io { path: segment.path().to_owned(), error: Arc::new(error) };
+        writer.file = None;
+        let mut segments = self.state.lock().segments.clone();
+        while segments.last().is_some_and(|last| last.base_offset() >= end) {
+            let last = segments.pop().expect("just looked at");
+            last.remove().map_err(|error| io(&last, error))?;
+        }
+        if let Some(last) = segments.last()
+            && last.extent().next_offset > end
+        {
+            let file = self.shared.runtime.disk.open(last.path(), Open::Write).map_err(|error| io(last, error))?;
+            last.truncate(&*file, end)?;
+            writer.file = Some(file);
+            writer.unsynced = true;
+        }
+        let mut state = self.state.lock();
+        state.active = segments.last().cloned();
+        state.segments = segments;
+        Ok(())
+    }
+
+    /// Makes what was written durable, unless the whole file system is synced anyway.
+    fn sync_files(&self, one_by_one: bool) -> io::Result<()> {
+        let mut writer = self.writer.lock();
+        if one_by_one {
+            if let Some(file) = writer.file.as_ref().filter(|_| writer.unsynced) {
+                self.shared.sync(|| file.sync_data())?;
+            }
+            if writer.new_name {
+                self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path))?;
+            }
+        }
+        writer.unsynced = false;
+        writer.new_name = false;
+        Ok(())
+    }
+
+    fn is_deletion_durable(&self) -> bool {
+        self.state.lock().deletion == Deletion::Durable
+    }
+
+    fn needs_sync(&self) -> bool {
+        let writer = self.writer.lock();
+        writer.unsynced || writer.new_name
+    }
+
+    /// What a checkpoint says of this partition, given that everything written is synced.
+    fn checkpoint(&self, now: Timestamp) -> PartitionCheckpoint {
+        let mut state = self.state.lock();
+        let expiration = i64::try_from(state.settings.producer_expiration.as_millis()).unwrap_or(i64::MAX);
+        state.producers.expire(Timestamp(now.0.saturating_sub(expiration)));
+        if state.written == state.offsets.durable {
+            state.written_sequence = state.applied_sequence;
+        }
+        let State { offsets, written, .. } = *state;
+        let mut epochs = state.epochs.clone();
+        epochs.truncate_to(written.next());
+        let mut producers = state.producers.clone();
+        producers.truncate_to(written);
+        PartitionCheckpoint {
+            partition: self.partition(),
+            written_sequence: state.written_sequence,
+            // A later log start is in the journal beyond the replay position.
+            log_start: offsets.log_start.min(written),
+            local_log_start: offsets.local_log_start.min(written),
+            archived_to: offsets.archived_to,
+            high_watermark: offsets.high_watermark.min(written),
+            recovery_point: written,
+            active: state.active.as_ref().map(|active| (active.base_offset(), active.extent().file_bytes)),
+            epochs,
+            producers,
+        }
+    }
+
+    /// Takes note that a checkpoint with this content is durable.
+    fn checkpointed(&self, checkpoint: &PartitionCheckpoint) {
+        let mut state = self.state.lock();
+        let reached = checkpoint.recovery_point.min(state.written);
+        state.offsets.recovery_point = state.offsets.recovery_point.max(reached).min(state.offsets.durable);
+        state.removable_to = checkpoint.log_start.max(checkpoint.archived_to).min(state.offsets.recovery_point);
+        state.offsets.check();
+    }
+}
+
+fn to_io(error: ReadError) -> io::Error {
+    match error {
+        ReadError::Io { error, .. } => io::Error::new(error.kind(), error.to_string()),
+        other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
+    }
+}
+
+impl Shared {
+    /// One run of the lane.
+    pub(super) fn run_write_behind(&self) {
+        if self.is_offline() {
+            return;
+        }
+        if let Err(error) = self.write_and_checkpoint() {
+            self.handle_write_error(&error);
+        }
+    }
+
+    fn write_and_checkpoint(&self) -> io::Result<()> {
+        self.journal.prepare_spare(&*self.runtime.disk)?;
+        let now = self.runtime.clock.wall();
+        let checkpoint_due = self.checkpoint_due();
+        let position = self.journal.completed();
+        let all = checkpoint_due || self.is_short_of_memory();
+        let mut result = Ok(());
+        for log in self.take_dirty(all) {
+            if result.is_ok() {
+                result = self.write_or_remove(&log, now);
+            }
+            if result.is_err() {
+                self.queue_write_behind(&log, false);
+            }
+        }
+        result?;
+        self.evict_tails();
+        if checkpoint_due { self.checkpoint(position, now) } else { Ok(()) }
+    }
+
+    fn write_or_remove(&self, log: &Arc<PartitionLog>, now: Timestamp) -> io::Result<()> {
+        if log.is_deletion_durable() {
+            return self.remove_log(log);
+        }
+        log.write_behind(now).map(|_| ())
+    }
+
+    /// Syncs, stores the checkpoint, and lets the journal forget what is before `position`.
+    fn checkpoint(&self, position: super::journal::ReplayPosition, now: Timestamp) -> io::Result<()> {
+        let logs = self.logs();
+        let changed: Vec<_> = logs.iter().filter(|log| log.needs_sync()).collect();
+        let one_by_one = changed.len() <= SYNC_FILES_LIMIT;
+        for log in &changed {
+            log.sync_files(one_by_one)?;
+        }
+        if !one_by_one {
+            self.sync(|| self.runtime.disk.sync_filesystem(&self.path))?;
+        }
+        let partitions: Vec<_> =
+            logs.iter().filter(|log| !log.is_deletion_durable()).map(|log| log.checkpoint(now)).collect();
+        let checkpoint = Checkpoint { replay: position, partitions };
+        checkpoint.store(&*self.runtime.disk, &self.path, &self.identity)?;
+        for stored in &checkpoint.partitions {
+            if let Some(log) = self.log(stored.partition) {
+                log.checkpointed(stored);
+            }
+        }
+        self.note_checkpoint();
+        self.journal.release_below(position.sequence);
+        self.wake_journal();
+        Ok(())
+    }
+}

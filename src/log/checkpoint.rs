@@ -112,8 +112,7 @@ impl PartitionCheckpoint {
         body.put_slice(self.partition.topic_id.as_bytes());
         body.put_i32_le(self.partition.partition.0);
         body.put_u64_le(self.written_sequence);
-        for offset in
-            [self.log_start, self.local_log_start, self.archived_to, self.high_watermark, self.recovery_point]
+        for offset in [self.log_start, self.local_log_start, self.archived_to, self.high_watermark, self.recovery_point]
         {
             body.put_i64_le(offset.0);
         }

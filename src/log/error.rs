@@ -36,7 +36,9 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Blocks in the middle of the journal are missing or damaged, so acknowledged records may be lost.
-    #[error("journal is damaged before its end path={path} file_offset={file_offset} expected_sequence={sequence}; restore the file, or move the directory away and recover its partitions from the archive")]
+    #[error(
+        "journal is damaged before its end path={path} file_offset={file_offset} expected_sequence={sequence}; restore the file, or move the directory away and recover its partitions from the archive"
+    )]
     JournalDamaged {
         /// The file, or the journal's directory when a whole file is missing.
         path: PathBuf,

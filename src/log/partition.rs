@@ -601,7 +601,8 @@ impl Client for PartitionLog {
         if state.commit_rule == CommitRule::Solo {
             state.commit(durable);
         }
-        let urgent = state.deletion == Deletion::Durable || state.unwritten_bytes >= self.shared.settings.write_behind_bytes;
+        let urgent =
+            state.deletion == Deletion::Durable || state.unwritten_bytes >= self.shared.settings.write_behind_bytes;
         self.shared.adjust_unwritten(unwritten_before, state.unwritten_bytes);
         drop(state);
         self.shared.note_tail(self, durable, bytes);

@@ -322,9 +322,11 @@ impl Replay<'_> {
     fn apply_entry(&mut self, log: &Arc<PartitionLog>, sequence: u64, entry: Entry) -> Result<(), OpenError> {
         let partition = log.partition();
         let mut state = log.state.lock();
-        let voided = self.survey.cuts.get(&partition).is_some_and(|cut| {
-            sequence < cut.sequence && cut.end < state.recovered_from
-        });
+        let voided = self
+            .survey
+            .cuts
+            .get(&partition)
+            .is_some_and(|cut| sequence < cut.sequence && cut.end < state.recovered_from);
         if sequence <= state.written_sequence || voided {
             return Ok(());
         }
@@ -332,8 +334,8 @@ impl Replay<'_> {
         let mut tail_bytes = 0;
         match entry {
             Entry::Append(mut bytes) => {
-                let batch = Batch::split_from(&mut bytes)
-                    .map_err(|error| damaged_block(log, sequence, &error.to_string()))?;
+                let batch =
+                    Batch::split_from(&mut bytes).map_err(|error| damaged_block(log, sequence, &error.to_string()))?;
                 let (log_end, found) = (state.offsets.log_end, batch.header().base_offset);
                 if found != log_end {
                     return Err(OpenError::Gap { partition, log_end, found });

@@ -1,7 +1,7 @@
 //! The stamp that begins every file of a data directory: what it is, in which format version, and whose it is.
 //!
 //! ```text
-//!  0 magic [u8; 8]   8 format_version u32   12 crc u32 (CRC-32C of bytes 16..56)   16 cluster_id [u8; 16]
+//!  0 magic [u8; 8]   8 format_version u32   12 crc u32 (CRC-32C of bytes 8..12, 16..56)   16 cluster_id [u8; 16]
 //! 32 directory_id [u8; 16]                  48 node_id i32                         52 incarnation u32
 //! ```
 //! Little-endian. A file with another cluster's or directory's stamp was put there by mistake and is refused; so is a newer
@@ -78,7 +78,7 @@ impl Kind {
         body.put_u32_le(identity.incarnation.0);
         out.put_slice(&self.magic);
         out.put_u32_le(FORMAT_VERSION);
-        out.put_u32_le(crc32c::crc32c(&body));
+        out.put_u32_le(checksum(FORMAT_VERSION, &body));
         out.put_slice(&body);
     }
 
@@ -92,7 +92,7 @@ impl Kind {
         stamp.advance(8);
         let found = stamp.get_u32_le();
         let crc = stamp.get_u32_le();
-        if crc32c::crc32c(stamp) != crc {
+        if checksum(found, stamp) != crc {
             return Err(damaged);
         }
         if found > FORMAT_VERSION {
@@ -117,6 +117,10 @@ impl Kind {
         }
         Err(StampError::Foreign { kind: self.name, found: Box::new(found), expected: Box::new(*expected) })
     }
+}
+
+fn checksum(version: u32, body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&version.to_le_bytes()), body)
 }
 
 #[cfg(test)]

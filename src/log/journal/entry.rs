@@ -114,9 +114,7 @@ pub fn read_entry(payload: &mut Bytes) -> Result<(TopicPartition, Entry), EntryE
         (APPEND, _) => Entry::Append(body),
         (TRUNCATE, 8) => Entry::Mark(Mark::Truncate(Offset(body.get_i64_le()))),
         (LOG_START, 8) => Entry::Mark(Mark::LogStart(Offset(body.get_i64_le()))),
-        (EPOCH_START, 12) => {
-            Entry::Mark(Mark::EpochStart(LeaderEpoch(body.get_i32_le()), Offset(body.get_i64_le())))
-        }
+        (EPOCH_START, 12) => Entry::Mark(Mark::EpochStart(LeaderEpoch(body.get_i32_le()), Offset(body.get_i64_le()))),
         (DELETE, 0) => Entry::Mark(Mark::Delete),
         _ => return Err(malformed),
     };

@@ -175,7 +175,9 @@ impl JournalFiles {
             let mut fields = &copy[STAMP_BYTES..HEADER_BYTES];
             let computed = crc32c::crc32c(&fields[..16]);
             let header = (fields.get_u64_le(), fields.get_u64_le());
-            if fields.get_u32_le() != computed || matches!(KIND.read(copy), Err(crate::log::stamp::StampError::Damaged { .. })) {
+            if fields.get_u32_le() != computed
+                || matches!(KIND.read(copy), Err(crate::log::stamp::StampError::Damaged { .. }))
+            {
                 continue;
             }
             KIND.check(copy, &self.identity)?;
@@ -326,9 +328,8 @@ impl JournalFiles {
     /// Opens a free file for a new lap with room for a block of `needed` bytes; false when there is none.
     fn begin_lap(&mut self, needed: u64) -> io::Result<bool> {
         let bytes = self.settings.file_bytes.max(needed + FILE_HEADER_BYTES as u64).next_multiple_of(1 << 20);
-        let fitting = |files: &Self| {
-            files.free.iter().position(|slot| files.slots[slot] >= needed + FILE_HEADER_BYTES as u64)
-        };
+        let fitting =
+            |files: &Self| files.free.iter().position(|slot| files.slots[slot] >= needed + FILE_HEADER_BYTES as u64);
         let index = match fitting(self) {
             Some(index) => index,
             None if !self.may_grow(bytes) => return Ok(false),
@@ -343,8 +344,7 @@ impl JournalFiles {
         file.write_all_at(&self.encode_header(&lap), 0)?;
         self.free.swap_remove(index);
         self.laps.push_back(lap);
-        self.active =
-            Some(Active { lap: lap.lap, file, position: FILE_HEADER_BYTES as u64, bytes: self.slots[&slot] });
+        self.active = Some(Active { lap: lap.lap, file, position: FILE_HEADER_BYTES as u64, bytes: self.slots[&slot] });
         Ok(true)
     }
 
@@ -371,11 +371,5 @@ impl JournalFiles {
             released += 1;
         }
         released
-    }
-
-    /// Bytes in blocks that replay may still need, rounded up to files.
-    pub fn used_bytes(&self) -> u64 {
-        let full: u64 = self.laps.iter().map(|lap| self.slots[&lap.slot]).sum();
-        full - self.active.as_ref().map_or(0, |active| active.bytes - active.position)
     }
 }

@@ -173,11 +173,6 @@ impl<C: Client> Journal<C> {
         made
     }
 
-    /// Bytes that replay would have to look at.
-    pub fn used_bytes(&self) -> u64 {
-        self.written.lock().files.used_bytes()
-    }
-
     /// Writes one group, if anything is queued, and completes it. Called by the lane only.
     pub fn run(&self) -> Outcome {
         let mut written = self.written.lock();

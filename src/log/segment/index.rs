@@ -108,7 +108,9 @@ impl SegmentIndex {
         let count = fixed.get_u32_le() as usize;
         let crc = fixed.get_u32_le();
         let mut rest = &content[FIXED_BYTES..];
-        if indexed_bytes != segment_bytes || Some(rest.len()) != count.checked_mul(ENTRY_BYTES) || checksum(content) != crc
+        if indexed_bytes != segment_bytes
+            || Some(rest.len()) != count.checked_mul(ENTRY_BYTES)
+            || checksum(content) != crc
         {
             return None;
         }
@@ -120,11 +122,6 @@ impl SegmentIndex {
             })
             .collect();
         Some(Self { base_offset, entries, max_timestamp })
-    }
-
-    /// Bytes of memory that the index takes.
-    pub fn memory_bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<IndexEntry>()
     }
 }
 

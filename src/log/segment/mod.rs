@@ -217,8 +217,7 @@ impl Segment {
     fn load_index(&self) -> Result<SegmentIndex, ReadError> {
         let extent = self.extent();
         if let Ok(content) = read_file(&*self.disk, &self.index_path(), INDEX_LIMIT_BYTES)
-            && let Some(index) =
-                SegmentIndex::decode(&content, &self.identity, self.base_offset(), extent.file_bytes)
+            && let Some(index) = SegmentIndex::decode(&content, &self.identity, self.base_offset(), extent.file_bytes)
         {
             return Ok(index);
         }
@@ -240,10 +239,10 @@ impl Segment {
     /// them but at least one.
     pub fn read(&self, from: Offset, bound: Offset, max_bytes: usize) -> Result<Vec<Bytes>, ReadError> {
         let Some(position) = self.with_index(|index| index.position_of_offset(from))? else { return Ok(Vec::new()) };
-        let mut scan = self.scan(position, bound)?.reading_ahead(max_bytes);
+        let scan = self.scan(position, bound)?.reading_ahead(max_bytes);
         let mut taken: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
-        while let Some(scanned) = scan.next() {
+        for scanned in scan {
             let Scanned { batch, position } = scanned?;
             if batch.header().next_offset() <= from {
                 continue;

@@ -11,6 +11,8 @@
 )]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::large_futures, clippy::too_many_lines)]
 
+pub mod docs;
+
 // L0
 pub mod runtime;
 pub mod telemetry;

@@ -345,7 +345,7 @@ mod tests {
     use crate::runtime::production::LocalDisk;
 
     fn machine() -> Machine {
-        Machine { memory_bytes: 8 << 30, working_directory: PathBuf::from("/work") }
+        Machine { memory_bytes: 8 << 30, working_directory: PathBuf::from("/srv") }
     }
 
     fn resolve_with(flags: &[(&str, &str)]) -> Result<Config, String> {
@@ -359,8 +359,8 @@ mod tests {
         let config = resolve_with(&[]).unwrap();
         assert_eq!(config.listeners[0].address.to_string(), "127.0.0.1:9092");
         assert_eq!(config.http.to_string(), "127.0.0.1:8080");
-        assert_eq!(config.data.directories, [PathBuf::from("/work/alluvium-data")]);
-        assert_eq!(config.store.url.as_str(), "file:///work/alluvium-data/object-store");
+        assert_eq!(config.data.directories, [PathBuf::from("/srv/alluvium-data")]);
+        assert_eq!(config.store.url.as_str(), "file:///srv/alluvium-data/object-store");
         assert_eq!(config.memory.budget_bytes, 2 << 30);
         assert!(config.warnings.is_empty());
     }

@@ -123,11 +123,11 @@ mod tests {
 
     #[test]
     fn stores_are_read_from_their_urls() {
-        let working = Path::new("/work");
+        let working = Path::new("/srv");
         for (text, expected) in [
             ("file:///var/archive", "file:///var/archive"),
-            ("file://./archive", "file:///work/archive"),
-            ("file://archive", "file:///work/archive"),
+            ("file://./archive", "file:///srv/archive"),
+            ("file://archive", "file:///srv/archive"),
             ("memory:///", "memory:///"),
             ("s3://bucket/a/b", "s3://bucket/a/b"),
             ("gs://bucket", "gs://bucket"),
@@ -140,7 +140,7 @@ mod tests {
     fn what_is_no_store_is_refused() {
         for text in ["", "bucket", "http://x/y", "s3:///prefix", "file:///", "memory://host/", "s3://key:secret@bucket"]
         {
-            let error = parse_url(text, Path::new("/work")).unwrap_err();
+            let error = parse_url(text, Path::new("/srv")).unwrap_err();
             assert!(error.ends_with("az://container/prefix") && !error.contains("secret@"), "{text}: {error}");
         }
     }

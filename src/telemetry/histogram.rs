@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_grow() {
+    fn bounds_grow_from_bucket_to_bucket() {
         assert!(LATENCY_BOUNDS_NS.is_sorted() && SIZE_BOUNDS_BYTES.is_sorted());
     }
 

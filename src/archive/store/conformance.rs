@@ -102,7 +102,7 @@ async fn counts_exactly(store: &Store, key: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_conforms() {
+async fn memory_conforms_like_a_bucket() {
     conforms(&open("memory:///", quick())).await;
 }
 

@@ -1,6 +1,7 @@
 //! The broker configurations of Apache Kafka 4.3 that tools and scripts read or set.
 //!
-//! A test compares names, types, defaults and what is dynamic with a list taken from Apache Kafka 4.3.1.
+//! A test compares names, types, defaults and what is dynamic with a list taken from Apache Kafka 4.3.1. Long because it
+//! is one table.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

@@ -1,0 +1,3 @@
+//! Documents for those who run alluvium and those who change it.
+
+pub mod decisions;

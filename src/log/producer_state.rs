@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn sequences_wrap() {
+    fn sequences_wrap_to_zero() {
         let mut state = ProducerState::default();
         state.record(&batch(0, i32::MAX - 1, 0, 2), Offset(0), Timestamp(0));
         assert_eq!(state.judge(&batch(0, 0, 2, 1)), Ok(Verdict::Append));

@@ -76,7 +76,7 @@ metrics! {
         /// Time from the last byte of a request to its answer being ready to send, waits that the client asked for included.
         request_duration_seconds: Family<ApiLabel, LatencyHistogram>,
         /// Time that producers were made to wait so that the archive and write-behind keep up.
-        throttle_milliseconds: Counter,
+        throttle_seconds: LatencyHistogram,
     }
     /// Records that came in.
     produce: ProduceMetrics {
@@ -145,8 +145,8 @@ metrics! {
         available_bytes: Gauge,
         /// Producers whose sequence numbers are remembered.
         producer_ids: Gauge,
-        /// Time that the last recovery took.
-        recovery_milliseconds: Gauge,
+        /// Time that the recovery of one data directory took.
+        recovery_seconds: LatencyHistogram,
     }
     /// The archive.
     archive: ArchiveMetrics {

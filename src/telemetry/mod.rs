@@ -21,6 +21,7 @@ mod histogram;
 mod labels;
 mod logs;
 mod metrics;
+mod readiness;
 pub mod spans;
 
 pub use histogram::{LatencyHistogram, SizeHistogram};
@@ -30,6 +31,8 @@ pub use metrics::{
     ApiMetrics, ArchiveMetrics, CacheMetrics, FetchMetrics, GroupMetrics, JournalMetrics, LogMetrics, MemoryMetrics,
     MetadataMetrics, Metrics, ProcessMetrics, ProduceMetrics, ServerMetrics, StoreMetrics,
 };
+
+pub use readiness::Readiness;
 
 /// A number that only grows. One relaxed atomic addition.
 pub type Counter = prometheus_client::metrics::counter::Counter;

@@ -1,0 +1,81 @@
+use std::process::{Command, Stdio};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+async fn start() -> (HttpServer, HttpState) {
+    let state = HttpState { metrics: Metrics::new(), readiness: Readiness::default(), runtime: Runtime::production() };
+    let server = HttpServer::start("127.0.0.1:0".parse().unwrap(), state.clone()).await.unwrap();
+    (server, state)
+}
+
+/// Asks for a path and gives status line and body.
+async fn get(server: &HttpServer, path: &str) -> (String, String) {
+    let mut stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn readiness_tells_its_reasons_until_there_are_none() {
+    let (server, state) = start().await;
+    state.readiness.not_ready("recovery", "replaying the journal");
+    let (status, body) = get(&server, "/health/ready").await;
+    assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(body, r#"{"ready":false,"reasons":{"recovery":"replaying the journal"}}"#);
+    state.readiness.ready("recovery");
+    assert_eq!(
+        get(&server, "/health/ready").await,
+        ("HTTP/1.1 200 OK".into(), r#"{"ready":true,"reasons":{}}"#.into())
+    );
+    assert_eq!(get(&server, "/health/live").await.0, "HTTP/1.1 200 OK");
+    server.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn an_unknown_path_is_not_found_and_says_what_there_is() {
+    let (server, _) = start().await;
+    let (status, body) = get(&server, "/admin").await;
+    assert_eq!(status, "HTTP/1.1 404 Not Found");
+    assert!(body.contains("there is no /admin; there are /health/live"), "{body}");
+}
+
+#[tokio::test]
+async fn metrics_show_the_process_and_pass_promtool() {
+    let (server, state) = start().await;
+    let produce = state.metrics.api("Produce");
+    produce.duration.observe(Duration::from_millis(3));
+    state.metrics.count_error("Produce", "CORRUPT_MESSAGE");
+    let (status, body) = get(&server, "/metrics").await;
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    let resident = body.lines().find_map(|line| line.strip_prefix("alluvium_process_resident_bytes ")).unwrap();
+    assert!(resident.parse::<u64>().unwrap() > 1 << 20, "{resident}");
+
+    let promtool =
+        Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let Ok(mut promtool) = promtool else {
+        eprintln!("SKIPPED: promtool is not installed, so the format of /metrics was not checked");
+        return;
+    };
+    std::io::Write::write_all(&mut promtool.stdin.take().unwrap(), body.as_bytes()).unwrap();
+    let checked = promtool.wait_with_output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_limit_waits_for_another_to_end() {
+    let (server, _) = start().await;
+    let mut held = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        held.push(tokio::net::TcpStream::connect(server.address()).await.unwrap());
+    }
+    let waiting = tokio::time::timeout(Duration::from_millis(100), get(&server, "/health/live")).await;
+    assert!(waiting.is_err(), "served beyond the limit");
+    held.clear();
+    assert_eq!(get(&server, "/health/live").await.0, "HTTP/1.1 200 OK");
+}

@@ -1,3 +1,7 @@
-//! The `alluvium` program; all that it does is in the library.
+//! The `alluvium` command. Everything it does is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    alluvium::cli::main(std::env::args_os(), std::env::vars_os())
+}

@@ -1,1 +1,124 @@
 //! The command line: serve, and the small clients and inspectors.
+//!
+//! Each command is a file with its arguments and one `run`. A command writes its result to [`Output`], which is standard
+//! output, and nothing else to it; progress and problems go to standard error. Whatever goes wrong becomes one line that
+//! says what, why and what to do, and an [`Exit`] code; there is never a backtrace for bad input.
+
+mod config;
+mod exit;
+mod output;
+mod serve;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use exit::{Exit, Failure};
+pub use output::Output;
+
+use crate::runtime::Runtime;
+
+/// What `--help` says about exit codes; the table of [`Exit`].
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed: it was refused or broke off; the error says why
+  2  wrong usage: an argument, a setting or input that does not read
+  3  damaged: a check found data that is missing or wrong
+  4  unreachable: no broker or store answered in time; trying again may help";
+
+/// A streaming broker that speaks the Apache Kafka protocol and keeps its history as Parquet
+#[derive(Debug, Parser)]
+#[command(name = "alluvium", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a broker (also without any command)
+    Serve(serve::ServeArguments),
+    /// Print, document and check the configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+}
+
+/// What a command is given besides its arguments: the machine, the environment, and where its result goes.
+pub struct Context {
+    runtime: Runtime,
+    environment: Vec<(String, String)>,
+    working_directory: PathBuf,
+    output: Output,
+}
+
+/// Runs the command line and gives the process's exit code.
+pub fn main(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
+    let environment = environment
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let working_directory = match std::env::current_dir() {
+        Ok(directory) => directory,
+        Err(error) => return report(&Failure::new(Exit::Failed, format!("the working directory is gone: {error}"))),
+    };
+    let output = Output::standard();
+    let mut context = Context { runtime: Runtime::production(), environment, working_directory, output };
+    match run(arguments, &mut context).and_then(|()| context.output.flush()) {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => report(&failure),
+    }
+}
+
+fn run(arguments: Arguments, context: &mut Context) -> Result<(), Failure> {
+    match arguments.command.unwrap_or_else(|| Command::Serve(serve::ServeArguments::default())) {
+        Command::Serve(serve) => serve::run(&serve, context),
+        Command::Config(config) => config::run(config, context),
+    }
+}
+
+/// Prints what is wrong as one line, and the exit code for it. Nobody is told when whoever read the output has left.
+fn report(failure: &Failure) -> ExitCode {
+    if failure.is_output_closed() {
+        return Exit::Done.into();
+    }
+    for line in failure.to_string().lines() {
+        // There is nobody left to tell when standard error is closed.
+        let _ = writeln!(std::io::stderr(), "error: {line}");
+    }
+    failure.exit().into()
+}
+
+/// Prints help and version as they are, and a wrong argument as one line.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = write!(std::io::stdout(), "{}", error.render());
+        return Exit::Done.into();
+    }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = write!(std::io::stderr(), "{}", error.render());
+        return Exit::Usage.into();
+    }
+    let _ = writeln!(std::io::stderr(), "{}", one_line(&error.render().to_string()));
+    Exit::Usage.into()
+}
+
+/// The sentences of clap's message, without its usage block.
+fn one_line(message: &str) -> String {
+    let kept = message.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let sentences: Vec<&str> = kept.filter(|line| !line.is_empty()).collect();
+    format!("{}; see --help", sentences.join(" "))
+}

@@ -1,0 +1,121 @@
+//! `alluvium config`: what is set, what can be set, and whether it is right. Also the arguments that set things.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{Context, Exit, Failure};
+use crate::config::{
+    Assignment, Config, ConfigError, Loaded, Machine, Sources, load, print, print_json, reference, resolve,
+};
+
+/// Flags that are settings; those of `serve` and of `config print` and `check`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SettingArguments {
+    /// Settings file (TOML); `alluvium config docs` prints one with every setting
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data directory [default: ./alluvium-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Address of the Kafka listener; port 0 picks a free port [default: 127.0.0.1:9092]
+    #[arg(long, value_name = "ADDR")]
+    kafka_listen: Option<String>,
+    /// Host and port that Kafka clients are told to connect to [default: the listener's]
+    #[arg(long, value_name = "ADDR")]
+    kafka_advertise: Option<String>,
+    /// Address of health and metrics over HTTP; port 0 picks a free port [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    http_listen: Option<String>,
+    /// Store of the archive: file:///path, memory:///, s3://bucket/prefix, gs://… or az://… [default: in the data directory]
+    #[arg(long, value_name = "URL")]
+    object_store: Option<String>,
+    /// Serve on addresses that other machines reach, without encryption or authentication
+    #[arg(long)]
+    allow_insecure: bool,
+    /// Any setting, as section.key=value; can be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl SettingArguments {
+    /// The settings that flags give, the general ones last, so that they win.
+    fn assignments(&self) -> Result<Vec<Assignment>, Failure> {
+        let named = [
+            ("--data-dir", "data.directories", &self.data_dir),
+            ("--kafka-listen", "listeners.kafka.default.address", &self.kafka_listen),
+            ("--kafka-advertise", "listeners.kafka.default.advertised", &self.kafka_advertise),
+            ("--http-listen", "listeners.http", &self.http_listen),
+            ("--object-store", "archive.url", &self.object_store),
+        ];
+        let mut assignments: Vec<Assignment> = named
+            .into_iter()
+            .filter_map(|(flag, key, text)| Some(Assignment::text(key, text.as_ref()?, flag)))
+            .collect();
+        if self.allow_insecure {
+            assignments.push(Assignment::text("listeners.allow_insecure", "true", "--allow-insecure"));
+        }
+        for set in &self.set {
+            let (key, text) = set.split_once('=').ok_or_else(|| {
+                Failure::usage(format!(
+                    "--set {set}: write it as section.key=value, like --set network.max_frame=64MiB"
+                ))
+            })?;
+            assignments.push(Assignment::text(key.trim(), text.trim(), format!("--set {}", key.trim())));
+        }
+        Ok(assignments)
+    }
+
+    /// Reads and checks the settings of all sources.
+    pub(super) fn resolve(&self, context: &Context) -> Result<(Loaded, Config), Failure> {
+        let disk = &*context.runtime.disk;
+        let sources =
+            Sources { file: self.config.clone(), environment: context.environment.clone(), flags: self.assignments()? };
+        let loaded = load(&sources, disk).map_err(refused)?;
+        let machine = Machine::probe(disk, context.working_directory.clone());
+        let config = resolve(&loaded, &context.environment, &machine).map_err(refused)?;
+        Ok((loaded, config))
+    }
+}
+
+fn refused(error: ConfigError) -> Failure {
+    Failure::from(error).with_exit(Exit::Usage)
+}
+
+/// The configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print every setting in effect and where it comes from
+    Print {
+        #[command(flatten)]
+        settings: Box<SettingArguments>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print every setting with its documentation and default, as a file to start from
+    Docs,
+    /// Check a file, the environment and flags, and say what is wrong
+    Check {
+        #[command(flatten)]
+        settings: Box<SettingArguments>,
+    },
+}
+
+/// Runs `alluvium config`.
+pub(super) fn run(command: ConfigCommand, context: &mut Context) -> Result<(), Failure> {
+    match command {
+        ConfigCommand::Docs => context.output.bytes(reference()),
+        ConfigCommand::Print { settings, json } => {
+            let (loaded, _) = settings.resolve(context)?;
+            if json { context.output.json(&print_json(&loaded)) } else { context.output.bytes(print(&loaded)) }
+        }
+        ConfigCommand::Check { settings } => {
+            let (_, config) = settings.resolve(context)?;
+            for warning in &config.warnings {
+                context.output.line(format!("warning: {warning}"))?;
+            }
+            context.output.line("the configuration is right")
+        }
+    }
+}

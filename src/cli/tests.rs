@@ -1,0 +1,105 @@
+//! The commands in this process, with their output captured. `tests/cli` runs the real binary.
+
+use std::sync::Arc;
+
+use clap::CommandFactory;
+use parking_lot::Mutex;
+
+use super::*;
+
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs a command line; its output, or the line it fails with.
+fn alluvium(arguments: &[&str], environment: &[(&str, &str)]) -> Result<String, String> {
+    let arguments = ["alluvium"].iter().chain(arguments);
+    let arguments = Arguments::try_parse_from(arguments).map_err(|error| one_line(&error.render().to_string()))?;
+    let captured = Captured::default();
+    let mut context = Context {
+        runtime: Runtime::production(),
+        environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        working_directory: PathBuf::from("/work"),
+        output: Output::to(captured.clone()),
+    };
+    run(arguments, &mut context).and_then(|()| context.output.flush()).map_err(|failure| failure.to_string())?;
+    let bytes = captured.0.lock().clone();
+    Ok(String::from_utf8(bytes).unwrap())
+}
+
+#[test]
+fn the_command_tree_is_consistent() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn help_documents_every_exit_code() {
+    let help = Arguments::command().render_long_help().to_string();
+    for exit in [Exit::Done, Exit::Failed, Exit::Usage, Exit::Damaged, Exit::Unreachable] {
+        assert!(help.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}\n{help}");
+    }
+}
+
+#[test]
+fn every_command_and_argument_is_documented() {
+    fn check(command: &clap::Command) {
+        assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+        for argument in command.get_arguments() {
+            assert!(argument.get_help().is_some(), "{} {} has no help", command.get_name(), argument.get_id());
+        }
+        command.get_subcommands().for_each(check);
+    }
+    check(&Arguments::command());
+}
+
+#[test]
+fn a_wrong_argument_is_one_line_that_says_what_to_do() {
+    let error = alluvium(&["serve", "--kafka-lissen", "x"], &[]).unwrap_err();
+    let expected = "error: unexpected argument '--kafka-lissen' found tip: a similar argument exists: '--kafka-listen'; see --help";
+    assert_eq!(error, expected);
+    let error = alluvium(&["serf"], &[]).unwrap_err();
+    assert_eq!(error, "error: unrecognized subcommand 'serf' tip: a similar subcommand exists: 'serve'; see --help");
+}
+
+#[test]
+fn config_print_shows_where_each_value_comes_from() {
+    let environment = [("ALLUVIUM__CLUSTER__NODE_ID", "7")];
+    let printed =
+        alluvium(&["config", "print", "--data-dir", "/d", "--set", "network.max_frame=1MiB"], &environment).unwrap();
+    for line in [
+        "directories = [\"/d\"]  # --data-dir",
+        "max_frame = \"1MiB\"  # --set network.max_frame",
+        "node_id = 7  # ALLUVIUM__CLUSTER__NODE_ID",
+        "auto_create = true  # default",
+    ] {
+        assert!(printed.lines().any(|printed| printed == line), "{line}\n{printed}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&alluvium(&["config", "print", "--json"], &environment).unwrap()).unwrap();
+    let expected = serde_json::json!({ "value": 7, "origin": "ALLUVIUM__CLUSTER__NODE_ID" });
+    assert_eq!(json["cluster.node_id"], expected);
+}
+
+#[test]
+fn config_check_refuses_with_one_line_for_each_problem() {
+    assert_eq!(alluvium(&["config", "check"], &[]).unwrap(), "the configuration is right\n");
+    let error =
+        alluvium(&["config", "check", "--kafka-listen", "0.0.0.0:9092", "--set", "memory.tail_percent=40"], &[]);
+    let error = error.unwrap_err();
+    let lines: Vec<&str> = error.lines().collect();
+    assert_eq!(lines.len(), 2, "{error}");
+    assert!(lines[0].starts_with("--set memory.tail_percent: memory: the shares make 110 percent"), "{error}");
+    assert!(lines[1].starts_with("--kafka-listen: listeners.kafka.default.address: 0.0.0.0:9092 can be"), "{error}");
+    let error = alluvium(&["serve", "--set", "network.max_frame"], &[]).unwrap_err();
+    assert!(error.starts_with("--set network.max_frame: write it as section.key=value"), "{error}");
+}

@@ -1,0 +1,105 @@
+//! The `alluvium` binary as its users meet it: processes, signals, pipes and exit codes.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use alluvium::runtime::clock::Clock;
+use alluvium::runtime::production::SystemClock;
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_alluvium"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn alluvium(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn standard_error(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Starts a broker on free ports and waits until it has printed its first line.
+fn serve(directory: &Path) -> (Child, String) {
+    let directory = directory.to_str().unwrap();
+    let arguments = ["serve", "--data-dir", directory, "--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+    let mut child = command(&arguments).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    if line.is_empty() {
+        let mut error = String::new();
+        child.stderr.as_mut().unwrap().read_to_string(&mut error).unwrap();
+        panic!("serve printed nothing: {error}");
+    }
+    (child, line)
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_exit_code_2() {
+    for arguments in [
+        &["serve", "--nonsense"][..],
+        &["serve", "--set", "network.max_frme=1"],
+        &["serve", "--kafka-listen", "0.0.0.0:9092"],
+        &["config", "check", "--config", "/nowhere/alluvium.toml"],
+        &["config", "check", "--object-store", "ftp://x"],
+    ] {
+        let output = alluvium(arguments);
+        let error = standard_error(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{arguments:?}: {error}");
+        assert!(error.starts_with("error: ") && output.stdout.is_empty(), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn help_and_version_are_results_and_not_errors() {
+    for arguments in [&["--help"][..], &["--version"], &["serve", "--help"], &["config", "docs"]] {
+        let output = alluvium(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_error() {
+    let mut child = command(&["config", "docs"]).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), standard_error(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_termination_signal_ends_a_broker_with_status_0() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["-TERM", "-INT"] {
+        let (mut child, _) = serve(directory.path());
+        let clock = SystemClock::new();
+        signal(&child, name);
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{name}");
+        let took = Duration::from_nanos(clock.monotonic().0);
+        assert!(took < Duration::from_secs(5), "{name} took {took:?}");
+    }
+}
+
+#[test]
+fn a_data_directory_in_use_is_refused_in_words() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut child, _) = serve(directory.path());
+    let shown = directory.path().to_str().unwrap();
+    let second =
+        alluvium(&["serve", "--data-dir", shown, "--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    let error = standard_error(&second);
+    let refusal = error.lines().find(|line| line.starts_with("error: "));
+    assert!(refusal.is_some_and(|line| line.contains(shown)), "{error}");
+    assert_eq!(second.status.code(), Some(1), "{error}");
+    signal(&child, "-TERM");
+    child.wait().unwrap();
+}

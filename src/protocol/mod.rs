@@ -1,1 +1,29 @@
-//! The Kafka wire: frames, the one table of APIs and versions, error codes, and the messages the protocol crate lacks.
+//! The Kafka wire: frames, the one table of APIs and versions, error codes, and messages in and out.
+//!
+//! Bytes to values and back, with no IO. Callers are `server` and the command line's client. Whatever a frame says,
+//! decoding it takes time and memory in proportion to its bytes and panics on none; see `guard`. A record set passes
+//! through untouched, as a slice of the request on the way in and as shared pieces ([`fetch_response`]) on the way out.
+//!
+//! To serve an API: [`split_request`] gives its header and body, [`decode_request`] the message, and
+//! [`encode_response`] takes the answer.
+
+mod api;
+mod error;
+mod error_code;
+pub mod fetch_response;
+mod frame;
+mod guard;
+mod messages;
+mod newer;
+mod reader;
+mod schema;
+
+#[cfg(test)]
+mod tests;
+
+pub use api::Api;
+pub use error::ProtocolError;
+pub use error_code::ErrorCode;
+pub use frame::{LENGTH_PREFIX_BYTES, RequestHeader, frame_bytes, split_request, unsupported_api_versions};
+pub use guard::MAX_REQUEST_ELEMENTS;
+pub use messages::{ApiRequest, decode_request, encode_response};

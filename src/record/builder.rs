@@ -1,7 +1,7 @@
 //! Builds record batches, for what the broker writes itself and for batches rebuilt from the archive.
 //!
-//! A batch comes out byte for byte as the Java client writes it (`MemoryRecordsBuilder`, `DefaultRecord.writeTo`): shortest
-//! varints, record attributes 0, timestamps relative to the first record's unless a base is given.
+//! A batch comes out byte for byte as the Java client writes it (`MemoryRecordsBuilder`, `DefaultRecord.writeTo`):
+//! shortest varints, record attributes 0, timestamps relative to the first record's unless a base is given.
 
 use super::compression::compress;
 use super::header::LENGTH_PREFIX_BYTES;
@@ -48,7 +48,8 @@ impl BatchOptions {
         Self { attributes: Attributes::default().with_compression(codec), ..Self::default() }
     }
 
-    /// What `header` says beside offsets, epoch and length: a batch built from its records with these equals the original.
+    /// What `header` says beside offsets, epoch and length: a batch built from its records with these equals the
+    /// original.
     pub const fn of(header: &BatchHeader) -> Self {
         Self {
             attributes: header.attributes,

@@ -1,8 +1,8 @@
 //! The four codecs of record batches, in the framings that Apache Kafka's Java client writes and reads.
 //!
-//! Decompression goes chunk by chunk and stops at the caller's limit; a size that the data declares about itself is only ever
-//! used to refuse it sooner. What Kafka's reader refuses is refused too (LZ4 blocks that depend on each other, frames without
-//! an end), since a batch that only we can read would be lost to its consumers.
+//! Decompression goes chunk by chunk and stops at the caller's limit; a size that the data declares about itself is
+//! only ever used to refuse it sooner. What Kafka's reader refuses is refused too (LZ4 blocks that depend on each
+//! other, frames without an end), since a batch that only we can read would be lost to its consumers.
 
 use std::io::{Read, Write};
 
@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::{Compression, RecordError};
 
-/// The most a produced batch may decompress to, and so what every later reader must be ready for. A bomb costs the CPU to
-/// inflate this much once; readers that keep a whole batch pay it in memory.
+/// The most a produced batch may decompress to, and so what every later reader must be ready for. A bomb costs the CPU
+/// to inflate this much once; readers that keep a whole batch pay it in memory.
 pub const MAX_DECOMPRESSED_BYTES: usize = 128 << 20;
 
 /// Bytes per chunk of the codecs that stream freely; larger costs cache misses, smaller costs calls.
@@ -28,7 +28,8 @@ const LZ4_MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
 const LZ4_LARGEST_RATIO: usize = 256;
 const LZ4_UNCOMPRESSED_BIT: u32 = 1 << 31;
 
-/// Compresses a payload as the Java client does by default (gzip level 6, LZ4 in independent 64 KiB blocks, zstd level 3).
+/// Compresses a payload as the Java client does by default (gzip level 6, LZ4 in independent 64 KiB blocks, zstd level
+/// 3).
 pub fn compress(codec: Compression, payload: &[u8]) -> Result<Vec<u8>, RecordError> {
     let failed = |_| RecordError::CorruptCompression { codec: codec.name() };
     match codec {
@@ -108,7 +109,8 @@ impl<'a> Decompression<'a> {
                 let decoder = zstd::stream::read::Decoder::with_buffer(payload).map_err(|_| corrupt(codec))?;
                 Source::Stream(Box::new(decoder))
             }
-            // librdkafka and old clients send one bare snappy block; `SnappyInputStream` tells them by the missing magic.
+            // librdkafka and old clients send one bare snappy block; `SnappyInputStream` tells them by the missing
+            // magic.
             Compression::Snappy if payload.starts_with(&XERIAL_HEADER[..XERIAL_MAGIC_BYTES]) => Source::Xerial(payload),
             Compression::Snappy => Source::Snappy(payload),
             Compression::Lz4 => Source::Lz4(Lz4Blocks::new(payload)?),

@@ -35,7 +35,8 @@ pub enum RecordError {
         /// The value found.
         value: i64,
     },
-    /// The attributes name no codec, or one that the request's version may not use. Answered as `UNSUPPORTED_COMPRESSION_TYPE`.
+    /// The attributes name no codec, or one that the request's version may not use. Answered as
+    /// `UNSUPPORTED_COMPRESSION_TYPE`.
     #[error("unsupported compression codec id={id}")]
     UnsupportedCompression {
         /// The codec's number in the attributes.
@@ -75,8 +76,8 @@ pub enum RecordError {
         /// Which rule.
         reason: &'static str,
     },
-    /// Single records break a rule of the topic, so none of the batch is appended. Answered as `INVALID_TIMESTAMP` when any
-    /// of them is refused for its timestamp, else as `INVALID_RECORD`, with the records' indexes (KIP-467).
+    /// Single records break a rule of the topic, so none of the batch is appended. Answered as `INVALID_TIMESTAMP` when
+    /// any of them is refused for its timestamp, else as `INVALID_RECORD`, with the records' indexes (KIP-467).
     #[error("records of the batch are rejected first_index={} rejected={}", records.first().map_or(0, |record| record.index), records.len())]
     RecordsRejected {
         /// The rejected records, the first [`MAX_REJECTED_RECORDS`](super::MAX_REJECTED_RECORDS) of them.

@@ -175,8 +175,8 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
-    /// Reads a header and checks what every stored batch keeps: magic, a length that covers the header, and sane deltas.
-    /// Neither the checksum nor the presence of the whole batch is checked.
+    /// Reads a header and checks what every stored batch keeps: magic, a length that covers the header, and sane
+    /// deltas. Neither the checksum nor the presence of the whole batch is checked.
     pub fn read(bytes: &[u8]) -> Result<Self, RecordError> {
         let Some(fixed) = bytes.first_chunk::<HEADER_BYTES>() else {
             return Err(RecordError::Truncated { needed: HEADER_BYTES, available: bytes.len() });

@@ -1,10 +1,10 @@
-//! The rules for produced batches: Apache Kafka's `ProduceRequest.validateRecords`, `UnifiedLog.analyzeAndValidateRecords`
-//! and `LogValidator`, for message format 2.
+//! The rules for produced batches: Apache Kafka's `ProduceRequest.validateRecords`,
+//! `UnifiedLog.analyzeAndValidateRecords` and `LogValidator`, for message format 2.
 //!
 //! A batch that keeps the rules is passed on as it came: compressed records are walked over in bounded memory and never
 //! written again, unless the topic asks for another codec. Two rules are stricter than Kafka's: null lengths are −1 and
-//! nothing below, and offset deltas of uncompressed records count up from 0 (Kafka stores such batches and its readers then
-//! disagree about offsets).
+//! nothing below, and offset deltas of uncompressed records count up from 0 (Kafka stores such batches and its readers
+//! then disagree about offsets).
 
 use bytes::Bytes;
 
@@ -63,9 +63,9 @@ impl Default for ProduceRules {
 
 /// Checks the records that a producer sent for one partition and returns the one batch to append, at offset 0 still.
 ///
-/// The batch shares `bytes` unless a rule changes it. Whether transactional batches are welcome, and producer state, are for
-/// the caller. Damaged bytes are `Malformed` or `ChecksumMismatch`; what breaks a rule behind a right checksum is
-/// `InvalidBatch`, or `RecordsRejected` where single records do.
+/// The batch shares `bytes` unless a rule changes it. Whether transactional batches are welcome, and producer state,
+/// are for the caller. Damaged bytes are `Malformed` or `ChecksumMismatch`; what breaks a rule behind a right checksum
+/// is `InvalidBatch`, or `RecordsRejected` where single records do.
 pub fn validate(bytes: Bytes, rules: &ProduceRules, now: Timestamp) -> Result<Batch, RecordError> {
     let batch = only_batch(bytes, rules)?;
     check_header(batch.header())?;
@@ -98,7 +98,8 @@ pub fn validate(bytes: Bytes, rules: &ProduceRules, now: Timestamp) -> Result<Ba
     Ok(rebuilt)
 }
 
-/// The one batch of the request, whole and with the right checksum. A tail too short for another batch is cut off, as Kafka does.
+/// The one batch of the request, whole and with the right checksum. A tail too short for another batch is cut off, as
+/// Kafka does.
 fn only_batch(mut bytes: Bytes, rules: &ProduceRules) -> Result<Batch, RecordError> {
     let Some(size) = next_batch_bytes(&bytes)? else {
         return Err(RecordError::InvalidBatch { reason: "a partition needs one record batch" });
@@ -179,7 +180,8 @@ fn check_header(header: &BatchHeader) -> Result<(), RecordError> {
     Ok(())
 }
 
-/// Damage behind a right checksum is the producer's doing: `INVALID_RECORD` and not `CORRUPT_MESSAGE`, which is retried.
+/// Damage behind a right checksum is the producer's doing: `INVALID_RECORD` and not `CORRUPT_MESSAGE`, which is
+/// retried.
 fn behind_right_checksum(error: RecordError) -> RecordError {
     match error {
         RecordError::Malformed { what, .. } => RecordError::InvalidBatch { reason: what },
@@ -225,8 +227,8 @@ fn walk(
     if rejected.is_empty() { Ok(findings) } else { Err(RecordError::RecordsRejected { records: rejected }) }
 }
 
-/// `LogValidator.validateTimestamp`, whose odd corner (a batch marked LogAppendTime is refused only where its time is not
-/// checked) is kept.
+/// `LogValidator.validateTimestamp`, whose odd corner (a batch marked LogAppendTime is refused only where its time is
+/// not checked) is kept.
 fn reject_timestamp(
     timestamp: Timestamp,
     header: &BatchHeader,
@@ -246,8 +248,8 @@ fn reject_timestamp(
     (header.attributes.timestamp_type() == TimestampType::LogAppendTime).then_some(Rejection::LogAppendTimeFromProducer)
 }
 
-/// The batch with timestamp type and maximum timestamp set: as it came when they are right already, else a copy with a new
-/// checksum; the records stay compressed as they are.
+/// The batch with timestamp type and maximum timestamp set: as it came when they are right already, else a copy with a
+/// new checksum; the records stay compressed as they are.
 fn with_timestamps(
     batch: Batch,
     timestamp_type: TimestampType,

@@ -1,0 +1,129 @@
+//! Walks a request before it is decoded, so that what it claims about itself is true by then.
+//!
+//! The protocol crate's decoders reserve memory for as many elements as a count on the wire says
+//! (`Vec::with_capacity`), and keep every unknown tagged field in a map: forty bytes could claim two thousand million
+//! elements, and abort the process. The walk follows the request's fields over the bytes, in time proportional to the
+//! bytes that are there, allocates nothing, and refuses whatever a decoder could be led astray by: lengths and counts
+//! beyond the frame, too many elements in all, tagged fields whose content is not as long as they say.
+
+use super::reader::Reader;
+use super::schema::{Field, Kind};
+use super::{Api, ProtocolError};
+
+/// Array elements and tagged fields that one request may hold, all levels together. Decoded elements take up to some
+/// 200 bytes, so this bounds what a request costs in memory to about 50 MiB beside its frame. A full fetch or commit of
+/// 200,000 partitions fits.
+pub const MAX_REQUEST_ELEMENTS: usize = 1 << 18;
+
+const TAGGED_FIELDS: &str = "tagged_fields";
+
+/// Checks the body of a request; bytes after its last field are not looked at, as in Kafka.
+pub(super) fn check(api: Api, version: i16, body: &[u8]) -> Result<(), ProtocolError> {
+    let mut walk = Walk {
+        reader: Reader::new(body),
+        version,
+        flexible: api.is_flexible(version),
+        elements_left: MAX_REQUEST_ELEMENTS,
+    };
+    walk.structure(api.request_fields())
+}
+
+struct Walk<'a> {
+    reader: Reader<'a>,
+    version: i16,
+    flexible: bool,
+    elements_left: usize,
+}
+
+impl Walk<'_> {
+    fn structure(&mut self, fields: &'static [Field]) -> Result<(), ProtocolError> {
+        for field in fields {
+            if field.tag.is_none() && field.is_in(self.version) {
+                self.value(field.name, &field.kind)?;
+            }
+        }
+        if self.flexible { self.tagged_fields(fields) } else { Ok(()) }
+    }
+
+    fn value(&mut self, name: &'static str, kind: &Kind) -> Result<(), ProtocolError> {
+        match kind {
+            Kind::Fixed(bytes) => self.reader.take(*bytes, name).map(|_| ()),
+            Kind::String | Kind::Bytes => {
+                let length = self.length(name, matches!(kind, Kind::String))?.unwrap_or(0);
+                self.reader.take(length, name).map(|_| ())
+            }
+            Kind::Array(fields) => {
+                for _ in 0..self.count(name)? {
+                    self.structure(fields)?;
+                }
+                Ok(())
+            }
+            Kind::Elements(element) => {
+                for _ in 0..self.count(name)? {
+                    self.value(name, element)?;
+                }
+                Ok(())
+            }
+            Kind::Struct(fields) => self.structure(fields),
+            Kind::Nullable(fields) => match self.reader.int8(name)? {
+                -1 => Ok(()),
+                1 => self.structure(fields),
+                other => Err(ProtocolError::Malformed { field: name, value: i64::from(other) }),
+            },
+        }
+    }
+
+    /// A length or count; `None` is null. Only strings count in 16 bits, and only in inflexible versions.
+    fn length(&mut self, name: &'static str, short: bool) -> Result<Option<usize>, ProtocolError> {
+        if self.flexible {
+            return self.reader.compact_length(name);
+        }
+        let length = if short { i32::from(self.reader.int16(name)?) } else { self.reader.int32(name)? };
+        match length {
+            -1 => Ok(None),
+            length => usize::try_from(length)
+                .map(Some)
+                .map_err(|_| ProtocolError::Malformed { field: name, value: i64::from(length) }),
+        }
+    }
+
+    /// A count of elements, each of which takes a byte at least.
+    fn count(&mut self, name: &'static str) -> Result<usize, ProtocolError> {
+        let count = self.length(name, false)?.unwrap_or(0);
+        self.spend(count, name)?;
+        Ok(count)
+    }
+
+    fn spend(&mut self, count: usize, name: &'static str) -> Result<(), ProtocolError> {
+        let available = self.reader.left();
+        if count > available {
+            return Err(ProtocolError::Truncated { field: name, needed: count, available });
+        }
+        self.elements_left = self
+            .elements_left
+            .checked_sub(count)
+            .ok_or(ProtocolError::TooManyElements { field: name, limit: MAX_REQUEST_ELEMENTS })?;
+        Ok(())
+    }
+
+    /// The tagged fields of a structure. A known one must be exactly as long as it says: the decoder reads on past its
+    /// end.
+    fn tagged_fields(&mut self, fields: &'static [Field]) -> Result<(), ProtocolError> {
+        let count = self.reader.varint(TAGGED_FIELDS)? as usize;
+        self.spend(count, TAGGED_FIELDS)?;
+        for _ in 0..count {
+            let tag = self.reader.varint(TAGGED_FIELDS)?;
+            let size = self.reader.varint(TAGGED_FIELDS)? as usize;
+            let content = self.reader.take(size, TAGGED_FIELDS)?;
+            let known = fields.iter().find(|field| field.tag == Some(tag) && field.is_in(self.version));
+            let Some(field) = known else { continue };
+            let after = std::mem::replace(&mut self.reader, Reader::new(content));
+            self.value(field.name, &field.kind)?;
+            if self.reader.left() != 0 {
+                return Err(ProtocolError::Malformed { field: field.name, value: size as i64 });
+            }
+            self.reader = after;
+        }
+        Ok(())
+    }
+}

@@ -7,9 +7,17 @@
 //!
 //! - [`records`]: the log's keys and values, in Apache Kafka's own format.
 
+mod classic;
+mod coordinator;
 mod error;
 mod partition;
 pub mod records;
+pub mod request;
+mod settings;
+mod timers;
 
+pub use coordinator::{Action, Coordinator, CoordinatorStats, Event};
 pub use error::{FormatError, GroupError};
 pub use partition::{DEFAULT_PARTITIONS, partition_of};
+pub use settings::GroupSettings;
+pub use timers::Now;

@@ -48,6 +48,11 @@ impl LogRecord {
     /// Bytes that a record takes in a batch beside key and value, at most: lengths, deltas and header count as varints.
     pub const OVERHEAD_BYTES: usize = 28;
 
+    /// The record that deletes a key.
+    pub const fn tombstone(key: Bytes) -> Self {
+        Self { key, value: None }
+    }
+
     /// Bytes of the record in a batch, rounded up.
     pub fn bytes(&self) -> usize {
         Self::OVERHEAD_BYTES + self.key.len() + self.value.as_ref().map_or(0, Bytes::len)

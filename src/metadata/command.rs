@@ -68,6 +68,17 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Partitions that the command describes, which is what makes it large.
+    pub fn partition_count(&self) -> usize {
+        match self {
+            Self::CreateTopic(command) => command.assignment.len(),
+            Self::CreatePartitions(command) => command.assignment.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// A broker process announces itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::raft::{LaneStopped, StoreError};
 use crate::types::{BrokerEpoch, ClusterId, NodeId, TopicId};
 
 /// A command that the cluster's state does not allow. Rejections are part of the replicated outcome: every node reaches
@@ -155,6 +156,57 @@ impl Rejection {
             Self::InvalidFeatureLevel { .. } => 96,
             Self::Exhausted { .. } => -1,
         }
+    }
+}
+
+/// Why a submitted command did not take effect, or may not have.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CommandError {
+    /// The cluster's state does not allow it; nothing changed.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// NOT_CONTROLLER: another node leads the quorum; nothing changed.
+    #[error("this node does not lead the metadata quorum leader={leader:?}")]
+    NotLeader {
+        /// The leader, as far as known.
+        leader: Option<NodeId>,
+    },
+    /// REQUEST_TIMED_OUT: the quorum stopped on this node; whether the command took effect shows after the restart.
+    #[error("the metadata quorum has stopped on this node")]
+    Stopped,
+}
+
+impl CommandError {
+    /// The number of the Kafka error that this stands for (`org.apache.kafka.common.protocol.Errors`).
+    pub const fn kafka_error_code(&self) -> i16 {
+        match self {
+            Self::Rejected(rejection) => rejection.kafka_error_code(),
+            Self::NotLeader { .. } => 41,
+            Self::Stopped => 7,
+        }
+    }
+}
+
+/// Why the metadata of this node can't be opened.
+#[derive(Debug, Error)]
+pub enum MetadataError {
+    /// The storage can't be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The quorum does not work.
+    #[error("metadata quorum failed")]
+    Quorum(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl MetadataError {
+    pub(super) fn quorum(source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Quorum(Box::new(source))
+    }
+}
+
+impl From<LaneStopped> for MetadataError {
+    fn from(stopped: LaneStopped) -> Self {
+        Self::Store(stopped.into())
     }
 }
 

@@ -13,8 +13,14 @@ pub mod error;
 pub mod image;
 pub mod machine;
 pub mod placement;
+mod raft;
 pub mod snapshot;
 #[cfg(test)]
 mod testing;
 pub mod topic_config;
 pub mod topic_name;
+
+pub use command::{Command, Outcome};
+pub use error::{CommandError, MetadataError, Rejection};
+pub use image::Image;
+pub use raft::{LaneStopped, Metadata, MetadataSettings, StoreError};

@@ -1,0 +1,34 @@
+//! redb on the disk seam, so that simulated disks and power cuts reach the metadata database.
+
+use std::io;
+use std::sync::Arc;
+
+use redb::StorageBackend;
+
+use crate::runtime::disk::File;
+
+/// One redb file. The data directory's lock keeps other processes out, so redb's own locks are left out.
+#[derive(Debug)]
+pub(super) struct FileBackend(pub(super) Arc<dyn File>);
+
+impl StorageBackend for FileBackend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_length(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+}

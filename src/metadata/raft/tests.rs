@@ -1,0 +1,285 @@
+//! The storage under openraft's suite and power cuts, and the quorum as the broker sees it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::testing::{StoreBuilder, Suite};
+use tokio::sync::watch;
+
+use super::power_cut::{PowerCutDisk, Unsynced};
+use super::*;
+use crate::metadata::error::{CommandError, MetadataError};
+use crate::metadata::image::Image;
+use crate::metadata::testing::{CLUSTER, create_topic, epoch_of, register};
+use crate::runtime::Runtime;
+use crate::runtime::disk::{Disk, Open};
+use crate::runtime::production::{LocalDisk, Threads};
+use crate::runtime::tasks::Priority;
+use crate::types::ClusterId;
+
+const NODE: NodeId = NodeId(1);
+
+impl From<u64> for NodeId {
+    fn from(number: u64) -> Self {
+        Self(i32::try_from(number).unwrap())
+    }
+}
+
+/// Makes stores for openraft's suite, each in a directory of its own.
+struct Builder<F>(F);
+
+impl<F, G> StoreBuilder<TypeConfig, LogStore, StateMachine, G> for Builder<F>
+where
+    F: Fn() -> (G, Arc<dyn Disk>, PathBuf) + Send + Sync,
+    G: Send + Sync,
+{
+    async fn build(&self) -> Result<(G, LogStore, StateMachine), StorageError> {
+        let (guard, disk, directory) = (self.0)();
+        let (file_disk, path) = (Arc::clone(&disk), directory.clone());
+        let open = move || LogDatabase::open(disk.as_ref(), &path, NODE, CLUSTER);
+        let database = StoreLane::start(&Threads, "test-log", Priority::Foreground, open).await.unwrap();
+        let stamp = database.run(|database| database.stamp()).await.unwrap();
+        let files = SnapshotFiles::new(file_disk, directory, stamp);
+        let snapshots = StoreLane::start(&Threads, "test-snap", Priority::Background, || Ok::<_, StoreError>(files));
+        let (images, _) = watch::channel(Arc::new(Image::default()));
+        let machine = StateMachine::open(Arc::new(snapshots.await.unwrap()), images).await.unwrap();
+        Ok((guard, LogStore::new(Arc::new(database)), machine))
+    }
+}
+
+#[test]
+fn openrafts_storage_suite_passes_on_files() {
+    let builder = Builder(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_owned();
+        (directory, Arc::new(LocalDisk) as Arc<dyn Disk>, path)
+    });
+    Suite::test_all(builder).unwrap();
+}
+
+#[test]
+fn openrafts_storage_suite_passes_on_a_simulated_disk() {
+    let builder = Builder(|| ((), Arc::new(PowerCutDisk::new()) as Arc<dyn Disk>, PathBuf::from("/metadata")));
+    Suite::test_all(builder).unwrap();
+}
+
+fn runtime_on(disk: &PowerCutDisk) -> Runtime {
+    Runtime { disk: Arc::new(disk.clone()), ..Runtime::production() }
+}
+
+fn local() -> (tempfile::TempDir, Runtime) {
+    (tempfile::tempdir().unwrap(), Runtime::production())
+}
+
+async fn open(runtime: &Runtime, directory: &Path) -> Metadata {
+    Metadata::open(runtime, directory, MetadataSettings::new(NODE)).await.unwrap()
+}
+
+/// Has a snapshot written that covers all that is applied. openraft ignores the wish while it writes another.
+async fn write_snapshot(metadata: &Metadata) -> Result<(), String> {
+    let applied = metadata.raft.metrics().borrow().last_applied;
+    for _ in 0..200 {
+        metadata.raft.trigger().snapshot().await.map_err(|e| e.to_string())?;
+        let wait = metadata.raft.wait(Some(Duration::from_millis(100)));
+        if wait.metrics(|metrics| metrics.snapshot >= applied, "a snapshot").await.is_ok() {
+            return Ok(());
+        }
+        if let Err(error) = &metadata.raft.metrics().borrow().running_state {
+            return Err(error.to_string());
+        }
+    }
+    Err("no snapshot came".to_owned())
+}
+
+/// Registers this node as a broker of the cluster.
+async fn join(metadata: &Metadata, incarnation: u64) -> Result<Outcome, CommandError> {
+    let command = register(NODE.get(), incarnation);
+    let cluster_id = metadata.cluster_id();
+    metadata.submit(Command::RegisterBroker(crate::metadata::command::RegisterBroker { cluster_id, ..command })).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_keeps_its_identity_and_commands_over_restarts_and_restarts_at_once() {
+    let (directory, runtime) = local();
+    let metadata = open(&runtime, directory.path()).await;
+    let cluster_id = metadata.cluster_id();
+    assert_eq!(metadata.image().cluster_id(), cluster_id);
+    let epoch = epoch_of(join(&metadata, 1).await.unwrap());
+    metadata.submit(create_topic(&metadata.image(), 1, "flights", 3)).await.unwrap();
+    assert_eq!(metadata.image().topic_named("flights").unwrap().partition_count(), 3);
+    metadata.shutdown().await;
+    assert_eq!(join(&metadata, 2).await, Err(CommandError::Stopped));
+    drop(metadata);
+
+    let before = runtime.clock.monotonic();
+    let metadata = open(&runtime, directory.path()).await;
+    let took = runtime.clock.monotonic().since(before);
+    assert!(took < Duration::from_millis(900), "a quorum of one does not wait for an election time-out: {took:?}");
+    assert_eq!(metadata.cluster_id(), cluster_id);
+    assert_eq!(metadata.image().topic_named("flights").unwrap().partition_count(), 3);
+    assert!(epoch_of(join(&metadata, 2).await.unwrap()) > epoch);
+    let partition = crate::types::TopicPartition::new(crate::metadata::testing::topic_id(1), 0);
+    assert_eq!(metadata.image().partition(partition).unwrap().leader_epoch.get(), 1);
+    metadata.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_directory_of_another_node_is_refused() {
+    let (directory, runtime) = local();
+    open(&runtime, directory.path()).await.shutdown().await;
+    let other = Metadata::open(&runtime, directory.path(), MetadataSettings::new(NodeId(2))).await;
+    assert!(matches!(other, Err(MetadataError::Store(StoreError::ForeignNode { found: NODE, .. }))), "{other:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rejected_command_says_why_and_subscribers_see_accepted_ones() {
+    let (directory, runtime) = local();
+    let metadata = open(&runtime, directory.path()).await;
+    let mut images = metadata.subscribe();
+    join(&metadata, 1).await.unwrap();
+    images.wait_for(|image| image.brokers().count() == 1).await.unwrap();
+    let create = create_topic(&metadata.image(), 1, "t", 1);
+    metadata.submit(create.clone()).await.unwrap();
+    let again = metadata.submit(create).await.unwrap_err();
+    assert_eq!(again, CommandError::Rejected(Rejection::TopicExists { name: "t".to_owned() }));
+    assert_eq!(again.kafka_error_code(), 36);
+    metadata.shutdown().await;
+    metadata.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_commands_share_log_entries() {
+    let (directory, runtime) = local();
+    let metadata = Arc::new(open(&runtime, directory.path()).await);
+    join(&metadata, 1).await.unwrap();
+    let before = metadata.image().version();
+    let submit = |number: u64| {
+        let metadata = Arc::clone(&metadata);
+        async move { metadata.submit(create_topic(&metadata.image(), number, &format!("t{number}"), 1)).await }
+    };
+    let outcomes = futures_util::future::join_all((1..=500).map(submit)).await;
+    assert!(outcomes.iter().all(Result::is_ok));
+    assert_eq!(metadata.image().topic_count(), 500);
+    let entries = metadata.image().version() - before;
+    assert!(entries < 100, "{entries} entries for 500 concurrent commands");
+    metadata.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_commands_survive_snapshot_purge_and_restart() {
+    let (directory, runtime) = local();
+    let settings = MetadataSettings { snapshot_interval_entries: 20, ..MetadataSettings::new(NODE) };
+    let metadata = Arc::new(Metadata::open(&runtime, directory.path(), settings).await.unwrap());
+    join(&metadata, 1).await.unwrap();
+    for wave in 0..20 {
+        let submit = |number: u64| {
+            let metadata = Arc::clone(&metadata);
+            async move { metadata.submit(create_topic(&metadata.image(), number, &format!("t{number}"), 1)).await }
+        };
+        let outcomes = futures_util::future::join_all((wave * 500 + 1..=(wave + 1) * 500).map(submit)).await;
+        assert!(outcomes.iter().all(Result::is_ok));
+    }
+    write_snapshot(&metadata).await.unwrap();
+    let image = metadata.image();
+    metadata.shutdown().await;
+    let range = metadata.database.run(|database| database.range()).await.unwrap().unwrap();
+    assert!(range.purged.is_some(), "the log behind a snapshot goes");
+    drop(metadata);
+
+    let metadata = open(&runtime, directory.path()).await;
+    assert_eq!(metadata.image().topic_count(), 10_000);
+    assert_eq!(crate::metadata::snapshot::encode(&metadata.image()), crate::metadata::snapshot::encode(&image));
+    metadata.shutdown().await;
+}
+
+#[test]
+fn a_newer_directory_format_and_a_corrupt_snapshot_are_refused() {
+    let disk = PowerCutDisk::new();
+    let directory = Path::new("/metadata");
+    let database = LogDatabase::open(&disk, directory, NODE, CLUSTER).unwrap();
+    let files = SnapshotFiles::new(Arc::new(disk.clone()), directory.to_owned(), database.stamp());
+    let log_id = LogId::new(openraft::CommittedLeaderId::new(1, NODE), 5);
+    let meta = snapshot_files::snapshot_meta(Some(log_id), StoredMembership::default());
+    files.write(&meta, b"image").unwrap();
+    assert_eq!(files.read().unwrap(), Some((meta, b"image".to_vec())));
+
+    let file = disk.open(&directory.join(format!("snapshot-{:020}", 5)), Open::Write).unwrap();
+    file.write_all_at(b"I", file.length().unwrap() - 5).unwrap();
+    let error = files.read().unwrap_err();
+    assert!(error.to_string().starts_with("metadata snapshot file are corrupt"), "{error}");
+    file.write_all_at(br#"{"format":2"#, 0).unwrap();
+    assert!(files.read().unwrap_err().to_string().contains("newer version"));
+}
+
+/// What a workload was told before the power went.
+#[derive(Default)]
+struct Told {
+    cluster_id: Option<ClusterId>,
+    acknowledged: u64,
+    asked: u64,
+}
+
+/// Opens, creates topics one after another, writes snapshots in between, and stops at the first error.
+async fn work(disk: &PowerCutDisk, told: &mut Told) -> Result<(), String> {
+    let settings = MetadataSettings { snapshot_interval_entries: 1_000, ..MetadataSettings::new(NODE) };
+    let metadata =
+        Metadata::open(&runtime_on(disk), Path::new("/metadata"), settings).await.map_err(|e| e.to_string())?;
+    let result = async {
+        assert!(told.cluster_id.is_none_or(|cluster_id| cluster_id == metadata.cluster_id()), "another cluster");
+        told.cluster_id = Some(metadata.cluster_id());
+        told.asked = metadata.image().topic_count() as u64;
+        join(&metadata, told.asked + 1).await.map_err(|e| e.to_string())?;
+        for _ in 0..4 {
+            told.asked += 1;
+            let command = create_topic(&metadata.image(), told.asked, &format!("t{}", told.asked), 1);
+            metadata.submit(command).await.map_err(|e| e.to_string())?;
+            told.acknowledged = told.asked;
+        }
+        write_snapshot(&metadata).await
+    };
+    let result = result.await;
+    metadata.shutdown().await;
+    result
+}
+
+/// Reads what a disk holds and compares it with what the workload was told.
+async fn check(disk: &PowerCutDisk, told: &Told, context: &str) {
+    let metadata = Metadata::open(&runtime_on(disk), Path::new("/metadata"), MetadataSettings::new(NODE)).await;
+    let metadata = metadata.unwrap_or_else(|error| panic!("{context}: {error:?}"));
+    let image = metadata.image();
+    assert!(told.cluster_id.is_none_or(|cluster_id| cluster_id == image.cluster_id()), "{context}");
+    let found = image.topic_count() as u64;
+    assert!(found >= told.acknowledged, "{context}: {found} of {} acknowledged topics", told.acknowledged);
+    assert!(found <= told.asked, "{context}: more topics than were asked for");
+    for number in 1..=found {
+        assert!(image.topic_named(&format!("t{number}")).is_some(), "{context}: a hole at {number}");
+    }
+    metadata.shutdown().await;
+}
+
+#[test]
+fn no_power_cut_between_two_disk_operations_loses_an_acknowledged_command() {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let whole = PowerCutDisk::new();
+    let mut told = Told::default();
+    tokio.block_on(work(&whole, &mut told)).unwrap();
+    assert_eq!(told.acknowledged, 4);
+    let operations = whole.operations();
+    for cut in 0..operations {
+        let disk = PowerCutDisk::new();
+        disk.cut_before(cut);
+        let mut told = Told::default();
+        let _ = tokio.block_on(work(&disk, &mut told));
+        for unsynced in [Unsynced::Lost, Unsynced::Kept, Unsynced::Torn(cut + 1)] {
+            let context = format!("power cut before operation {cut} of {operations}, unsynced data {unsynced:?}");
+            tokio.block_on(check(&disk.after_power_cut(unsynced), &told, &context));
+        }
+        // The power goes again while the node recovers or goes on.
+        let disk = disk.after_power_cut(Unsynced::Torn(cut + 1));
+        disk.cut_before(cut * 7 % operations);
+        let _ = tokio.block_on(work(&disk, &mut told));
+        let context = format!("second power cut, after the one before operation {cut} of {operations}");
+        tokio.block_on(check(&disk.after_power_cut(Unsynced::Lost), &told, &context));
+    }
+}

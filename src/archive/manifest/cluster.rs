@@ -1,0 +1,124 @@
+//! The stamps of cluster and topic, and the high water of producer ids.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Hex128, MANIFEST_FORMAT, ManifestError, parse, to_json};
+use crate::types::{ClusterId, Incarnation, ProducerId, Timestamp, TopicId};
+
+/// `cluster.json`: whose bucket this is, and in which life of the cluster. Changed only by conditional writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterStamp {
+    /// [`MANIFEST_FORMAT`].
+    pub format: u32,
+    /// The cluster.
+    pub cluster_id: ClusterId,
+    /// Raised by every restore; fences whatever still runs of the life before.
+    pub incarnation: Incarnation,
+    /// When the cluster was first seen here, for people.
+    pub created: Timestamp,
+    /// Random, new with every change.
+    pub nonce: Hex128,
+}
+
+impl ClusterStamp {
+    /// The stamp of a new cluster.
+    pub const fn first(cluster_id: ClusterId, created: Timestamp, nonce: Hex128) -> Self {
+        Self { format: MANIFEST_FORMAT, cluster_id, incarnation: Incarnation(0), created, nonce }
+    }
+
+    /// The stamp after a restore.
+    #[must_use]
+    pub const fn restored(&self, nonce: Hex128) -> Self {
+        Self {
+            format: MANIFEST_FORMAT,
+            cluster_id: self.cluster_id,
+            incarnation: Incarnation(self.incarnation.0 + 1),
+            created: self.created,
+            nonce,
+        }
+    }
+
+    /// The object's content.
+    pub fn to_bytes(&self) -> Bytes {
+        to_json(self)
+    }
+
+    /// Reads a stamp.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        parse(bytes)
+    }
+}
+
+/// Where a topic is in its life. The description outlives the topic, so that a restore never brings it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TopicState {
+    /// In use.
+    Live,
+    /// Deleted by its users; its objects are being deleted.
+    Deleting,
+    /// Nothing of it is left but this description.
+    Purged,
+}
+
+/// `topic.json`: what a restore needs to create the topic again. Changed only by conditional writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopicDescription {
+    /// [`MANIFEST_FORMAT`].
+    pub format: u32,
+    /// The cluster.
+    pub cluster_id: ClusterId,
+    /// The topic's name.
+    pub topic: String,
+    /// The topic's identity.
+    pub topic_id: TopicId,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// The configs that were set on it, by Kafka's names.
+    pub configs: BTreeMap<String, String>,
+    /// Where it is in its life.
+    pub state: TopicState,
+    /// Random, new with every change.
+    pub nonce: Hex128,
+}
+
+impl TopicDescription {
+    /// The object's content.
+    pub fn to_bytes(&self) -> Bytes {
+        to_json(self)
+    }
+
+    /// Reads a description.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        parse(bytes)
+    }
+}
+
+/// `meta/producer-ids.json`: no producer id at or above this was ever handed out, when it was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProducerIdMark {
+    /// [`MANIFEST_FORMAT`].
+    pub format: u32,
+    /// The first id that was not handed out.
+    pub next_producer_id: ProducerId,
+    /// Random, new with every change.
+    pub nonce: Hex128,
+}
+
+impl ProducerIdMark {
+    /// The object's content.
+    pub fn to_bytes(&self) -> Bytes {
+        to_json(self)
+    }
+
+    /// Reads a mark.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        parse(bytes)
+    }
+}

@@ -1,0 +1,102 @@
+//! The archive's records about itself: one head per partition, spilled segment lists, and the stamps of cluster and topic.
+//!
+//! A [`Head`] is the commit point of a partition's archive: what it lists is archived, whatever else the bucket holds. It
+//! is a pure machine: every transition takes the head that was read and returns the one to write in its place, or says why
+//! not; drivers write it by [`Store::replace`](super::store::Store::replace) and start over on a conflict. A crash between
+//! any two steps leaves either head, both of which are whole. Formats are JSON with a `format` stamp: newer formats and
+//! unknown fields are refused, since a rewrite would lose what it does not know.
+
+mod cluster;
+mod error;
+mod head;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod transition;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+pub use cluster::{ClusterStamp, ProducerIdMark, TopicDescription, TopicState};
+pub use error::{ManifestError, TransitionError};
+pub use head::{
+    EpochStart, Head, HeadIdentity, MAX_INLINE_SEGMENTS, MAX_TOMBSTONES, Position, SPILL_SEGMENTS, SpillList, SpillRef,
+    Tombstone, Tombstoned, Writer,
+};
+pub use segment::{Chunk, ChunkRow, Segment};
+pub use transition::CommitFacts;
+
+/// The newest format of every manifest object; bumped when an older release could not keep what a newer one wrote.
+pub const MANIFEST_FORMAT: u32 = 1;
+
+/// Largest manifest object that is read once decompressed; a full head is a few hundred kilobytes.
+const MANIFEST_LIMIT_BYTES: usize = 64 << 20;
+
+/// Sixteen bytes that print as 32 hexadecimal digits: nonces and hashes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Hex128(pub u128);
+
+impl Hex128 {
+    /// A nonce: random, so that a writer recognises what it wrote itself.
+    pub const fn from_entropy(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+}
+
+impl fmt::Display for Hex128 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Hex128 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hex128({self})")
+    }
+}
+
+impl FromStr for Hex128 {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err("expected 32 hexadecimal digits");
+        }
+        u128::from_str_radix(text, 16).map(Self).map_err(|_| "expected 32 hexadecimal digits")
+    }
+}
+
+impl TryFrom<String> for Hex128 {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Hex128> for String {
+    fn from(value: Hex128) -> Self {
+        value.to_string()
+    }
+}
+
+/// Reads the JSON of a manifest: first the stamp alone, so that a newer format is named as such.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestError> {
+    #[derive(Deserialize)]
+    struct Stamp {
+        format: u64,
+    }
+    let stamp: Stamp = serde_json::from_slice(bytes).map_err(|cause| ManifestError::Malformed { cause })?;
+    if stamp.format > u64::from(MANIFEST_FORMAT) {
+        return Err(ManifestError::NewerFormat { format: stamp.format, newest_known: MANIFEST_FORMAT });
+    }
+    serde_json::from_slice(bytes).map_err(|cause| ManifestError::Malformed { cause })
+}
+
+fn to_json<T: Serialize>(value: &T) -> bytes::Bytes {
+    serde_json::to_vec(value).expect("manifests hold nothing that JSON cannot").into()
+}

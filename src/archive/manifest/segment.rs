@@ -29,8 +29,10 @@ pub struct Segment {
     pub log_bytes: u64,
     /// Length of the Parquet object; 0 when no batch became rows and there is none.
     pub parquet_bytes: u64,
-    /// Where the footer part of the Parquet object begins: indexes, bloom filters and file metadata.
+    /// Where the row groups of the Parquet object end and its indexes begin.
     pub footer_start: u64,
+    /// Where the file metadata of the Parquet object begins, which readers of row groups need.
+    pub metadata_start: u64,
     /// Length of the companion object; 0 when there is none.
     pub companion_bytes: u64,
     /// xxh3-128 over all batches, uncompressed, in offset order.
@@ -55,20 +57,22 @@ pub struct ChunkRow {
     pub companion_bytes: u64,
     /// Bytes of its batches, uncompressed.
     pub raw_bytes: u64,
+    /// xxh3-64 over its batches, uncompressed, in offset order.
+    pub hash: u64,
 }
 
 /// The fields of a [`ChunkRow`] in order.
-type ChunkArray = (u64, i64, u64, u64, u64, u64);
+type ChunkArray = (u64, i64, u64, u64, u64, u64, u64);
 
 impl From<ChunkArray> for ChunkRow {
-    fn from((offsets, max_timestamp, rows, parquet_bytes, companion_bytes, raw_bytes): ChunkArray) -> Self {
-        Self { offsets, max_timestamp, rows, parquet_bytes, companion_bytes, raw_bytes }
+    fn from((offsets, max_timestamp, rows, parquet_bytes, companion_bytes, raw_bytes, hash): ChunkArray) -> Self {
+        Self { offsets, max_timestamp, rows, parquet_bytes, companion_bytes, raw_bytes, hash }
     }
 }
 
 impl From<ChunkRow> for ChunkArray {
     fn from(row: ChunkRow) -> Self {
-        (row.offsets, row.max_timestamp, row.rows, row.parquet_bytes, row.companion_bytes, row.raw_bytes)
+        (row.offsets, row.max_timestamp, row.rows, row.parquet_bytes, row.companion_bytes, row.raw_bytes, row.hash)
     }
 }
 
@@ -93,6 +97,8 @@ pub struct Chunk {
     pub companion: Range<u64>,
     /// Bytes of its batches, uncompressed.
     pub raw_bytes: u64,
+    /// xxh3-64 over its batches, uncompressed, in offset order.
+    pub hash: u64,
 }
 
 impl Segment {
@@ -128,6 +134,7 @@ impl Segment {
                 parquet: parquet_at..parquet_at.saturating_add(row.parquet_bytes),
                 companion: companion_at..companion_at.saturating_add(row.companion_bytes),
                 raw_bytes: row.raw_bytes,
+                hash: row.hash,
             };
             base = chunk.next;
             row_group += usize::from(row.rows > 0);

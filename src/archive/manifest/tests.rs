@@ -27,8 +27,15 @@ fn segment(writer: Writer, base: i64, next: i64, number: u64) -> Segment {
     bytes[..8].copy_from_slice(&number.to_le_bytes());
     let uuid = SegmentUuid::from_entropy(bytes);
     let offsets = (next - base).cast_unsigned();
-    let chunk =
-        ChunkRow { offsets, max_timestamp: next, rows: offsets, parquet_bytes: 100, companion_bytes: 0, raw_bytes: 1 };
+    let chunk = ChunkRow {
+        offsets,
+        max_timestamp: next,
+        rows: offsets,
+        parquet_bytes: 100,
+        companion_bytes: 0,
+        raw_bytes: 1,
+        hash: 5,
+    };
     Segment {
         name: SegmentName { base: Offset(base), next: Offset(next), fence: writer.fence, uuid },
         min_timestamp: Timestamp(base),
@@ -38,6 +45,7 @@ fn segment(writer: Writer, base: i64, next: i64, number: u64) -> Segment {
         log_bytes: 10,
         parquet_bytes: 150,
         footer_start: 104,
+        metadata_start: 110,
         companion_bytes: 0,
         hash: Hex128(number.into()),
         chunks: vec![chunk],
@@ -65,8 +73,8 @@ fn a_head_reads_back_as_written_and_its_bytes_are_fixed() {
         r#""nonce":"0000000000000000000000000000000a","writer":{"fence":{"incarnation":1,"leader_epoch":26},"broker":26},"#,
         r#""log_start_offset":5,"next_offset":8,"epochs":[{"epoch":26,"start":5}],"spills":[],"segments":[{"#,
         r#""name":"00000000000000000005-00000000000000000008-00000001-0000001a-070000000000","min_timestamp":5,"#,
-        r#""max_timestamp":8,"record_count":3,"batch_count":1,"log_bytes":10,"parquet_bytes":150,"footer_start":104,"#,
-        r#""companion_bytes":0,"hash":"00000000000000000000000000000007","chunks":[[3,8,3,100,0,1]]}],"tombstones":[],"#,
+        r#""max_timestamp":8,"record_count":3,"batch_count":1,"log_bytes":10,"parquet_bytes":150,"footer_start":104,"metadata_start":110,"#,
+        r#""companion_bytes":0,"hash":"00000000000000000000000000000007","chunks":[[3,8,3,100,0,1,5]]}],"tombstones":[],"#,
         r#""max_producer_id":4,"producer_snapshot":"00000000000000000005-00000000000000000008-00000001-0000001a-070000000000"}"#,
     );
     assert_eq!(std::str::from_utf8(&head.to_bytes()).unwrap(), expected);

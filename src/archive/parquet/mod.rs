@@ -1,4 +1,194 @@
-//! Parquet.
+//! Record batches as Parquet and back: the one door to `parquet` and `arrow`.
+//!
+//! [`encode`] turns the batches of a sealed segment into a Parquet object, one row per record, and a companion object for
+//! what rows cannot give back; it verifies what it wrote by decoding the very bytes that will be uploaded. [`decode_chunk`]
+//! turns a part of them back. Everything is synchronous and heavy: it runs on the archive's workers. Files are spooled
+//! locally and survive nothing; only the uploader makes them durable. Byte-level format: `src/docs/formats/archive.md`.
 
-/// Bytes before the first part of a companion object.
-pub const COMPANION_HEADER_BYTES: u64 = 16;
+mod companion;
+mod decode;
+mod encode;
+mod error;
+mod rows;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+pub use companion::{
+    ArchivedBatch, COMPANION_HEADER_BYTES, CompanionTail, Fate, check_header as check_companion_header,
+    read_tail as read_companion_tail,
+};
+pub use decode::{FileMetadata, decode_chunk, search_timestamp};
+pub use encode::ChunkLimits;
+pub use error::{DecodeError, EncodeError};
+
+use super::key::SegmentName;
+use super::manifest::{CommitFacts, EpochStart, HeadIdentity, Hex128, MANIFEST_FORMAT, Segment, Writer};
+use super::spool::SpoolSlot;
+use super::store::Payload;
+use crate::record::{Batch, BatchHeader};
+use crate::types::{Offset, ProducerId};
+
+/// Footer key of the format stamp.
+const FORMAT_KEY: &str = "alluvium.format";
+/// Footer key of the description.
+pub const DESCRIPTION_KEY: &str = "alluvium.segment";
+
+/// A transaction that was aborted, by its data: batches of the producer in this range are not committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AbortedTransaction {
+    /// The producer.
+    pub producer_id: ProducerId,
+    /// Offset of the transaction's first record.
+    pub first_offset: Offset,
+    /// Offset of its abort marker.
+    pub last_offset: Offset,
+}
+
+/// What is to be encoded: a decided, durable run of batches.
+#[derive(Clone, Debug)]
+pub struct SegmentRequest {
+    /// Which partition.
+    pub identity: HeadIdentity,
+    /// Offsets, writer and identity of the segment.
+    pub name: SegmentName,
+    /// Who writes it.
+    pub writer: Writer,
+    /// Transactions that were aborted in the range.
+    pub aborted: Vec<AbortedTransaction>,
+    /// The producers' state at the end of the range, in the log's own format.
+    pub producer_snapshot: Option<Bytes>,
+}
+
+impl SegmentRequest {
+    fn is_aborted(&self, header: &BatchHeader) -> bool {
+        header.attributes.is_transactional()
+            && self.aborted.iter().any(|transaction| {
+                transaction.producer_id == header.producer_id
+                    && header.base_offset >= transaction.first_offset
+                    && header.base_offset <= transaction.last_offset
+            })
+    }
+}
+
+/// An encoded and verified segment, spooled.
+#[derive(Debug)]
+pub struct Encoded {
+    /// What the head will say about it.
+    pub segment: Segment,
+    /// What else the commit says.
+    pub facts: CommitFacts,
+    /// The Parquet object; `None` when no batch became rows.
+    pub parquet: Option<Payload>,
+    /// The companion object; `None` when there is nothing beside rows.
+    pub companion: Option<Payload>,
+}
+
+/// Encodes the batches of one sealed segment into `slot`, and verifies that they read back.
+pub fn encode<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    request: &SegmentRequest,
+    limits: ChunkLimits,
+    batches: impl Iterator<Item = Result<Batch, E>>,
+    slot: &SpoolSlot,
+) -> Result<Encoded, EncodeError> {
+    let encoded = encode::encode_batches(request, limits, batches, slot)?;
+    verify(&encoded)?;
+    Ok(encoded)
+}
+
+/// Decodes what was spooled and compares it with what was read from the log.
+fn verify(encoded: &Encoded) -> Result<(), DecodeError> {
+    let segment = &encoded.segment;
+    if let Err(error) = segment.check() {
+        // The numbers are this process's own.
+        panic!("a segment was encoded with numbers that do not add up: {error}");
+    }
+    let read = |payload: &Option<Payload>, range: &std::ops::Range<u64>| match payload {
+        Some(payload) => payload.read(range.start, usize::try_from(range.end - range.start).unwrap_or(usize::MAX)),
+        None => Ok(Bytes::new()),
+    };
+    let metadata = match &encoded.parquet {
+        Some(_) => {
+            Some(FileMetadata::parse(&read(&encoded.parquet, &(segment.metadata_start..segment.parquet_bytes))?)?)
+        }
+        None => None,
+    };
+    let mut hash = Xxh3::new();
+    for chunk in segment.chunks() {
+        let rows = metadata.as_ref().filter(|_| chunk.rows > 0);
+        let rows = rows.map(|metadata| Ok::<_, std::io::Error>((metadata, read(&encoded.parquet, &chunk.parquet)?)));
+        for batch in decode_chunk(&chunk, rows.transpose()?, read(&encoded.companion, &chunk.companion)?)? {
+            hash.update(batch.batch.bytes());
+        }
+    }
+    let (expected, found) = (segment.hash, Hex128(hash.digest128()));
+    if expected != found {
+        let (expected, found) = (expected.to_string(), found.to_string());
+        return Err(DecodeError::Checksum { base: segment.base(), expected, found });
+    }
+    Ok(())
+}
+
+/// What the objects of a segment say about themselves, so that a lost head can be made again from them. The lengths of the
+/// objects are left at 0: whoever reads this has the objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// The format of the objects and of this description.
+    pub format: u32,
+    /// Which partition.
+    pub identity: HeadIdentity,
+    /// Who wrote them.
+    pub writer: Writer,
+    /// As in the head, without lengths.
+    pub segment: Segment,
+    /// Leader epochs that begin in the segment, or were in force at its base.
+    pub epochs: Vec<EpochStart>,
+    /// Largest producer id in the segment.
+    pub max_producer_id: Option<ProducerId>,
+    /// Segments that this one took the place of.
+    pub replaces: Vec<SegmentName>,
+}
+
+impl Description {
+    fn new(request: &SegmentRequest, segment: &Segment, facts: &CommitFacts) -> Self {
+        Self {
+            format: MANIFEST_FORMAT,
+            identity: request.identity.clone(),
+            writer: request.writer,
+            segment: segment.clone(),
+            epochs: facts.epochs.clone(),
+            max_producer_id: facts.max_producer_id,
+            replaces: Vec::new(),
+        }
+    }
+
+    fn to_json(&self) -> Bytes {
+        serde_json::to_vec(self).expect("a description holds nothing that JSON cannot").into()
+    }
+
+    /// The footer's key-value list: the description, and its main facts for people.
+    fn key_values(&self) -> Vec<(&'static str, String)> {
+        let name = &self.segment.name;
+        let json = serde_json::to_string(self).expect("a description holds nothing that JSON cannot");
+        vec![
+            (FORMAT_KEY, self.format.to_string()),
+            ("alluvium.topic", self.identity.topic.clone()),
+            ("alluvium.topic_id", self.identity.topic_id.to_string()),
+            ("alluvium.partition", self.identity.partition.to_string()),
+            ("alluvium.base_offset", name.base.to_string()),
+            ("alluvium.next_offset", name.next.to_string()),
+            (DESCRIPTION_KEY, json),
+        ]
+    }
+
+    /// Reads a description from a footer or a companion object.
+    pub fn parse(json: &[u8]) -> Result<Self, DecodeError> {
+        serde_json::from_slice(json)
+            .map_err(|_| DecodeError::Malformed { what: "segment description is not understood", at: 0 })
+    }
+}

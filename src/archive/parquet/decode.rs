@@ -1,0 +1,354 @@
+//! Archived bytes back to batches.
+//!
+//! The unit is a chunk: the bytes of its row group and of its companion part are read as a whole, and its batches come
+//! back in offset order, each byte for byte as it was in the log but for its compression. A checksum over them, made when
+//! they were archived, shows damage anywhere between: bucket, network, decoder.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, BinaryArray, Int32Array, Int64Array, ListArray, RecordBatch, StringArray};
+use arrow_array::{StructArray, TimestampMicrosecondArray};
+use bytes::{Buf, Bytes};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaDataReader;
+use parquet::file::reader::{ChunkReader, Length};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::companion::{ArchivedBatch, Fate, read_part};
+use super::{DecodeError, schema};
+use crate::archive::manifest::Chunk;
+use crate::record::{
+    Attributes, Batch, BatchBuilder, BatchOptions, Compression, HeaderView, RecordError, TimestampType,
+};
+use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
+
+/// Rows decoded at a time; a row group of small records is decoded in several portions.
+const PORTION_ROWS: usize = 8192;
+
+/// The parsed footer of a Parquet object; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct FileMetadata {
+    arrow: ArrowReaderMetadata,
+    /// About how much memory it takes.
+    bytes: usize,
+}
+
+impl FileMetadata {
+    /// Parses the end of an object: from [`metadata_start`](crate::archive::manifest::Segment::metadata_start) on.
+    pub fn parse(tail: &[u8]) -> Result<Self, DecodeError> {
+        let metadata = tail
+            .len()
+            .checked_sub(8)
+            .filter(|&length| tail[length + 4..] == *b"PAR1" && (&tail[length..]).get_u32_le() as usize == length)
+            .map(|length| &tail[..length])
+            .ok_or(DecodeError::Malformed { what: "Parquet footer is not where the manifest says", at: 0 })?;
+        let parsed = Arc::new(ParquetMetaDataReader::decode_metadata(metadata)?);
+        let bytes = parsed.memory_size();
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        Ok(Self { arrow: ArrowReaderMetadata::try_new(parsed, options)?, bytes })
+    }
+
+    /// About how much memory it takes, in bytes.
+    pub const fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A value of the footer's key-value list.
+    pub fn key_value(&self, key: &str) -> Option<&str> {
+        let pairs = self.arrow.metadata().file_metadata().key_value_metadata()?;
+        pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
+    }
+
+    /// Row groups in the file.
+    pub fn row_groups(&self) -> usize {
+        self.arrow.metadata().num_row_groups()
+    }
+
+    /// The bytes of a row group that a search by timestamp reads.
+    pub fn search_range(&self, row_group: usize) -> Option<std::ops::Range<u64>> {
+        let group = self.arrow.metadata().row_groups().get(row_group)?;
+        let ranges = schema::SEARCH_COLUMNS.iter().filter_map(|&column| group.columns().get(column));
+        ranges
+            .map(|column| column.byte_range())
+            .map(|(start, length)| start..start + length)
+            .reduce(|one, two| one.start.min(two.start)..one.end.max(two.end))
+    }
+}
+
+/// A part of a file in memory, read as if it were the whole.
+#[derive(Clone, Debug)]
+struct Window {
+    start: u64,
+    bytes: Bytes,
+}
+
+impl Window {
+    fn from(&self, start: u64) -> Result<Bytes, ParquetError> {
+        let at = start.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
+        at.filter(|&at| at <= self.bytes.len())
+            .map(|at| self.bytes.slice(at..))
+            .ok_or_else(|| ParquetError::EOF("read outside the row group".to_owned()))
+    }
+}
+
+impl Length for Window {
+    fn len(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+}
+
+impl ChunkReader for Window {
+    type T = bytes::buf::Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        Ok(self.from(start)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        let bytes = self.from(start)?;
+        if bytes.len() < length {
+            return Err(ParquetError::EOF("read past the row group".to_owned()));
+        }
+        Ok(bytes.slice(..length))
+    }
+}
+
+/// Decodes one chunk from the bytes of its row group (with the file's metadata) and of its companion part.
+pub fn decode_chunk(
+    chunk: &Chunk,
+    rows: Option<(&FileMetadata, Bytes)>,
+    companion: Bytes,
+) -> Result<Vec<ArchivedBatch>, DecodeError> {
+    let mut batches = read_part(companion)?;
+    if let Some((metadata, bytes)) = rows {
+        let portions = open(metadata, chunk, chunk.parquet.start, bytes, ProjectionMask::all())?;
+        let mut rebuild = Rebuild::default();
+        for portion in portions {
+            rebuild.add(&Columns::of(&portion.map_err(ParquetError::from)?)?)?;
+        }
+        rebuild.close()?;
+        if rebuild.rows != chunk.rows {
+            return Err(DecodeError::Malformed { what: "row group has another number of rows", at: chunk.base.0 });
+        }
+        batches.append(&mut rebuild.batches);
+        batches.sort_by_key(|batch| batch.batch.header().base_offset);
+    }
+    check(chunk, &batches)?;
+    Ok(batches)
+}
+
+/// The batches are in order, lie in the chunk, and are the ones that were archived.
+fn check(chunk: &Chunk, batches: &[ArchivedBatch]) -> Result<(), DecodeError> {
+    let mut hash = Xxh3::new();
+    let mut expected = chunk.base;
+    for batch in batches {
+        let header = batch.batch.header();
+        if header.base_offset < expected || header.next_offset() > chunk.next {
+            return Err(DecodeError::Malformed {
+                what: "batches of a chunk are out of order",
+                at: header.base_offset.0,
+            });
+        }
+        expected = header.next_offset();
+        hash.update(batch.batch.bytes());
+    }
+    let (expected, found) = (format!("{:016x}", chunk.hash), format!("{:016x}", hash.digest()));
+    if expected != found {
+        return Err(DecodeError::Checksum { base: chunk.base, expected, found });
+    }
+    Ok(())
+}
+
+type Portions = parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+
+fn open(
+    metadata: &FileMetadata,
+    chunk: &Chunk,
+    start: u64,
+    bytes: Bytes,
+    projection: ProjectionMask,
+) -> Result<Portions, DecodeError> {
+    if chunk.row_group >= metadata.row_groups() {
+        return Err(DecodeError::Malformed { what: "Parquet file lacks a row group", at: chunk.base.0 });
+    }
+    let portion_rows = usize::try_from(chunk.rows).unwrap_or(usize::MAX).clamp(1, PORTION_ROWS);
+    let window = Window { start, bytes };
+    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(window, metadata.arrow.clone())
+        .with_row_groups(vec![chunk.row_group])
+        .with_projection(projection)
+        .with_batch_size(portion_rows)
+        .build()?)
+}
+
+/// The first record of a row group, from offset `from` on, whose timestamp is at least `timestamp`: its offset, timestamp
+/// and leader epoch. `bytes` are those of [`FileMetadata::search_range`].
+pub fn search_timestamp(
+    metadata: &FileMetadata,
+    chunk: &Chunk,
+    bytes: Bytes,
+    from: Offset,
+    timestamp: Timestamp,
+) -> Result<Option<(Offset, Timestamp, LeaderEpoch)>, DecodeError> {
+    let range = metadata
+        .search_range(chunk.row_group)
+        .ok_or(DecodeError::Malformed { what: "Parquet file lacks a row group", at: chunk.base.0 })?;
+    let mask = ProjectionMask::leaves(metadata.arrow.parquet_schema(), schema::SEARCH_COLUMNS);
+    for portion in open(metadata, chunk, range.start, bytes, mask)? {
+        let portion = portion.map_err(ParquetError::from)?;
+        let offsets = column(&portion, schema::OFFSET, |array| array.as_primitive_opt::<Int64Type>())?;
+        let timestamps =
+            column(&portion, schema::TIMESTAMP, |array| array.as_primitive_opt::<TimestampMicrosecondType>())?;
+        let epochs = column(&portion, schema::LEADER_EPOCH, |array| array.as_primitive_opt::<Int32Type>())?;
+        let found = (0..portion.num_rows())
+            .find(|&row| offsets.value(row) >= from.0 && timestamps.value(row).div_euclid(1000) >= timestamp.0);
+        if let Some(row) = found {
+            let timestamp = Timestamp(timestamps.value(row).div_euclid(1000));
+            return Ok(Some((Offset(offsets.value(row)), timestamp, LeaderEpoch(epochs.value(row)))));
+        }
+    }
+    Ok(None)
+}
+
+fn column<'a, T>(
+    batch: &'a RecordBatch,
+    name: &'static str,
+    cast: impl FnOnce(&'a dyn Array) -> Option<&'a T>,
+) -> Result<&'a T, DecodeError> {
+    batch.column_by_name(name).and_then(|array| cast(array.as_ref())).ok_or(DecodeError::Schema { column: name })
+}
+
+/// The columns of one portion, by type.
+struct Columns<'a> {
+    rows: usize,
+    offsets: &'a Int64Array,
+    timestamps: &'a TimestampMicrosecondArray,
+    leader_epochs: &'a Int32Array,
+    batch_offsets: &'a Int64Array,
+    last_deltas: &'a Int32Array,
+    attributes: &'a Int32Array,
+    producer_ids: &'a Int64Array,
+    producer_epochs: &'a Int32Array,
+    base_sequences: &'a Int32Array,
+    base_timestamps: &'a Int64Array,
+    max_timestamps: &'a Int64Array,
+    create_timestamps: &'a TimestampMicrosecondArray,
+    headers: &'a ListArray,
+    header_keys: &'a StringArray,
+    header_values: &'a BinaryArray,
+    keys: &'a BinaryArray,
+    values: &'a BinaryArray,
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &'a RecordBatch) -> Result<Self, DecodeError> {
+        let int = |name| column(batch, name, |array| array.as_primitive_opt::<Int32Type>());
+        let long = |name| column(batch, name, |array| array.as_primitive_opt::<Int64Type>());
+        let time = |name| column(batch, name, |array| array.as_primitive_opt::<TimestampMicrosecondType>());
+        let binary = |name| column(batch, name, |array| array.as_binary_opt::<i32>());
+        let headers: &ListArray = column(batch, schema::HEADERS, |array| array.as_list_opt::<i32>())?;
+        let mismatch = || DecodeError::Schema { column: schema::HEADERS };
+        let elements: &StructArray = headers.values().as_struct_opt().ok_or_else(mismatch)?;
+        let field = |name| elements.column_by_name(name).ok_or_else(mismatch);
+        Ok(Self {
+            rows: batch.num_rows(),
+            offsets: long(schema::OFFSET)?,
+            timestamps: time(schema::TIMESTAMP)?,
+            leader_epochs: int(schema::LEADER_EPOCH)?,
+            batch_offsets: long(schema::BATCH_OFFSET)?,
+            last_deltas: int(schema::BATCH_LAST_DELTA)?,
+            attributes: int(schema::BATCH_ATTRIBUTES)?,
+            producer_ids: long(schema::PRODUCER_ID)?,
+            producer_epochs: int(schema::PRODUCER_EPOCH)?,
+            base_sequences: int(schema::BASE_SEQUENCE)?,
+            base_timestamps: long(schema::BATCH_BASE_TS)?,
+            max_timestamps: long(schema::BATCH_MAX_TS)?,
+            create_timestamps: time(schema::CREATE_TIMESTAMP)?,
+            headers,
+            header_keys: field("key")?.as_string_opt().ok_or_else(mismatch)?,
+            header_values: field("value")?.as_binary_opt().ok_or_else(mismatch)?,
+            keys: binary(schema::KEY)?,
+            values: binary(schema::VALUE)?,
+        })
+    }
+
+    /// What the builder needs to know of the batch that begins at `row`.
+    fn options(&self, row: usize) -> Result<BatchOptions, DecodeError> {
+        let malformed = |what| DecodeError::Malformed { what, at: self.batch_offsets.value(row) };
+        let attributes = i16::try_from(self.attributes.value(row)).map_err(|_| malformed("attributes out of range"))?;
+        let attributes = Attributes(attributes).with_compression(Compression::None);
+        let producer_epoch =
+            i16::try_from(self.producer_epochs.value(row)).map_err(|_| malformed("producer epoch out of range"))?;
+        let stored = |array: &Int64Array| array.is_valid(row).then(|| Timestamp(array.value(row)));
+        let max_timestamp = match attributes.timestamp_type() {
+            TimestampType::CreateTime => stored(self.max_timestamps),
+            TimestampType::LogAppendTime => Some(Timestamp(self.timestamps.value(row).div_euclid(1000))),
+        };
+        Ok(BatchOptions {
+            attributes,
+            producer_id: ProducerId(self.producer_ids.value(row)),
+            producer_epoch: ProducerEpoch(producer_epoch),
+            base_sequence: self.base_sequences.value(row),
+            base_timestamp: stored(self.base_timestamps),
+            max_timestamp,
+            last_offset_delta: Some(self.last_deltas.value(row)),
+        })
+    }
+
+    /// The record's own timestamp: the producer's, also where consumers see the broker's.
+    fn own_timestamp(&self, row: usize) -> Timestamp {
+        let own = if self.create_timestamps.is_valid(row) { self.create_timestamps } else { self.timestamps };
+        Timestamp(own.value(row).div_euclid(1000))
+    }
+
+    fn record_headers(&self, row: usize) -> impl Iterator<Item = HeaderView<'a>> + Clone + use<'a> {
+        let offsets = self.headers.value_offsets();
+        let range = if self.headers.is_valid(row) { offsets[row]..offsets[row + 1] } else { 0..0 };
+        let (keys, values) = (self.header_keys, self.header_values);
+        range.map(move |at| {
+            let at = usize::try_from(at).unwrap_or_default();
+            HeaderView { key: keys.value(at).as_bytes(), value: values.is_valid(at).then(|| values.value(at)) }
+        })
+    }
+}
+
+/// Gathers rows into batches; a batch may go on in the next portion.
+#[derive(Default)]
+struct Rebuild {
+    open: Option<(Offset, LeaderEpoch, BatchBuilder)>,
+    batches: Vec<ArchivedBatch>,
+    rows: u64,
+}
+
+impl Rebuild {
+    fn add(&mut self, columns: &Columns<'_>) -> Result<(), DecodeError> {
+        for row in 0..columns.rows {
+            let base = Offset(columns.batch_offsets.value(row));
+            if self.open.as_ref().is_none_or(|(open, ..)| *open != base) {
+                self.close()?;
+                let builder = BatchBuilder::new(columns.options(row)?);
+                self.open = Some((base, LeaderEpoch(columns.leader_epochs.value(row)), builder));
+            }
+            let (_, _, builder) = self.open.as_mut().expect("opened above");
+            let delta = i32::try_from(columns.offsets.value(row).wrapping_sub(base.0))
+                .map_err(|_| DecodeError::Malformed { what: "record lies outside its batch", at: base.0 })?;
+            let value = |array: &'_ BinaryArray| array.is_valid(row);
+            let key = value(columns.keys).then(|| columns.keys.value(row));
+            let content = value(columns.values).then(|| columns.values.value(row));
+            builder.append_at(delta, columns.own_timestamp(row), key, content, columns.record_headers(row));
+        }
+        self.rows += columns.rows as u64;
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), RecordError> {
+        if let Some((base, leader_epoch, builder)) = self.open.take() {
+            let batch: Batch = builder.build(base, leader_epoch)?;
+            self.batches.push(ArchivedBatch { batch, fate: Fate::Rows });
+        }
+        Ok(())
+    }
+}

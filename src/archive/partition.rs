@@ -1,0 +1,295 @@
+//! One partition's archive: the head as this process last saw it, and the driver of every change to it.
+//!
+//! Changes go one at a time: read the head (or remember it), let the pure machine make the next one, write it
+//! conditionally, start over when someone else was faster. What holds after a crash is what the head in the bucket says.
+//! Readers take the remembered head without waiting for a change that is under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use thiserror::Error;
+use tokio::sync::Mutex;
+
+use super::bucket::{Bucket, BucketError};
+use super::key::PartitionKeys;
+use super::manifest::{
+    CommitFacts, Head, HeadIdentity, Hex128, ManifestError, Segment, SpillList, SpillRef, Tombstone, TopicState,
+    TransitionError, Writer,
+};
+use super::store::{Expected, ReplaceError, Store, StoreError, Version};
+use crate::runtime::Runtime;
+use crate::types::{Offset, Timestamp};
+
+/// Times that one change starts over because another writer was faster. A partition has one leader; more is a fault.
+const CONFLICTS: usize = 8;
+
+/// Why a head was not read or changed.
+#[derive(Debug, Error)]
+pub enum HeadError {
+    /// The machine refuses the change.
+    #[error(transparent)]
+    Refused(#[from] TransitionError),
+    /// There is no head: the partition was never taken over, or its topic is gone.
+    #[error("the partition has no archive yet key={key}")]
+    Absent {
+        /// Where the head would be.
+        key: String,
+    },
+    /// An object of the archive is not what it should be.
+    #[error("archive object {key}: {source}")]
+    Manifest {
+        /// The object.
+        key: String,
+        /// What is wrong with it.
+        source: ManifestError,
+    },
+    /// The change may or may not have happened; the next call finds out.
+    #[error("the outcome of a change of the archive is unknown key={key}: {source}")]
+    Unknown {
+        /// The head.
+        key: String,
+        /// The last failure.
+        source: StoreError,
+    },
+    /// Other writers kept being faster.
+    #[error("the archive's head is contended key={key}")]
+    Contended {
+        /// The head.
+        key: String,
+    },
+    /// The topic's description could not be read, or forbids the change.
+    #[error(transparent)]
+    Topic(#[from] BucketError),
+    /// The store failed; nothing was changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl HeadError {
+    /// Whether a later writer has taken over: stop writing, delete nothing.
+    pub const fn is_fenced(&self) -> bool {
+        matches!(self, Self::Refused(TransitionError::Fenced { .. }))
+    }
+}
+
+/// Handle to one partition's archive; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PartitionArchive {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    bucket: Bucket,
+    runtime: Runtime,
+    keys: PartitionKeys,
+    identity: HeadIdentity,
+    /// Held for the length of a change.
+    stored: Mutex<Option<Stored>>,
+    /// What readers see.
+    current: RwLock<Option<Arc<Head>>>,
+}
+
+/// A head that was read from, or written to, the bucket.
+#[derive(Clone, Debug)]
+struct Stored {
+    head: Arc<Head>,
+    version: Version,
+}
+
+impl PartitionArchive {
+    /// The archive of one partition. Nothing is read yet.
+    pub fn new(bucket: Bucket, runtime: Runtime, identity: HeadIdentity) -> Self {
+        let keys = bucket.keys().topic(&identity.topic, identity.topic_id).partition(identity.partition.0);
+        let inner = Inner { bucket, runtime, keys, identity, stored: Mutex::new(None), current: RwLock::new(None) };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Which partition.
+    pub fn identity(&self) -> &HeadIdentity {
+        &self.inner.identity
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> &PartitionKeys {
+        &self.inner.keys
+    }
+
+    /// The store it is in.
+    pub fn store(&self) -> &Store {
+        self.inner.bucket.store()
+    }
+
+    /// The head as last read or written, if any. May be behind the bucket's.
+    pub fn head(&self) -> Option<Arc<Head>> {
+        self.inner.current.read().clone()
+    }
+
+    /// Reads the head from the bucket; `None` when there is none.
+    pub async fn refresh(&self) -> Result<Option<Arc<Head>>, HeadError> {
+        let mut stored = self.inner.stored.lock().await;
+        *stored = self.load().await?;
+        Ok(self.publish(stored.as_ref()))
+    }
+
+    /// Makes `writer` the one that may change the head, or makes the first head, with a log that begins at
+    /// `log_start_offset`. Only a topic that the bucket describes as live gets a first head.
+    pub async fn take_over(&self, writer: Writer, log_start_offset: Offset) -> Result<Arc<Head>, HeadError> {
+        if self.refresh().await?.is_none() {
+            self.create(writer, log_start_offset).await?;
+        }
+        self.change(|head, nonce| match head.writer == writer {
+            true => Ok(None),
+            false => head.take_over(writer, nonce).map(Some),
+        })
+        .await
+    }
+
+    /// Commits an uploaded segment, spilling older ones first when the head is full. A segment that is there already, by
+    /// an earlier try whose answer was lost, counts as committed.
+    pub async fn commit(&self, writer: Writer, segment: &Segment, facts: &CommitFacts) -> Result<Arc<Head>, HeadError> {
+        if self.head().is_some_and(|head| head.needs_spill()) {
+            self.spill(writer).await?;
+        }
+        self.change(|head, nonce| {
+            if head.segments.iter().any(|known| known.name == segment.name) {
+                return Ok(None);
+            }
+            head.commit(writer, segment.clone(), facts, nonce).map(Some)
+        })
+        .await
+    }
+
+    /// Moves older segments to a list of their own.
+    async fn spill(&self, writer: Writer) -> Result<(), HeadError> {
+        let nonce = self.nonce();
+        let Some(head) = self.refresh().await?.filter(|head| head.needs_spill()) else { return Ok(()) };
+        let (_, reference, list) = head.spill(writer, nonce)?;
+        let key = reference.key(&self.inner.keys);
+        // Written before the head refers to it. The key holds the generation, so another writer's list of the same
+        // generation has the same segments in it.
+        self.store().put_immutable(&key, list.to_bytes()).await?;
+        self.change(|current, nonce| match current.generation == head.generation {
+            true => Ok(Some(current.spill(writer, nonce)?.0)),
+            false => Ok(None),
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Moves the log start up to `offset`, and turns segments below it into tombstones whose time comes after `grace`.
+    pub async fn advance_log_start(
+        &self,
+        writer: Writer,
+        offset: Offset,
+        grace: Duration,
+    ) -> Result<Arc<Head>, HeadError> {
+        let grace_ms = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
+        let not_before = Timestamp(self.inner.runtime.clock.wall().0.saturating_add(grace_ms));
+        let head = match self.head() {
+            Some(head) => head,
+            None => self.refresh().await?.ok_or_else(|| self.absent())?,
+        };
+        let straddled = match head.straddled_spill(offset) {
+            Some(reference) => Some((*reference, self.read_spill(reference).await?)),
+            None => None,
+        };
+        self.change(|head, nonce| {
+            // The list only helps with the very reference that it was read for.
+            let list = straddled.as_ref().filter(|(reference, _)| head.straddled_spill(offset) == Some(reference));
+            let offset = offset.max(head.log_start_offset);
+            head.advance_log_start(writer, offset, list.map(|(_, list)| list), not_before, nonce).map(Some)
+        })
+        .await
+    }
+
+    /// Forgets tombstones whose objects were deleted.
+    pub async fn drop_tombstones(&self, writer: Writer, deleted: &[Tombstone]) -> Result<Arc<Head>, HeadError> {
+        let now = self.inner.runtime.clock.wall();
+        self.change(|head, nonce| head.drop_tombstones(writer, deleted, now, nonce).map(Some)).await
+    }
+
+    /// Reads a spilled list.
+    pub async fn read_spill(&self, reference: &SpillRef) -> Result<SpillList, HeadError> {
+        let key = reference.key(&self.inner.keys);
+        let (bytes, _) = self.store().get(&key).await?;
+        SpillList::parse(&bytes, &self.inner.identity, reference).map_err(|source| HeadError::Manifest { key, source })
+    }
+
+    async fn create(&self, writer: Writer, log_start_offset: Offset) -> Result<(), HeadError> {
+        let identity = &self.inner.identity;
+        match self.inner.bucket.topic(&identity.topic, identity.topic_id).await? {
+            Some(description) if description.state == TopicState::Live => {}
+            _ => return Err(BucketError::TopicDeleted { topic: identity.topic.clone() }.into()),
+        }
+        let head = Head::first(identity.clone(), writer, log_start_offset, self.nonce());
+        let key = self.inner.keys.head();
+        match self.store().replace(&key, head.to_bytes(), Expected::Absent).await {
+            Ok(_) | Err(ReplaceError::Conflict { .. }) => Ok(()),
+            Err(ReplaceError::Unknown { key, source }) => Err(HeadError::Unknown { key, source }),
+            Err(ReplaceError::Store(source)) => Err(source.into()),
+        }
+    }
+
+    /// Changes the head; `make` returns `None` when there is nothing to change.
+    async fn change(
+        &self,
+        make: impl Fn(&Head, Hex128) -> Result<Option<Head>, TransitionError>,
+    ) -> Result<Arc<Head>, HeadError> {
+        let key = self.inner.keys.head();
+        let mut stored = self.inner.stored.lock().await;
+        for _ in 0..CONFLICTS {
+            if stored.is_none() {
+                *stored = self.load().await?;
+                self.publish(stored.as_ref());
+            }
+            let Stored { head, version } = stored.clone().ok_or_else(|| self.absent())?;
+            let next = match make(&head, self.nonce()) {
+                Ok(Some(next)) => next,
+                Ok(None) => return Ok(head),
+                Err(refusal) => {
+                    // What is remembered may be behind the bucket: the next call reads again.
+                    *stored = None;
+                    return Err(refusal.into());
+                }
+            };
+            assert!(next.check().is_ok(), "a transition broke the rules of the head");
+            match self.store().replace(&key, next.to_bytes(), Expected::Version(version)).await {
+                Ok(version) => {
+                    *stored = Some(Stored { head: Arc::new(next), version });
+                    self.publish(stored.as_ref());
+                    return stored.as_ref().map(|stored| Arc::clone(&stored.head)).ok_or_else(|| self.absent());
+                }
+                Err(ReplaceError::Conflict { .. }) => *stored = None,
+                Err(ReplaceError::Unknown { source, .. }) => {
+                    *stored = None;
+                    return Err(HeadError::Unknown { key, source });
+                }
+                Err(ReplaceError::Store(source)) => return Err(source.into()),
+            }
+        }
+        Err(HeadError::Contended { key })
+    }
+
+    async fn load(&self) -> Result<Option<Stored>, HeadError> {
+        let key = self.inner.keys.head();
+        let Some((bytes, version)) = self.store().get_if_present(&key).await? else { return Ok(None) };
+        let head = Head::parse(&bytes, &self.inner.identity).map_err(|source| HeadError::Manifest { key, source })?;
+        Ok(Some(Stored { head: Arc::new(head), version }))
+    }
+
+    fn publish(&self, stored: Option<&Stored>) -> Option<Arc<Head>> {
+        let head = stored.map(|stored| Arc::clone(&stored.head));
+        self.inner.current.write().clone_from(&head);
+        head
+    }
+
+    fn absent(&self) -> HeadError {
+        HeadError::Absent { key: self.inner.keys.head() }
+    }
+
+    fn nonce(&self) -> Hex128 {
+        Hex128::from_entropy(self.inner.runtime.entropy.identity())
+    }
+}

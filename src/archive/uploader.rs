@@ -1,0 +1,116 @@
+//! Takes a sealed run of batches into the archive: encode, verify, upload, commit.
+//!
+//! ```text
+//! spool ── verify ──▶ PUT companion ──▶ PUT parquet ──▶ sizes confirmed ──▶ conditional write of the head
+//! ```
+//! A crash before the last step leaves at most two unreferenced objects, which the cleaner sweeps once a later leader has
+//! taken over; a crash after it leaves a committed segment that the next try finds. Local data may be deleted only on the
+//! strength of a head that [`Uploader::archive`] returned, or that was read from the bucket afterwards.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::key::{SegmentName, SegmentUuid};
+use super::manifest::{Head, Segment, Writer};
+use super::parquet::{AbortedTransaction, ChunkLimits, EncodeError, SegmentRequest, encode};
+use super::partition::{HeadError, PartitionArchive};
+use super::spool::Spool;
+use super::store::StoreError;
+use super::workers::Workers;
+use crate::record::Batch;
+use crate::runtime::Runtime;
+use crate::types::Offset;
+
+/// A run of batches that is decided, durable locally, and not archived yet.
+#[derive(Clone, Debug)]
+pub struct UploadPlan {
+    /// Who leads the partition.
+    pub writer: Writer,
+    /// Where the archive ends and the run begins.
+    pub base: Offset,
+    /// First offset after the run.
+    pub next: Offset,
+    /// Transactions that were aborted in the run.
+    pub aborted: Vec<AbortedTransaction>,
+    /// The producers' state at `next`, in the log's own format.
+    pub producer_snapshot: Option<Bytes>,
+}
+
+/// A run that was archived.
+#[derive(Clone, Debug)]
+pub struct Uploaded {
+    /// As the head lists it.
+    pub segment: Segment,
+    /// The head that lists it.
+    pub head: Arc<Head>,
+}
+
+/// Why a run was not archived.
+#[derive(Debug, Error)]
+pub enum UploadError {
+    /// It could not be read, encoded or verified.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// An object could not be uploaded.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The head could not be changed.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+}
+
+/// The upload pipeline, shared by all partitions; cheap to clone. As many uploads run at once as the spool has slots.
+#[derive(Clone, Debug)]
+pub struct Uploader {
+    runtime: Runtime,
+    workers: Workers,
+    spool: Spool,
+    limits: ChunkLimits,
+}
+
+impl Uploader {
+    /// A pipeline that encodes on `workers`, of background priority, and spools to `spool`.
+    pub const fn new(runtime: Runtime, workers: Workers, spool: Spool, limits: ChunkLimits) -> Self {
+        Self { runtime, workers, spool, limits }
+    }
+
+    /// Archives one run. `source` gives its batches in offset order; it is called on a worker and may block on the disk.
+    /// The head must have been taken over by the plan's writer.
+    pub async fn archive<I, E>(
+        &self,
+        partition: &PartitionArchive,
+        plan: UploadPlan,
+        source: impl FnOnce() -> I + Send + 'static,
+    ) -> Result<Uploaded, UploadError>
+    where
+        I: Iterator<Item = Result<Batch, E>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let uuid = SegmentUuid::from_entropy(self.runtime.entropy.identity());
+        let name = SegmentName { base: plan.base, next: plan.next, fence: plan.writer.fence, uuid };
+        let request = SegmentRequest {
+            identity: partition.identity().clone(),
+            name,
+            writer: plan.writer,
+            aborted: plan.aborted,
+            producer_snapshot: plan.producer_snapshot,
+        };
+        let slot = self.spool.acquire().await;
+        let limits = self.limits;
+        let (encoded, slot) = self.workers.run(move || (encode(&request, limits, source(), &slot), slot)).await;
+        let encoded = encoded?;
+        let (store, keys) = (partition.store(), partition.keys());
+        if let Some(companion) = encoded.companion {
+            store.put_immutable(&keys.companion(&name), companion).await?;
+        }
+        if let Some(parquet) = encoded.parquet {
+            store.put_immutable(&keys.parquet(&name), parquet).await?;
+        }
+        // The spooled bytes are in the bucket; another upload may have the files.
+        drop(slot);
+        let head = partition.commit(plan.writer, &encoded.segment, &encoded.facts).await?;
+        Ok(Uploaded { segment: encoded.segment, head })
+    }
+}

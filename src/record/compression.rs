@@ -4,9 +4,11 @@
 //! only ever used to refuse it sooner. What Kafka's reader refuses is refused too (LZ4 blocks that depend on each
 //! other, frames without an end), since a batch that only we can read would be lost to its consumers.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 
 use bytes::Bytes;
+use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
 use super::{Compression, RecordError};
 
@@ -86,54 +88,78 @@ fn corrupt(codec: Compression) -> RecordError {
 pub(super) struct Decompression<'a> {
     codec: Compression,
     source: Source<'a>,
-    buffer: Vec<u8>,
+    scratch: Scratch,
     chunk_bytes: usize,
     produced_bytes: usize,
     limit_bytes: usize,
 }
 
 enum Source<'a> {
-    Stream(Box<dyn Read + 'a>),
+    Plain(&'a [u8]),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<&'a [u8]>>),
     Xerial(&'a [u8]),
     Snappy(&'a [u8]),
     Lz4(Lz4Blocks<'a>),
+    Zstd(ZstdFrames<'a>),
+}
+
+/// What decompression needs beside its input, kept by each thread from one payload to the next: making a zstd context
+/// costs as much as decompressing a small batch.
+#[derive(Default)]
+struct Scratch {
+    buffer: Vec<u8>,
+    zstd: Option<Decoder<'static>>,
+}
+
+thread_local! {
+    static SCRATCH: Cell<Scratch> = Cell::default();
+}
+
+/// The most that a thread keeps of its buffer.
+const KEPT_BUFFER_BYTES: usize = 256 << 10;
+
+impl Drop for Decompression<'_> {
+    fn drop(&mut self) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        if scratch.buffer.capacity() > KEPT_BUFFER_BYTES {
+            scratch.buffer = Vec::new();
+        }
+        SCRATCH.set(scratch);
+    }
 }
 
 impl<'a> Decompression<'a> {
     pub(super) fn new(codec: Compression, payload: &'a [u8], limit_bytes: usize) -> Result<Self, RecordError> {
+        let mut scratch = SCRATCH.take();
         let source = match codec {
-            Compression::None => Source::Stream(Box::new(payload)),
+            Compression::None => Source::Plain(payload),
             // Java's GZIPInputStream and zstd-jni both read on into a following member or frame.
-            Compression::Gzip => Source::Stream(Box::new(flate2::bufread::MultiGzDecoder::new(payload))),
-            Compression::Zstd => {
-                let decoder = zstd::stream::read::Decoder::with_buffer(payload).map_err(|_| corrupt(codec))?;
-                Source::Stream(Box::new(decoder))
-            }
-            // librdkafka and old clients send one bare snappy block; `SnappyInputStream` tells them by the missing
-            // magic.
+            Compression::Gzip => Source::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(payload))),
+            Compression::Zstd => Source::Zstd(ZstdFrames::new(payload, &mut scratch)?),
+            // librdkafka and old clients send one bare snappy block; `SnappyInputStream` tells them by the missing magic.
             Compression::Snappy if payload.starts_with(&XERIAL_HEADER[..XERIAL_MAGIC_BYTES]) => Source::Xerial(payload),
             Compression::Snappy => Source::Snappy(payload),
             Compression::Lz4 => Source::Lz4(Lz4Blocks::new(payload)?),
         };
-        Ok(Self { codec, source, buffer: Vec::new(), chunk_bytes: 0, produced_bytes: 0, limit_bytes })
+        Ok(Self { codec, source, scratch, chunk_bytes: 0, produced_bytes: 0, limit_bytes })
     }
 
     /// The next bytes, or an empty chunk at the end.
     pub(super) fn next_chunk(&mut self) -> Result<&[u8], RecordError> {
         let left = self.limit_bytes - self.produced_bytes;
         self.chunk_bytes = 0;
+        let Scratch { buffer, zstd } = &mut self.scratch;
         let length = match &mut self.source {
-            Source::Stream(reader) => {
-                self.buffer.resize(CHUNK_BYTES, 0);
-                reader.read(&mut self.buffer).map_err(|_| corrupt(self.codec))?
-            }
+            Source::Plain(rest) => rest.read(room(buffer, CHUNK_BYTES)).map_err(|_| corrupt(self.codec))?,
+            Source::Gzip(reader) => reader.read(room(buffer, CHUNK_BYTES)).map_err(|_| corrupt(self.codec))?,
             Source::Xerial(rest) => match next_xerial_block(rest)? {
-                Some(block) => snappy_block(block, &mut self.buffer, left)?,
+                Some(block) => snappy_block(block, buffer, left)?,
                 None => 0,
             },
             Source::Snappy([]) => 0,
-            Source::Snappy(block) => snappy_block(std::mem::take(block), &mut self.buffer, left)?,
-            Source::Lz4(blocks) => blocks.next_block(&mut self.buffer)?,
+            Source::Snappy(block) => snappy_block(std::mem::take(block), buffer, left)?,
+            Source::Lz4(blocks) => blocks.next_block(buffer)?,
+            Source::Zstd(frames) => frames.next_chunk(zstd, room(buffer, CHUNK_BYTES))?,
         };
         if length > left {
             return Err(RecordError::TooLarge { limit: self.limit_bytes });
@@ -146,7 +172,52 @@ impl<'a> Decompression<'a> {
     /// The bytes that the last [`next_chunk`](Self::next_chunk) gave.
     #[inline]
     pub(super) fn chunk(&self) -> &[u8] {
-        &self.buffer[..self.chunk_bytes]
+        &self.scratch.buffer[..self.chunk_bytes]
+    }
+}
+
+/// The first bytes of a buffer, which grows to hold them.
+fn room(buffer: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+    if buffer.len() < bytes {
+        buffer.resize(bytes, 0);
+    }
+    &mut buffer[..bytes]
+}
+
+/// Zstandard frames, one after another.
+struct ZstdFrames<'a> {
+    input: InBuffer<'a>,
+    between_frames: bool,
+}
+
+impl<'a> ZstdFrames<'a> {
+    fn new(payload: &'a [u8], scratch: &mut Scratch) -> Result<Self, RecordError> {
+        let failed = |_| corrupt(Compression::Zstd);
+        match &mut scratch.zstd {
+            Some(decoder) => decoder.reinit().map_err(failed)?,
+            none => *none = Some(Decoder::new().map_err(failed)?),
+        }
+        Ok(Self { input: InBuffer::around(payload), between_frames: true })
+    }
+
+    fn next_chunk(&mut self, decoder: &mut Option<Decoder<'static>>, out: &mut [u8]) -> Result<usize, RecordError> {
+        let failed = || corrupt(Compression::Zstd);
+        let decoder = decoder.as_mut().ok_or_else(failed)?;
+        let mut output = OutBuffer::around(out);
+        while output.pos() == 0 {
+            let used_up = self.input.pos() == self.input.src.len();
+            if used_up && self.between_frames {
+                return Ok(0);
+            }
+            let read_before = self.input.pos();
+            let hint = decoder.run(&mut self.input, &mut output).map_err(|_| failed())?;
+            self.between_frames = hint == 0;
+            let stuck = output.pos() == 0 && self.input.pos() == read_before && !self.between_frames;
+            if stuck {
+                return Err(failed());
+            }
+        }
+        Ok(output.pos())
     }
 }
 
@@ -175,10 +246,7 @@ fn snappy_block(block: &[u8], out: &mut Vec<u8>, left: usize) -> Result<usize, R
     if declared > left {
         return Err(RecordError::TooLarge { limit: left });
     }
-    if out.len() < declared {
-        out.resize(declared, 0);
-    }
-    snap::raw::Decoder::new().decompress(block, out).map_err(|_| corrupt(Compression::Snappy))
+    snap::raw::Decoder::new().decompress(block, room(out, declared)).map_err(|_| corrupt(Compression::Snappy))
 }
 
 /// The blocks of one LZ4 frame, read as `Lz4BlockInputStream` does: checksums are skipped, since the batch has its own.
@@ -225,14 +293,11 @@ impl<'a> Lz4Blocks<'a> {
             let (block, rest) = rest.split_at_checked(block_bytes).ok_or_else(refused)?;
             let checksum_bytes = if self.has_block_checksum { 4 } else { 0 };
             self.rest = rest.get(checksum_bytes..).ok_or_else(refused)?;
-            let room = self.largest_block_bytes.min(block_bytes * LZ4_LARGEST_RATIO);
-            if out.len() < room {
-                out.resize(room, 0);
-            }
             let written = if length & LZ4_UNCOMPRESSED_BIT == 0 {
-                lz4_flex::block::decompress_into(block, &mut out[..room]).map_err(|_| refused())?
+                let largest_bytes = self.largest_block_bytes.min(block_bytes * LZ4_LARGEST_RATIO);
+                lz4_flex::block::decompress_into(block, room(out, largest_bytes)).map_err(|_| refused())?
             } else {
-                out[..block_bytes].copy_from_slice(block);
+                room(out, block_bytes).copy_from_slice(block);
                 block_bytes
             };
             // An empty block is not the end.
@@ -294,6 +359,20 @@ mod tests {
             let one = compress(codec, &payload).unwrap();
             let joined = [&one[..], &one[..]].concat();
             assert_eq!(decompress(codec, &joined, 100_000).unwrap(), [&payload[..], &payload[..]].concat());
+        }
+    }
+
+    #[test]
+    fn streams_that_end_early_are_refused_and_leave_no_trace() {
+        let payload = sample(100_000);
+        for codec in [Compression::Gzip, Compression::Lz4, Compression::Zstd] {
+            let whole = compress(codec, &payload).unwrap();
+            for end in [1, 10, whole.len() / 2, whole.len() - 1] {
+                assert_eq!(decompress(codec, &whole[..end], 100_000), Err(corrupt(codec)), "{codec:?} {end}");
+                assert_eq!(decompress(codec, &whole, 100_000).unwrap(), payload);
+            }
+            let damaged: Vec<u8> = whole.iter().map(|byte| byte ^ 0x55).collect();
+            assert_eq!(decompress(codec, &damaged, 100_000), Err(corrupt(codec)));
         }
     }
 

@@ -78,7 +78,7 @@ pub enum RecordError {
     },
     /// Single records break a rule of the topic, so none of the batch is appended. Answered as `INVALID_TIMESTAMP` when
     /// any of them is refused for its timestamp, else as `INVALID_RECORD`, with the records' indexes (KIP-467).
-    #[error("records of the batch are rejected first_index={} rejected={}", records.first().map_or(0, |record| record.index), records.len())]
+    #[error("records of the batch are rejected rejected={}", records.len())]
     RecordsRejected {
         /// The rejected records, the first [`MAX_REJECTED_RECORDS`](super::MAX_REJECTED_RECORDS) of them.
         records: Vec<RejectedRecord>,

@@ -2,16 +2,17 @@
 //! `UnifiedLog.analyzeAndValidateRecords` and `LogValidator`, for message format 2.
 //!
 //! A batch that keeps the rules is passed on as it came: compressed records are walked over in bounded memory and never
-//! written again, unless the topic asks for another codec. Two rules are stricter than Kafka's: null lengths are −1 and
-//! nothing below, and offset deltas of uncompressed records count up from 0 (Kafka stores such batches and its readers
-//! then disagree about offsets).
+//! written again, unless the topic asks for another codec. Stricter than Kafka are: offset deltas count up from 0 (Kafka
+//! stores uncompressed batches where they don't, and its readers then disagree about offsets); null lengths are −1 and
+//! nothing below; nothing follows the last gzip member. Where Kafka fails with an internal error, as on compressed data
+//! that is damaged behind a right checksum, the error here says what is wrong.
 
 use bytes::Bytes;
 
 use super::batch::{checksum, stored_checksum};
 use super::compression::{Decompression, MAX_DECOMPRESSED_BYTES};
 use super::header::{LENGTH_PREFIX_BYTES, MAGIC_AT};
-use super::scan::{CompressedSource, PlainSource, Source, scan_record};
+use super::scan::{CompressedSource, Flaw, PlainSource, Source};
 use super::{
     Batch, BatchBuilder, BatchHeader, BatchOptions, Compression, HEADER_BYTES, RecordError, RejectedRecord, Rejection,
     TimestampType,
@@ -74,24 +75,21 @@ pub fn validate(bytes: Bytes, rules: &ProduceRules, now: Timestamp) -> Result<Ba
         return Err(RecordError::UnsupportedCompression { id: codec.id() });
     }
     let payload = batch.payload();
-    let findings = if codec == Compression::None {
+    let largest_timestamp = if codec == Compression::None {
         walk(&mut PlainSource::new(&payload), batch.header(), rules, now)
     } else {
         let stream = Decompression::new(codec, &payload, MAX_DECOMPRESSED_BYTES)?;
         walk(&mut CompressedSource::new(stream), batch.header(), rules, now)
     };
-    let findings = findings.map_err(behind_right_checksum)?;
+    let largest_timestamp = largest_timestamp?;
 
     let max_timestamp = match rules.timestamp_type {
-        TimestampType::CreateTime => findings.max_timestamp,
+        TimestampType::CreateTime => largest_timestamp,
         TimestampType::LogAppendTime => now,
     };
     let target = rules.compression.unwrap_or(codec);
-    if target == codec && findings.offsets_in_order {
+    if target == codec {
         return with_timestamps(batch, rules.timestamp_type, max_timestamp);
-    }
-    if codec == Compression::None && !findings.offsets_in_order {
-        return Err(RecordError::InvalidBatch { reason: "offset deltas do not count up from 0" });
     }
     let rebuilt = rebuild(&batch, target, rules.timestamp_type, max_timestamp)?;
     check_size(rebuilt.bytes().len(), rules)?;
@@ -185,28 +183,24 @@ fn check_header(header: &BatchHeader) -> Result<(), RecordError> {
 fn behind_right_checksum(error: RecordError) -> RecordError {
     match error {
         RecordError::Malformed { what, .. } => RecordError::InvalidBatch { reason: what },
-        RecordError::Truncated { .. } => RecordError::InvalidBatch { reason: "records end before their lengths say" },
         other => other,
     }
 }
 
-/// What the walk over the records found.
-struct Findings {
-    max_timestamp: Timestamp,
-    offsets_in_order: bool,
-}
-
-/// Passes over every record, checking structure, key and timestamp.
+/// Passes over every record, checking structure, offset, key and timestamp; returns the largest timestamp.
 fn walk(
     source: &mut impl Source,
     header: &BatchHeader,
     rules: &ProduceRules,
     now: Timestamp,
-) -> Result<Findings, RecordError> {
-    let mut findings = Findings { max_timestamp: Timestamp::NONE, offsets_in_order: true };
+) -> Result<Timestamp, RecordError> {
+    let mut largest = Timestamp::NONE;
     let mut rejected = Vec::new();
     for index in 0..header.record_count {
-        let record = scan_record(source)?;
+        let record = source.record().map_err(|flaw| refusal(source, flaw))?;
+        if record.offset_delta != index {
+            return Err(RecordError::InvalidBatch { reason: "offset deltas do not count up from 0" });
+        }
         let timestamp = header.timestamp_of(record.timestamp_delta);
         let rejection = if rules.compacted && !record.has_key {
             Some(Rejection::KeyMissing)
@@ -218,13 +212,16 @@ fn walk(
         {
             rejected.push(RejectedRecord { index, rejection });
         }
-        findings.max_timestamp = findings.max_timestamp.max(timestamp);
-        findings.offsets_in_order &= record.offset_delta == index;
+        largest = largest.max(timestamp);
     }
-    if !source.at_end()? {
+    if !source.at_end().map_err(|flaw| refusal(source, flaw))? {
         return Err(RecordError::InvalidBatch { reason: "bytes are left over after the last record" });
     }
-    if rejected.is_empty() { Ok(findings) } else { Err(RecordError::RecordsRejected { records: rejected }) }
+    if rejected.is_empty() { Ok(largest) } else { Err(RecordError::RecordsRejected { records: rejected }) }
+}
+
+fn refusal(source: &mut impl Source, flaw: Flaw) -> RecordError {
+    source.take_error().unwrap_or(RecordError::InvalidBatch { reason: flaw.reason() })
 }
 
 /// `LogValidator.validateTimestamp`, whose odd corner (a batch marked LogAppendTime is refused only where its time is
@@ -236,9 +233,10 @@ fn reject_timestamp(
     now: Timestamp,
 ) -> Option<Rejection> {
     if rules.timestamp_type == TimestampType::CreateTime && timestamp != Timestamp::NONE {
-        let age_ms = now.0.saturating_sub(timestamp.0);
+        // Wraps as in Java, where a timestamp before the beginning of time is then one after its end.
+        let age_ms = now.0.wrapping_sub(timestamp.0);
         let out_of_range =
-            age_ms > rules.timestamp_before_max_ms || age_ms.saturating_neg() > rules.timestamp_after_max_ms;
+            age_ms > rules.timestamp_before_max_ms || age_ms.wrapping_neg() > rules.timestamp_after_max_ms;
         return out_of_range.then(|| Rejection::TimestampOutOfRange {
             timestamp: timestamp.0,
             earliest: now.0.saturating_sub(rules.timestamp_before_max_ms),

@@ -40,7 +40,7 @@ fn read_unsigned(bytes: &[u8], longest: usize) -> Result<(u64, usize), RecordErr
     Err(RecordError::Truncated { needed: bytes.len() + 1, available: bytes.len() })
 }
 
-pub(super) fn malformed() -> RecordError {
+fn malformed() -> RecordError {
     RecordError::Malformed { what: "variable-length integer is too long", value: 0 }
 }
 

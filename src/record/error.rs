@@ -2,10 +2,11 @@
 
 use thiserror::Error;
 
-/// A batch or record that does not follow the format or a rule; the variant decides the Kafka error code.
+/// A batch or record that does not follow the format or a rule. Each variant says how a producer is answered; clients
+/// retry `CORRUPT_MESSAGE` and split on `MESSAGE_TOO_LARGE`, and give up on the others.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RecordError {
-    /// The bytes end before the batch or record does.
+    /// The bytes end before the batch or record does. Answered as `CORRUPT_MESSAGE`.
     #[error("record data is truncated needed_bytes={needed} available_bytes={available}")]
     Truncated {
         /// Bytes that the format calls for.
@@ -13,13 +14,14 @@ pub enum RecordError {
         /// Bytes that are there.
         available: usize,
     },
-    /// Message formats 0 and 1 are not accepted; Apache Kafka 4 dropped them too (KIP-724).
+    /// Message formats 0 and 1 are not accepted; Apache Kafka 4 dropped them too (KIP-724). Answered as
+    /// `INVALID_RECORD`.
     #[error("unsupported record format magic={magic}; produce with message format 2")]
     UnsupportedMagic {
         /// The format number found.
         magic: i8,
     },
-    /// The checksum over the batch does not match its bytes.
+    /// The checksum over the batch does not match its bytes. Answered as `CORRUPT_MESSAGE`.
     #[error("record batch checksum mismatch stored={stored:#010x} computed={computed:#010x}")]
     ChecksumMismatch {
         /// Checksum in the header.
@@ -27,7 +29,7 @@ pub enum RecordError {
         /// Checksum of the bytes.
         computed: u32,
     },
-    /// A length, count, delta or attribute contradicts the rest of the batch.
+    /// A length, count, delta or attribute contradicts the rest of the batch. Answered as `CORRUPT_MESSAGE`.
     #[error("record batch is malformed: {what} value={value}")]
     Malformed {
         /// Which field, and what is wrong with it.
@@ -42,13 +44,13 @@ pub enum RecordError {
         /// The codec's number in the attributes.
         id: i16,
     },
-    /// Compressed data that does not decompress, or a payload that a codec can't take.
+    /// Compressed data that does not decompress, or a payload that a codec can't take. Answered as `INVALID_RECORD`.
     #[error("compressed records are corrupt codec={codec}")]
     CorruptCompression {
         /// The codec that the attributes name.
         codec: &'static str,
     },
-    /// Decompressing would pass the caller's limit.
+    /// Decompressing would pass the caller's limit. Answered as `MESSAGE_TOO_LARGE`.
     #[error("decompressed records exceed the limit limit_bytes={limit}")]
     TooLarge {
         /// The limit in bytes.

@@ -10,14 +10,19 @@
 mod classic;
 mod coordinator;
 mod error;
+mod groups;
 mod partition;
 pub mod records;
 pub mod request;
+mod session;
 mod settings;
+pub mod snapshot;
 mod timers;
 
 pub use coordinator::{Action, Coordinator, CoordinatorStats, Event};
 pub use error::{FormatError, GroupError};
+pub use groups::Groups;
 pub use partition::{DEFAULT_PARTITIONS, partition_of};
+pub use session::{OffsetsLog, OffsetsLogError, Session};
 pub use settings::GroupSettings;
 pub use timers::Now;

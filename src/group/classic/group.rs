@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::member::Member;
-use super::{Action, Event, subscription};
+use super::{Action, Counts, Event, subscription};
 use crate::group::records::StoredGroup;
 use crate::group::request::{
     DescribedGroup, GroupState, JoinGroup, JoinRefused, JoinedGroup, ListedGroup, MemberProtocol, OffsetCommit, Reply,
@@ -66,6 +66,7 @@ pub(in crate::group) struct ClassicGroup {
     pub(super) initial_delay: Option<InitialDelay>,
     subscribed_topics: Option<BTreeSet<Arc<str>>>,
     pub(super) timers: Timers<Timer>,
+    pub(super) counts: Counts,
     members_bytes: usize,
 }
 
@@ -89,6 +90,7 @@ impl ClassicGroup {
             initial_delay: None,
             subscribed_topics: None,
             timers: Timers::new(),
+            counts: Counts::default(),
             members_bytes: 0,
         }
     }
@@ -161,6 +163,16 @@ impl ClassicGroup {
     /// No member is here or about to be: nothing is lost when the machine is dropped.
     pub(in crate::group) fn is_idle(&self) -> bool {
         self.state == GroupState::Empty && self.pending_joins.is_empty()
+    }
+
+    /// Members of the current generation, or of the one in the making.
+    pub(in crate::group) fn member_count(&self) -> usize {
+        self.members.len()
+    }
+
+    /// What has happened since the last call.
+    pub(in crate::group) fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
     }
 
     /// Bytes of memory that the group takes, roughly.

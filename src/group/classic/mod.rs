@@ -63,6 +63,13 @@ pub(super) enum Action {
     Store { group: StoredGroup, then: Option<Assignments> },
 }
 
+/// What has happened to groups, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) rebalances: u64,
+    pub(super) expired_members: u64,
+}
+
 /// What the leader of a generation assigned, on its way into the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Assignments {

@@ -60,6 +60,7 @@ impl ClassicGroup {
         }
         tracing::info!(group = %self.group_id, member = %member_id, "member was not heard of within its session timeout");
         let was_member = self.members.contains_key(member_id);
+        self.counts.expired_members += u64::from(was_member);
         self.expel(member_id, GroupError::UnknownMemberId, actions);
         if self.state == GroupState::PreparingRebalance {
             if self.has_all_members_joined() {
@@ -158,6 +159,7 @@ impl ClassicGroup {
             self.answer_sync(now, &member_id, actions);
         }
         self.transition_to(now, GroupState::Stable);
+        self.counts.rebalances += 1;
         tracing::info!(group = %self.group_id, generation = self.generation, "group is stable");
     }
 

@@ -112,15 +112,25 @@ enum Timer {
     Group(Arc<str>),
 }
 
-/// Sizes of a coordinator, for metrics.
+/// Sizes of a coordinator and what it has done, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CoordinatorStats {
     /// Groups, with or without members.
     pub groups: usize,
+    /// Members of all groups.
+    pub members: usize,
+    /// Committed offsets of all groups.
+    pub offsets: usize,
     /// Bytes of memory taken by groups and offsets, roughly.
     pub state_bytes: usize,
     /// Bytes of the log.
     pub log_bytes: u64,
+    /// Rebalances that ended with every member assigned, ever.
+    pub rebalances: u64,
+    /// Members expelled for silence, ever.
+    pub expired_members: u64,
+    /// Offsets committed, ever.
+    pub committed_offsets: u64,
 }
 
 /// The coordinator of one partition.
@@ -133,6 +143,9 @@ pub struct Coordinator {
     /// A machine for every group in the log, and for those that are about to be.
     groups: BTreeMap<Arc<str>, ClassicGroup>,
     groups_bytes: usize,
+    members: usize,
+    counts: classic::Counts,
+    committed_offsets: u64,
     outbox: Outbox,
     rewrite: Rewrite,
     /// Where the next append goes.
@@ -154,6 +167,9 @@ impl Coordinator {
             logged: LoggedState::default(),
             groups: BTreeMap::new(),
             groups_bytes: 0,
+            members: 0,
+            counts: classic::Counts::default(),
+            committed_offsets: 0,
             outbox: Outbox::default(),
             rewrite: Rewrite::new(0),
             next_offset: Offset::ZERO,
@@ -203,8 +219,13 @@ impl Coordinator {
     pub fn stats(&self) -> CoordinatorStats {
         CoordinatorStats {
             groups: self.groups.len(),
+            members: self.members,
+            offsets: self.logged.offsets(),
             state_bytes: self.state_bytes(),
             log_bytes: self.rewrite.log_bytes(),
+            rebalances: self.counts.rebalances,
+            expired_members: self.counts.expired_members,
+            committed_offsets: self.committed_offsets,
         }
     }
 
@@ -242,6 +263,7 @@ impl Coordinator {
             match group {
                 Ok(group) => {
                     self.groups_bytes += group.bytes();
+                    self.members += group.member_count();
                     if let Some(deadline) = group.next_timeout() {
                         self.timers.set(Timer::Group(Arc::clone(group_id)), deadline);
                     }
@@ -296,6 +318,7 @@ impl Coordinator {
         self.logged = LoggedState::default();
         self.groups.clear();
         self.groups_bytes = 0;
+        self.members = 0;
         self.rewrite = Rewrite::new(0);
         self.expiry_due = false;
         self.timers = Timers::new();
@@ -412,8 +435,13 @@ impl Coordinator {
         let Some(group) = self.groups.get_mut(group_id) else { return };
         let mut actions = Vec::new();
         self.groups_bytes -= group.bytes();
+        self.members -= group.member_count();
         group.handle(now, event, &mut actions);
         self.groups_bytes += group.bytes();
+        self.members += group.member_count();
+        let counts = group.take_counts();
+        self.counts.rebalances += counts.rebalances;
+        self.counts.expired_members += counts.expired_members;
         match group.next_timeout() {
             Some(deadline) => self.timers.set(Timer::Group(Arc::clone(group_id)), deadline),
             None => self.timers.cancel(&Timer::Group(Arc::clone(group_id))),

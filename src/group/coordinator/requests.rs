@@ -166,6 +166,7 @@ impl Coordinator {
         }
         self.handle_group(now, &commit.group_id, classic::Event::Committed { member_id: commit.member_id });
         if !records.is_empty() {
+            self.committed_offsets += records.len() as u64;
             self.outbox.push(Entry::Write { records, then: None });
         }
         Ok(results)

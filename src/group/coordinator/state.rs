@@ -39,6 +39,7 @@ pub(super) struct LoggedState {
     /// Bytes of the records that would rebuild the state.
     record_bytes: usize,
     records: usize,
+    offsets: usize,
 }
 
 impl LoggedState {
@@ -49,7 +50,8 @@ impl LoggedState {
                 let committed = CommittedOffset::decode(value)?;
                 let offsets = &mut self.groups.entry(group).or_default().offsets;
                 let earlier = offsets.entry(topic).or_default().insert(partition, committed);
-                self.forget(&record.key, earlier.map(|earlier| earlier.encode()));
+                self.forget_offset(&record.key, earlier.as_ref());
+                self.offsets += 1;
                 self.remember(record);
             }
             (Key::Offset { group, topic, partition }, None) => {
@@ -59,7 +61,7 @@ impl LoggedState {
                 if partitions.is_empty() {
                     logged.offsets.remove(&topic);
                 }
-                self.forget(&record.key, earlier.map(|earlier| earlier.encode()));
+                self.forget_offset(&record.key, earlier.as_ref());
             }
             (Key::Group { group }, Some(value)) => {
                 let earlier = self.groups.entry(group).or_default().stored.replace(value.clone());
@@ -70,7 +72,7 @@ impl LoggedState {
                 if let Some(logged) = self.groups.remove(&group) {
                     self.forget(&record.key, logged.stored);
                     for (topic, partition, committed) in walk(&logged.offsets) {
-                        self.forget(&Key::encode_offset(&group, topic, partition), Some(committed.encode()));
+                        self.forget_offset(&Key::encode_offset(&group, topic, partition), Some(committed));
                     }
                 }
             }
@@ -88,6 +90,16 @@ impl LoggedState {
             self.record_bytes -= LogRecord { key: key.clone(), value }.bytes();
             self.records -= 1;
         }
+    }
+
+    fn forget_offset(&mut self, key: &Bytes, committed: Option<&CommittedOffset>) {
+        self.offsets -= usize::from(committed.is_some());
+        self.forget(key, committed.map(CommittedOffset::encode));
+    }
+
+    /// Committed offsets of all groups.
+    pub(super) const fn offsets(&self) -> usize {
+        self.offsets
     }
 
     /// Bytes that the state takes in the log when it is appended again.

@@ -1,0 +1,220 @@
+//! Coordinators as tasks, on a log in memory that can be slow, refuse, and change leaders.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::*;
+use crate::group::request::{
+    CommitPartition, CommitTopic, FetchTopic, GroupState, JoinGroup, ListGroups, MemberProtocol, OffsetCommit,
+    OffsetFetch, SyncGroup,
+};
+use crate::group::{Groups, partition_of, snapshot};
+use crate::record::Batches;
+use crate::runtime::Runtime;
+use crate::types::{PartitionIndex, TopicId};
+
+#[derive(Default)]
+struct MemoryLog {
+    batches: Mutex<Vec<Batch>>,
+    start: Mutex<Offset>,
+    appends: AtomicUsize,
+    refuses: AtomicBool,
+}
+
+impl MemoryLog {
+    fn end(&self) -> Offset {
+        self.batches.lock().last().map_or(*self.start.lock(), |batch| batch.header().next_offset())
+    }
+}
+
+/// The log of a leader; several may follow one another on one log.
+struct Leader(Arc<MemoryLog>);
+
+impl OffsetsLog for Leader {
+    fn range(&self) -> BoxFuture<'static, Result<Range<Offset>, OffsetsLogError>> {
+        let end = self.0.end();
+        let start = *self.0.start.lock();
+        Box::pin(async move { Ok(start..end) })
+    }
+
+    fn read(&self, from: Offset, _max_bytes: usize) -> BoxFuture<'static, Result<Vec<Batch>, OffsetsLogError>> {
+        let batch = self.0.batches.lock().iter().find(|batch| batch.header().next_offset() > from).cloned();
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            Ok(batch.into_iter().collect())
+        })
+    }
+
+    fn append(&self, batch: Batch) -> BoxFuture<'static, Result<Offset, OffsetsLogError>> {
+        let log = Arc::clone(&self.0);
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            if log.refuses.load(Ordering::Relaxed) {
+                return Err(OffsetsLogError::Unavailable { reason: "disk full".to_owned() });
+            }
+            let base_offset = log.end();
+            log.appends.fetch_add(1, Ordering::Relaxed);
+            // What is read back went through bytes, as on disk.
+            let bytes = batch.placed(base_offset, LeaderEpoch(1)).bytes().clone();
+            log.batches.lock().extend(Batches::new(bytes).map(Result::unwrap));
+            Ok(base_offset)
+        })
+    }
+
+    fn advance_start(&self, start: Offset) -> BoxFuture<'static, Result<(), OffsetsLogError>> {
+        *self.0.start.lock() = start;
+        self.0.batches.lock().retain(|batch| batch.header().base_offset >= start);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn groups() -> Groups {
+    let settings = GroupSettings {
+        initial_rebalance_delay: Duration::from_millis(10),
+        min_session_timeout: Duration::from_millis(10),
+        reload_backoff: Duration::from_millis(10),
+        rewrite_min_bytes: 10_000,
+        ..GroupSettings::default()
+    };
+    Groups::new(Runtime::production(), settings, 50, GroupMetrics::default())
+}
+
+fn commit(group: &str, offset: i64) -> OffsetCommit {
+    let partition = CommitPartition { partition: 0, offset, leader_epoch: LeaderEpoch::NONE, metadata: Box::default() };
+    OffsetCommit {
+        group_id: group.into(),
+        generation: -1,
+        member_id: Arc::default(),
+        group_instance_id: None,
+        api_version: 9,
+        retention_ms: None,
+        topics: vec![CommitTopic { topic: "t".into(), topic_id: TopicId::ZERO, partitions: vec![partition] }],
+    }
+}
+
+async fn committed(groups: &Groups, group: &str) -> Result<i64, GroupError> {
+    let topics = vec![FetchTopic { topic: "t".into(), topic_id: TopicId::ZERO, partitions: vec![0] }];
+    let fetch = OffsetFetch { group_id: group.into(), topics: Some(topics) };
+    groups.fetch_offsets(fetch).await.map(|topics| topics[0].partitions[0].offset)
+}
+
+fn join(member_id: &str) -> JoinGroup {
+    JoinGroup {
+        group_id: "g".into(),
+        member_id: member_id.into(),
+        group_instance_id: None,
+        client_id: "c".into(),
+        client_host: "/127.0.0.1".into(),
+        api_version: 9,
+        session_timeout_ms: 200,
+        rebalance_timeout_ms: 200,
+        protocol_type: "consumer".into(),
+        protocols: vec![MemberProtocol { name: "range".into(), metadata: Bytes::new() }],
+        reason: None,
+    }
+}
+
+/// Leads the partition of `group` until the coordinator has loaded.
+async fn lead(groups: &Groups, group: &str, log: &Arc<MemoryLog>) {
+    groups.lead(groups.partition_of(group), Arc::new(Leader(Arc::clone(log))));
+    while committed(groups, group).await == Err(GroupError::CoordinatorLoadInProgress) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn many_commits_share_few_appends_and_survive_a_change_of_leader() {
+    let (log, first) = (Arc::new(MemoryLog::default()), groups());
+    assert_eq!(committed(&first, "g").await, Err(GroupError::NotCoordinator));
+    lead(&first, "g", &log).await;
+    let commits = (0..200).map(|offset| first.commit_offsets(commit("g", offset)));
+    let results = futures_util::future::join_all(commits).await;
+    assert!(results.into_iter().all(|result| result.is_ok()));
+    assert!(log.appends.load(Ordering::Relaxed) < 20);
+    first.commit_offsets(commit("g", 1000)).await.unwrap();
+    assert_eq!(committed(&first, "g").await, Ok(1000));
+
+    first.resign(first.partition_of("g"));
+    assert_eq!(committed(&first, "g").await, Err(GroupError::NotCoordinator));
+    let second = groups();
+    lead(&second, "g", &log).await;
+    assert_eq!(committed(&second, "g").await, Ok(1000));
+}
+
+#[tokio::test]
+async fn a_member_lives_through_a_generation_and_dies_of_silence() {
+    let (log, groups) = (Arc::new(MemoryLog::default()), groups());
+    lead(&groups, "g", &log).await;
+    let member_id = groups.join_group(join("")).await.unwrap_err().member_id;
+    let joined = groups.join_group(join(&member_id)).await.unwrap();
+    let sync = SyncGroup {
+        group_id: "g".into(),
+        generation: joined.generation,
+        member_id: Arc::clone(&member_id),
+        group_instance_id: None,
+        protocol_type: None,
+        protocol: None,
+        assignments: vec![(Arc::clone(&member_id), Bytes::from_static(b"all"))],
+    };
+    assert_eq!(groups.sync_group(sync).await.unwrap().assignment, "all");
+    assert_eq!(groups.describe_group("g".into()).await.unwrap().state, GroupState::Stable);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(groups.describe_group("g".into()).await.unwrap().state, GroupState::Empty);
+    let listed = groups.list_groups(ListGroups::default()).await.unwrap();
+    assert_eq!(listed.len(), 1);
+}
+
+#[tokio::test]
+async fn who_waits_in_a_rebalance_is_told_when_the_coordinator_resigns() {
+    let (log, groups) = (Arc::new(MemoryLog::default()), groups());
+    lead(&groups, "g", &log).await;
+    let joins = futures_util::future::join(groups.join_group(JoinGroup { api_version: 3, ..join("") }), async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        groups.resign(groups.partition_of("g"));
+    });
+    assert_eq!(joins.await.0.unwrap_err().error, GroupError::NotCoordinator);
+}
+
+#[tokio::test]
+async fn a_log_that_refuses_is_read_again_until_it_takes_appends() {
+    let (log, groups) = (Arc::new(MemoryLog::default()), groups());
+    lead(&groups, "g", &log).await;
+    groups.commit_offsets(commit("g", 1)).await.unwrap();
+    log.refuses.store(true, Ordering::Relaxed);
+    assert_eq!(groups.commit_offsets(commit("g", 2)).await, Err(GroupError::CoordinatorNotAvailable));
+    assert_eq!(groups.commit_offsets(commit("g", 2)).await, Err(GroupError::CoordinatorLoadInProgress));
+    log.refuses.store(false, Ordering::Relaxed);
+    while groups.commit_offsets(commit("g", 2)).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(committed(&groups, "g").await, Ok(2));
+}
+
+#[tokio::test]
+async fn the_log_is_cut_while_commits_go_on() {
+    let (log, groups) = (Arc::new(MemoryLog::default()), groups());
+    lead(&groups, "g", &log).await;
+    for round in 0..20 {
+        let commits = (0..50).map(|offset| groups.commit_offsets(commit("g", round * 50 + offset)));
+        futures_util::future::join_all(commits).await;
+    }
+    assert!(*log.start.lock() > Offset(500), "start={}", log.start.lock());
+    groups.resign(PartitionIndex(partition_of("g", 50).0));
+    lead(&groups, "g", &log).await;
+    assert_eq!(committed(&groups, "g").await, Ok(999));
+}
+
+#[tokio::test]
+async fn a_snapshot_holds_the_offsets_of_every_coordinator() {
+    let groups = groups();
+    for group in ["a", "b", "c"] {
+        lead(&groups, group, &Arc::new(MemoryLog::default())).await;
+        groups.commit_offsets(commit(group, 7)).await.unwrap();
+    }
+    let records = snapshot::parse(&groups.snapshot().await.unwrap().into()).unwrap();
+    let keys: Vec<_> = records.iter().map(|record| crate::group::records::Key::decode(&record.key).unwrap()).collect();
+    assert_eq!(keys.len(), 3);
+    assert!(matches!(&keys[0], crate::group::records::Key::Offset { topic, .. } if &**topic == "t"));
+}

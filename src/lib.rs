@@ -37,6 +37,10 @@ pub mod broker;
 pub mod http;
 pub mod server;
 
+// tests only
+#[cfg(test)]
+mod sim;
+
 // L6
 pub mod cli;
 pub mod config;

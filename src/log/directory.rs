@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::OpenError;
-use super::journal::{Journal, Outcome};
+use super::journal::{Client, Journal, Outcome};
 use super::partition::{Deletion, PartitionLog, Recovered};
 use super::recovery;
 use super::settings::{DirectorySettings, LogSettings};
@@ -401,7 +401,6 @@ impl Shared {
 
     /// Has the write-behind lane look at a partition: at once when `urgent`, else when it writes everything.
     pub(super) fn queue_write_behind(&self, log: &Arc<PartitionLog>, urgent: bool) {
-        use super::journal::Client;
         let mut dirty = self.dirty.lock();
         let (_, is_urgent) = dirty.logs.entry(log.number()).or_insert_with(|| (Arc::clone(log), false));
         let wake = urgent && !*is_urgent;
@@ -410,6 +409,11 @@ impl Shared {
         if wake {
             self.wake_write_behind();
         }
+    }
+
+    /// Has the write-behind lane try a partition again at its next run, which a tick brings.
+    pub(super) fn retry_write_behind(&self, log: &Arc<PartitionLog>) {
+        self.dirty.lock().logs.insert(log.number(), (Arc::clone(log), true));
     }
 
     /// Takes the partitions to look at: all, or the urgent ones.

@@ -21,6 +21,8 @@ mod read;
 mod recovery;
 mod segment;
 mod settings;
+#[cfg(test)]
+mod simulation;
 mod stamp;
 mod tail;
 mod write_behind;

@@ -5,7 +5,7 @@
 //! and no file is touched under it. After a crash `recovery` puts the same state together from checkpoint, segments and
 //! journal.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -25,7 +25,7 @@ use super::segment::Segment;
 use super::settings::LogSettings;
 use super::tail::Tail;
 use crate::record::{Batch, BatchHeader};
-use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, ProducerId, Timestamp, TopicPartition};
 
 /// Who moves the high watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +95,8 @@ pub(super) struct State {
     pub(super) segments: Vec<Arc<Segment>>,
     /// The last segment, while it may grow.
     pub(super) active: Option<Arc<Segment>>,
-    /// Where recovery set the log back to before it replayed the journal.
-    pub(super) recovered_from: Offset,
+    /// The recovery point of the checkpoint that recovery began with.
+    pub(super) checkpointed_to: Offset,
     /// What the newest durable checkpoint vouches for: local records below it may go.
     pub(super) removable_to: Offset,
     /// Segments reach beyond this offset and must be cut before anything is written.
@@ -111,6 +111,8 @@ pub(super) struct State {
     leader_epoch: LeaderEpoch,
     /// Truncations that are queued in the journal; nothing is appended meanwhile.
     truncating: u32,
+    /// Producers that lost batches to a truncation and are looked up in the log; nothing is appended meanwhile.
+    pub(super) stale_producers: BTreeSet<ProducerId>,
     permits: VecDeque<(Offset, Option<OwnedSemaphorePermit>)>,
     waiting: [BTreeMap<Offset, Vec<oneshot::Sender<()>>>; 2],
     watchers: Vec<Weak<Notify>>,
@@ -132,10 +134,13 @@ pub(super) struct Recovered {
     pub(super) offsets: Offsets,
     pub(super) epochs: EpochCache,
     pub(super) producers: ProducerState,
+    pub(super) stale_producers: BTreeSet<ProducerId>,
     pub(super) segments: Vec<Arc<Segment>>,
     /// The last segment may grow.
     pub(super) has_active: bool,
     pub(super) sequence: u64,
+    /// See [`State::checkpointed_to`].
+    pub(super) checkpointed_to: Offset,
 }
 
 impl PartitionLog {
@@ -160,7 +165,7 @@ impl PartitionLog {
             written_sequence: recovered.sequence,
             active: recovered.segments.last().cloned().filter(|_| recovered.has_active),
             segments: recovered.segments,
-            recovered_from: recovered.offsets.recovery_point,
+            checkpointed_to: recovered.checkpointed_to,
             removable_to: recovered.offsets.log_start.max(recovered.offsets.archived_to),
             cut: None,
             unwritten_bytes: 0,
@@ -168,6 +173,7 @@ impl PartitionLog {
             deletion: Deletion::No,
             commit_rule: CommitRule::Solo,
             truncating: 0,
+            stale_producers: recovered.stale_producers,
             permits: VecDeque::new(),
             waiting: [BTreeMap::new(), BTreeMap::new()],
             watchers: Vec::new(),
@@ -234,7 +240,7 @@ impl PartitionLog {
     ) -> Result<Appended, AppendError> {
         let mut state = self.state.lock();
         state.check_online(self)?;
-        if state.truncating > 0 {
+        if !state.is_whole() {
             return Err(AppendError::Truncating);
         }
         if epoch != state.leader_epoch {
@@ -392,7 +398,7 @@ impl PartitionLog {
 
     /// True when no truncation is under way.
     pub fn truncated(&self) -> bool {
-        self.state.lock().truncating == 0
+        self.state.lock().is_whole()
     }
 
     /// Deletes the partition: clients are refused at once, files go once the deletion is durable.
@@ -524,6 +530,11 @@ impl State {
         }
     }
 
+    /// No truncation is under way, and what it touched is settled.
+    fn is_whole(&self) -> bool {
+        self.truncating == 0 && self.cut.is_none() && self.stale_producers.is_empty()
+    }
+
     fn sealed(&self) -> &[Arc<Segment>] {
         &self.segments[..self.segments.len() - usize::from(self.active.is_some())]
     }
@@ -556,7 +567,8 @@ impl State {
     fn truncate(&mut self, end: Offset) {
         self.tail.truncate_to(end);
         self.epochs.truncate_to(end);
-        self.producers.truncate_to(end);
+        let touched = self.producers.truncate_to(end);
+        self.stale_producers.extend(touched);
         let offsets = &mut self.offsets;
         offsets.log_end = end.max(offsets.log_start);
         offsets.durable = offsets.durable.min(offsets.log_end);
@@ -601,8 +613,9 @@ impl Client for PartitionLog {
         if state.commit_rule == CommitRule::Solo {
             state.commit(durable);
         }
-        let urgent =
-            state.deletion == Deletion::Durable || state.unwritten_bytes >= self.shared.settings.write_behind_bytes;
+        let urgent = state.deletion == Deletion::Durable
+            || !state.is_whole()
+            || state.unwritten_bytes >= self.shared.settings.write_behind_bytes;
         self.shared.adjust_unwritten(unwritten_before, state.unwritten_bytes);
         drop(state);
         self.shared.note_tail(self, durable, bytes);

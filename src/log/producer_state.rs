@@ -4,7 +4,7 @@
 //! it and changes it as batches are appended; checkpoints carry the part below the recovery point and replay adds the rest,
 //! so that after a crash it says exactly what the log says. Pure: no clock, no IO.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thiserror::Error;
 
@@ -143,7 +143,7 @@ impl ProducerState {
     }
 
     /// Remembers a batch that is being appended; `header` carries its offsets. Batches at or above `durable` may yet be lost,
-    /// so the newest batch below it is kept even when it is not among the last five.
+    /// so the last five below it are kept as well.
     pub fn record(&mut self, header: &BatchHeader, durable: Offset, now: Timestamp) {
         if !header.producer_id.is_some() {
             return;
@@ -158,19 +158,41 @@ impl ProducerState {
             next_offset: header.next_offset(),
             timestamp: header.max_timestamp,
         });
-        while entry.batches.len() > REMEMBERED_BATCHES && entry.batches[1].next_offset <= durable {
+        while entry.batches.get(REMEMBERED_BATCHES).is_some_and(|fifth| fifth.next_offset <= durable) {
             entry.batches.pop_front();
         }
     }
 
-    /// Forgets every batch at or above `end`, as the log was cut there.
-    pub fn truncate_to(&mut self, end: Offset) {
-        self.producers.retain(|_, entry| {
+    /// Forgets every batch at or above `end`, as the log was cut there. Returns the producers that lost one: older batches of
+    /// theirs have to be looked up in the log again, see [`Self::refill`].
+    pub fn truncate_to(&mut self, end: Offset) -> BTreeSet<ProducerId> {
+        let mut touched = BTreeSet::new();
+        self.producers.retain(|&id, entry| {
             while entry.newest().is_some_and(|mark| mark.next_offset > end) {
                 entry.batches.pop_back();
+                touched.insert(id);
             }
             !entry.batches.is_empty()
         });
+        touched
+    }
+
+    /// Adds what a walk over the log found of `producers` to what is remembered of them. The walk sees no records that left
+    /// the local log, which may still be remembered.
+    pub fn refill(&mut self, producers: &BTreeSet<ProducerId>, found: Self) {
+        for (id, found) in found.producers {
+            if !producers.contains(&id) {
+                continue;
+            }
+            let entry = self.producers.entry(id).or_default();
+            entry.last_append = entry.last_append.max(found.last_append);
+            let first = found.batches.front().map_or(Offset::MAX, |first| first.base_offset);
+            entry.batches.retain(|mark| mark.base_offset < first);
+            entry.batches.extend(found.batches);
+            while entry.batches.len() > REMEMBERED_BATCHES {
+                entry.batches.pop_front();
+            }
+        }
     }
 
     /// Forgets producers that have not written since `before`; their next batch may begin at any sequence.

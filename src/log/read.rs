@@ -81,13 +81,9 @@ impl TimestampPlan {
     /// The first batch whose largest timestamp is at least the one sought. Blocks.
     pub fn execute(self) -> Result<Option<Batch>, ReadError> {
         for segment in &self.segments {
-            if segment.extent().next_offset <= self.from {
-                continue;
-            }
-            if let Some(batch) = segment.find_timestamp(self.timestamp, self.bound)?
-                && batch.header().next_offset() > self.from
-            {
-                return Ok(Some(batch));
+            let found = segment.find_timestamp(self.timestamp, self.from, self.bound)?;
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(self.in_tail)

@@ -7,8 +7,8 @@
 //! 3. The journal is walked again and its entries are applied, in order, as they were when they were first completed; memory
 //!    stays within the tail's budget because partitions are written behind on the way.
 //!
-//! Nothing is synced and nothing in the journal is changed, so a crash during recovery leaves the same to do: recovering
-//! twice equals recovering once.
+//! Nothing in the journal is changed and only removed names are synced, so a crash during recovery leaves the same to do:
+//! recovering twice equals recovering once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -36,8 +36,11 @@ use crate::types::{Offset, Timestamp, TopicPartition};
 #[derive(Clone, Copy, Debug)]
 struct LowestCut {
     end: Offset,
-    sequence: u64,
+    at: EntryPosition,
 }
+
+/// Sequence of a block, and the entry's number within it.
+type EntryPosition = (u64, u32);
 
 #[derive(Default)]
 struct Survey {
@@ -53,9 +56,11 @@ impl Recovered {
             offsets: Offsets::empty_at(start),
             epochs: EpochCache::default(),
             producers: ProducerState::default(),
+            stale_producers: BTreeSet::new(),
             segments: Vec::new(),
             has_active: false,
             sequence: 0,
+            checkpointed_to: start,
         }
     }
 }
@@ -90,20 +95,25 @@ pub(super) fn recover(
     let mut replay = Replay { shared: &shared, survey: &survey, replayed_bytes: 0, now: runtime.clock.wall() };
     journal.replay(start, |block| replay.apply(block))?;
     let replayed_bytes = replay.replayed_bytes;
+    for log in shared.logs() {
+        if !log.truncated() {
+            log.write_behind(runtime.clock.wall())?;
+        }
+    }
     let partitions = shared.logs().len();
     Ok((shared, RecoveryReport { partitions, replayed_blocks: survey.blocks, replayed_bytes }))
 }
 
 fn entries(
     block: &Block,
-    mut each: impl FnMut(TopicPartition, Entry) -> Result<(), OpenError>,
+    mut each: impl FnMut(EntryPosition, TopicPartition, Entry) -> Result<(), OpenError>,
 ) -> Result<(), OpenError> {
     let sequence = block.position.sequence;
     let mut payload = block.payload.clone();
-    for _ in 0..block.entries {
+    for number in 0..block.entries {
         let (partition, entry) =
             read_entry(&mut payload).map_err(|error| OpenError::JournalEntry { sequence, error })?;
-        each(partition, entry)?;
+        each((sequence, number), partition, entry)?;
     }
     Ok(())
 }
@@ -111,13 +121,13 @@ fn entries(
 impl Survey {
     fn add(&mut self, block: &Block) -> Result<(), OpenError> {
         self.blocks += 1;
-        entries(block, |partition, entry| {
+        entries(block, |at, partition, entry| {
             match entry {
                 Entry::Mark(Mark::Delete) => {
                     self.deleted.insert(partition);
                 }
                 Entry::Mark(Mark::Truncate(end)) => {
-                    let cut = LowestCut { end, sequence: block.position.sequence };
+                    let cut = LowestCut { end, at };
                     let lowest = self.cuts.entry(partition).or_insert(cut);
                     if end <= lowest.end {
                         *lowest = cut;
@@ -166,7 +176,7 @@ fn set_back(
     let mut epochs = stored.epochs.clone();
     epochs.truncate_to(end.next());
     let mut producers = stored.producers.clone();
-    producers.truncate_to(end);
+    let stale_producers = producers.truncate_to(end);
     let offsets = Offsets {
         log_start: stored.log_start.min(end),
         local_log_start,
@@ -177,7 +187,9 @@ fn set_back(
         log_end: end,
         recovery_point: end,
     };
-    Ok(Recovered { offsets, epochs, producers, segments, has_active, sequence: stored.written_sequence })
+    let sequence = stored.written_sequence;
+    let checkpointed_to = stored.recovery_point;
+    Ok(Recovered { offsets, epochs, producers, stale_producers, segments, has_active, sequence, checkpointed_to })
 }
 
 /// Opens the segments that begin below `end`, and removes those that begin at or after it or beyond the active one.
@@ -192,18 +204,25 @@ fn open_segments(
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
+    let mut removed = false;
     for entry in disk.list(&path)? {
         let Some(base_offset) = parse_segment_file_name(&entry.name) else { continue };
+        // An active segment without batches begins at the end; but after a cut there, the file may be another one.
         let is_active = stored.active.is_some_and(|(active, _)| active == base_offset);
-        if base_offset < end || (is_active && base_offset == end) {
+        if base_offset < end || (is_active && base_offset == stored.recovery_point && base_offset == end) {
             found.push((base_offset, entry.length));
             continue;
         }
+        removed = true;
         disk.remove_file(&path.join(&entry.name))?;
         let index = path.join(segment_file_name(base_offset)).with_extension("index");
         if disk.exists(&index)? {
             disk.remove_file(&index)?;
         }
+    }
+    if removed {
+        // A segment that came back after a power cut would be taken for part of what is written from here on.
+        disk.sync_directory(&path)?;
     }
     found.sort_unstable();
     let mut segments = Vec::with_capacity(found.len());
@@ -272,10 +291,12 @@ fn remove_unknown(shared: &Shared, kept: &BTreeSet<TopicPartition>) -> Result<()
                 left = true;
             } else {
                 disk.remove_directory(&path.join(&partition.name))?;
+                disk.sync_directory(&path)?;
             }
         }
         if !left {
             disk.remove_directory(&path)?;
+            disk.sync_directory(&topics)?;
         }
     }
     Ok(())
@@ -290,13 +311,12 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn apply(&mut self, block: &Block) -> Result<(), OpenError> {
-        let sequence = block.position.sequence;
-        entries(block, |partition, entry| {
+        entries(block, |at, partition, entry| {
             if self.survey.deleted.contains(&partition) {
                 return Ok(());
             }
             let log = self.log(partition, &entry);
-            self.apply_entry(&log, sequence, entry)
+            self.apply_entry(&log, at, entry)
         })?;
         if self.shared.is_short_of_memory() {
             for log in self.shared.take_dirty(true) {
@@ -319,14 +339,14 @@ impl Replay<'_> {
         self.shared.insert(partition, LogSettings::default(), || Recovered::empty_at(start))
     }
 
-    fn apply_entry(&mut self, log: &Arc<PartitionLog>, sequence: u64, entry: Entry) -> Result<(), OpenError> {
+    fn apply_entry(&mut self, log: &Arc<PartitionLog>, at: EntryPosition, entry: Entry) -> Result<(), OpenError> {
+        let (sequence, _) = at;
         let partition = log.partition();
         let mut state = log.state.lock();
-        let voided = self
-            .survey
-            .cuts
-            .get(&partition)
-            .is_some_and(|cut| sequence < cut.sequence && cut.end < state.recovered_from);
+        let cut = self.survey.cuts.get(&partition);
+        // The files were set back to the lowest cut, so what came before it is void; a log start stays.
+        let voided = !matches!(entry, Entry::Mark(Mark::LogStart(_)))
+            && cut.is_some_and(|cut| at < cut.at && cut.end < state.checkpointed_to);
         if sequence <= state.written_sequence || voided {
             return Ok(());
         }

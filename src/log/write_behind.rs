@@ -17,6 +17,7 @@ use super::checkpoint::{Checkpoint, PartitionCheckpoint};
 use super::directory::Shared;
 use super::error::ReadError;
 use super::partition::{Deletion, PartitionLog, State};
+use super::producer_state::ProducerState;
 use super::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader};
 use crate::record::Batch;
 use crate::runtime::disk::{File, Open};
@@ -73,10 +74,36 @@ impl PartitionLog {
                 state.written_sequence = state.written_sequence.max(sequence);
             }
         }
+        self.refill_producers(now).map_err(to_io)?;
         if self.roll_due(now) {
             self.seal(&mut writer)?;
         }
         Ok(written_bytes)
+    }
+
+    /// After a truncation: looks up in the log what is to be remembered of producers that lost batches. Everything durable is
+    /// in segments by now, and nothing is appended until this is done.
+    fn refill_producers(&self, now: Timestamp) -> Result<(), ReadError> {
+        let (stale, segments) = {
+            let state = self.state.lock();
+            (state.stale_producers.clone(), state.segments.clone())
+        };
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let mut found = ProducerState::default();
+        for segment in segments {
+            for scanned in segment.scan(SEGMENT_HEADER_BYTES, Offset::MAX)? {
+                let header = *scanned?.batch.header();
+                if stale.contains(&header.producer_id) {
+                    found.record(&header, header.next_offset(), now);
+                }
+            }
+        }
+        let mut state = self.state.lock();
+        state.producers.refill(&stale, found);
+        state.stale_producers.clear();
+        Ok(())
     }
 
     /// Writes consecutive batches, beginning a new segment where one is due.
@@ -154,13 +181,10 @@ impl PartitionLog {
     /// Seals the active segment: synced, with its index beside it. A checkpoint then makes it known as such.
     fn seal(&self, writer: &mut Writer) -> io::Result<()> {
         let Some(segment) = self.state.lock().active.clone() else { return Ok(()) };
-        if let Some(file) = &writer.file {
-            self.shared.sync(|| file.sync_data())?;
-        }
+        self.sync_active(writer)?;
         segment.store_index()?;
         segment.forget_index();
         writer.file = None;
-        writer.unsynced = false;
         self.state.lock().active = None;
         self.shared.checkpoint_requested.store(true, Ordering::Relaxed);
         Ok(())
@@ -169,11 +193,15 @@ impl PartitionLog {
     /// Removes what segments hold at or beyond `end`.
     fn cut_segments(&self, writer: &mut Writer, end: Offset) -> Result<(), ReadError> {
         let io = |segment: &Segment, error| ReadError::Io { path: segment.path().to_owned(), error: Arc::new(error) };
+        // Whichever segment is the last one then, it may hold bytes that no handle here has synced.
         writer.file = None;
+        writer.unsynced = true;
         let mut segments = self.state.lock().segments.clone();
         while segments.last().is_some_and(|last| last.base_offset() >= end) {
             let last = segments.pop().expect("just looked at");
             last.remove().map_err(|error| io(&last, error))?;
+            // A segment that came back after a power cut would be taken for part of what is written from here on.
+            self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path)).map_err(|error| io(&last, error))?;
         }
         if let Some(last) = segments.last()
             && last.extent().next_offset > end
@@ -181,7 +209,6 @@ impl PartitionLog {
             let file = self.shared.runtime.disk.open(last.path(), Open::Write).map_err(|error| io(last, error))?;
             last.truncate(&*file, end)?;
             writer.file = Some(file);
-            writer.unsynced = true;
         }
         let mut state = self.state.lock();
         state.active = segments.last().cloned();
@@ -193,15 +220,28 @@ impl PartitionLog {
     fn sync_files(&self, one_by_one: bool) -> io::Result<()> {
         let mut writer = self.writer.lock();
         if one_by_one {
-            if let Some(file) = writer.file.as_ref().filter(|_| writer.unsynced) {
-                self.shared.sync(|| file.sync_data())?;
-            }
+            self.sync_active(&mut writer)?;
             if writer.new_name {
                 self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path))?;
             }
         }
         writer.unsynced = false;
         writer.new_name = false;
+        Ok(())
+    }
+
+    /// Syncs the active segment if it was changed.
+    fn sync_active(&self, writer: &mut Writer) -> io::Result<()> {
+        let active = self.state.lock().active.clone();
+        if let Some(segment) = active.filter(|_| writer.unsynced) {
+            let file = match writer.file.take() {
+                Some(file) => file,
+                None => self.shared.runtime.disk.open(segment.path(), Open::Write)?,
+            };
+            self.shared.sync(|| file.sync_data())?;
+            writer.file = Some(file);
+        }
+        writer.unsynced = false;
         Ok(())
     }
 
@@ -282,7 +322,7 @@ impl Shared {
                 result = self.write_or_remove(&log, now);
             }
             if result.is_err() {
-                self.queue_write_behind(&log, false);
+                self.retry_write_behind(&log);
             }
         }
         result?;

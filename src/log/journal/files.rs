@@ -292,8 +292,24 @@ impl JournalFiles {
         Spare { slot, path: self.path(slot), bytes }
     }
 
+    /// Most bytes of a group, so that a few of them fit a file.
+    pub fn group_limit_bytes(&self) -> usize {
+        usize::try_from(self.settings.file_bytes / 4).unwrap_or(usize::MAX)
+    }
+
     fn may_grow(&self, by_bytes: u64) -> bool {
         self.slots.is_empty() || self.slots.values().sum::<u64>() + by_bytes <= self.settings.max_bytes
+    }
+
+    /// Sees to it that a file of `bytes` may be made, giving up free files that are too small. With nothing more to give up
+    /// and nothing to wait for, the limit yields: the block is larger than the settings foresaw.
+    fn make_room(&mut self, bytes: u64) -> io::Result<bool> {
+        while !self.may_grow(bytes) {
+            let Some(slot) = self.free.pop() else { return Ok(self.laps.len() <= 1) };
+            self.runtime.disk.remove_file(&self.path(slot))?;
+            self.slots.remove(&slot);
+        }
+        Ok(true)
     }
 
     fn add_slot(&mut self, bytes: u64) -> io::Result<()> {
@@ -327,12 +343,13 @@ impl JournalFiles {
 
     /// Opens a free file for a new lap with room for a block of `needed` bytes; false when there is none.
     fn begin_lap(&mut self, needed: u64) -> io::Result<bool> {
-        let bytes = self.settings.file_bytes.max(needed + FILE_HEADER_BYTES as u64).next_multiple_of(1 << 20);
+        // Both are multiples of the alignment.
+        let bytes = self.settings.file_bytes.max(needed + FILE_HEADER_BYTES as u64);
         let fitting =
             |files: &Self| files.free.iter().position(|slot| files.slots[slot] >= needed + FILE_HEADER_BYTES as u64);
         let index = match fitting(self) {
             Some(index) => index,
-            None if !self.may_grow(bytes) => return Ok(false),
+            None if !self.make_room(bytes)? => return Ok(false),
             None => {
                 self.add_slot(bytes)?;
                 fitting(self).expect("one was just made")

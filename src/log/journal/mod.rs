@@ -178,7 +178,7 @@ impl<C: Client> Journal<C> {
         let mut written = self.written.lock();
         let group = match written.stalled.take() {
             Some(group) => group,
-            None => match self.gather() {
+            None => match self.gather(written.files.group_limit_bytes().min(GROUP_TARGET_BYTES)) {
                 Some(group) => group,
                 None => return Outcome::Idle,
             },
@@ -202,15 +202,15 @@ impl<C: Client> Journal<C> {
         }
     }
 
-    /// Takes queued writes, in order, up to the target size, and lays them out as a block.
-    fn gather(&self) -> Option<Group<C>> {
+    /// Takes queued writes, in order, up to the limit, and lays them out as a block.
+    fn gather(&self, limit_bytes: usize) -> Option<Group<C>> {
         let mut taken = Vec::new();
         let mut payload_bytes = 0;
         {
             let mut queue = self.queue.lock();
             while let Some(write) = queue.writes.front() {
                 let bytes = write.entry_bytes();
-                if !taken.is_empty() && payload_bytes + bytes > GROUP_TARGET_BYTES {
+                if !taken.is_empty() && payload_bytes + bytes > limit_bytes {
                     break;
                 }
                 payload_bytes += bytes;

@@ -257,14 +257,14 @@ impl Segment {
         Ok(taken)
     }
 
-    /// The first batch below `bound` whose largest timestamp is at least `timestamp`.
-    pub fn find_timestamp(&self, timestamp: Timestamp, bound: Offset) -> Result<Option<Batch>, ReadError> {
+    /// The first batch that ends between `from` and `bound` and whose largest timestamp is at least `timestamp`.
+    pub fn find_timestamp(&self, timestamp: Timestamp, from: Offset, bound: Offset) -> Result<Option<Batch>, ReadError> {
         let position = self.with_index(|index| index.position_of_timestamp(timestamp))?;
         let Some(position) = position else { return Ok(None) };
         for scanned in self.scan(position, bound)? {
-            let Scanned { batch, .. } = scanned?;
-            if batch.header().max_timestamp >= timestamp {
-                return Ok(Some(batch));
+            let header = *scanned.as_ref().map_err(Clone::clone)?.batch.header();
+            if header.max_timestamp >= timestamp && header.next_offset() > from {
+                return scanned.map(|scanned| Some(scanned.batch));
             }
         }
         Ok(None)

@@ -33,13 +33,16 @@ pub struct BatchScan {
     position: u64,
     end: u64,
     bound: Offset,
+    /// End of the last batch handed out; bytes beyond the bound may be anything.
+    reached: Offset,
     chunk_bytes: usize,
     failed: bool,
 }
 
 impl BatchScan {
     pub(super) fn new(file: Arc<dyn File>, path: PathBuf, position: u64, end: u64, bound: Offset) -> Self {
-        Self { file, path, buffer: Bytes::new(), position, end, bound, chunk_bytes: CHUNK_BYTES, failed: false }
+        let (buffer, reached) = (Bytes::new(), Offset::ZERO);
+        Self { file, path, buffer, position, end, bound, reached, chunk_bytes: CHUNK_BYTES, failed: false }
     }
 
     /// Reads about `bytes` at a time, for a caller that wants no more than that.
@@ -74,7 +77,7 @@ impl BatchScan {
     }
 
     fn take(&mut self) -> Result<Option<Scanned>, ReadError> {
-        if self.position >= self.end {
+        if self.position >= self.end || self.reached >= self.bound {
             return Ok(None);
         }
         self.fill(HEADER_BYTES)?;
@@ -86,6 +89,7 @@ impl BatchScan {
         let batch = Batch::split_from(&mut self.buffer).map_err(|error| self.corrupt(error))?;
         let position = self.position;
         self.position += batch.bytes().len() as u64;
+        self.reached = header.next_offset();
         Ok(Some(Scanned { batch, position }))
     }
 }

@@ -1,0 +1,143 @@
+//! The simulated machine: clock, entropy, disk and lanes of one process, all driven by one seed. Tests only.
+//!
+//! A [`Machine`] stands in for the real one behind [`Runtime`]. Its disk forgets at a power cut what was not synced, tears
+//! what was being written, and can be told to fail; its lanes run only when the test says so, in an order drawn from the seed.
+//! Same seed, same run: tests compare the [`Machine::trace`] of two runs.
+
+mod disk;
+mod tasks;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+pub(crate) use disk::{Lies, SimDisk};
+pub(crate) use tasks::SimTasks;
+
+use crate::runtime::Runtime;
+use crate::runtime::clock::Clock;
+use crate::runtime::entropy::Entropy;
+use crate::runtime::net::{BoxFuture, Listener, Net, Stream};
+use crate::types::{Monotonic, Timestamp};
+
+/// SplitMix64: small, fast, and good enough to draw test cases from.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`.
+    pub(crate) const fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// True in `percent` of 100 cases.
+    pub(crate) const fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// A clock that stands still until it is moved.
+#[derive(Debug)]
+pub(crate) struct SimClock {
+    elapsed_ms: Mutex<u64>,
+}
+
+const WALL_START_MS: i64 = 1_700_000_000_000;
+
+impl Clock for SimClock {
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(*self.elapsed_ms.lock() * 1_000_000)
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp(WALL_START_MS + self.elapsed_ms.lock().cast_signed())
+    }
+}
+
+struct SimEntropy(Mutex<Random>);
+
+impl Entropy for SimEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        let mut random = self.0.lock();
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&random.next().to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// The log and the archive use no sockets.
+struct NoNet;
+
+impl Net for NoNet {
+    fn bind(&self, _: std::net::SocketAddr) -> BoxFuture<'_, std::io::Result<Box<dyn Listener>>> {
+        Box::pin(std::future::ready(Err(std::io::ErrorKind::Unsupported.into())))
+    }
+
+    fn connect<'a>(&'a self, _: &'a str) -> BoxFuture<'a, std::io::Result<Box<dyn Stream>>> {
+        Box::pin(std::future::ready(Err(std::io::ErrorKind::Unsupported.into())))
+    }
+}
+
+/// One simulated machine. The disk outlives its processes.
+pub(crate) struct Machine {
+    pub(crate) disk: SimDisk,
+    pub(crate) tasks: Arc<SimTasks>,
+    clock: Arc<SimClock>,
+    entropy: Arc<SimEntropy>,
+}
+
+impl Machine {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            disk: SimDisk::new(seed ^ 0x5eed),
+            tasks: Arc::new(SimTasks::default()),
+            clock: Arc::new(SimClock { elapsed_ms: Mutex::new(0) }),
+            entropy: Arc::new(SimEntropy(Mutex::new(Random::new(seed ^ 0xe17)))),
+        }
+    }
+
+    /// The seams, for a process that starts on this machine.
+    pub(crate) fn runtime(&self) -> Runtime {
+        Runtime {
+            clock: Arc::clone(&self.clock) as _,
+            entropy: Arc::clone(&self.entropy) as _,
+            disk: Arc::new(self.disk.clone()),
+            net: Arc::new(NoNet),
+            tasks: Arc::clone(&self.tasks) as _,
+        }
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass_ms(&self, ms: u64) {
+        *self.clock.elapsed_ms.lock() += ms;
+    }
+
+    /// Cuts the power: lanes are gone, the disk keeps what was durable and pieces of the rest.
+    pub(crate) fn power_cut(&self) {
+        self.tasks.forget_all();
+        self.disk.power_cut();
+    }
+
+    /// Ends the process alone: the disk keeps everything that was written.
+    pub(crate) fn kill(&self) {
+        self.tasks.forget_all();
+        self.disk.restart();
+    }
+
+    /// A hash of everything that the disk was asked to do so far.
+    pub(crate) fn trace(&self) -> u64 {
+        self.disk.trace()
+    }
+}

@@ -25,6 +25,8 @@ mod settings;
 mod simulation;
 mod stamp;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod write_behind;
 
 pub use directory::{LogDirectory, Owner, RecoveryReport};

@@ -201,7 +201,9 @@ impl PartitionLog {
             let last = segments.pop().expect("just looked at");
             last.remove().map_err(|error| io(&last, error))?;
             // A segment that came back after a power cut would be taken for part of what is written from here on.
-            self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path)).map_err(|error| io(&last, error))?;
+            self.shared
+                .sync(|| self.shared.runtime.disk.sync_directory(&self.path))
+                .map_err(|error| io(&last, error))?;
         }
         if let Some(last) = segments.last()
             && last.extent().next_offset > end

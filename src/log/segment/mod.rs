@@ -258,7 +258,12 @@ impl Segment {
     }
 
     /// The first batch that ends between `from` and `bound` and whose largest timestamp is at least `timestamp`.
-    pub fn find_timestamp(&self, timestamp: Timestamp, from: Offset, bound: Offset) -> Result<Option<Batch>, ReadError> {
+    pub fn find_timestamp(
+        &self,
+        timestamp: Timestamp,
+        from: Offset,
+        bound: Offset,
+    ) -> Result<Option<Batch>, ReadError> {
         let position = self.with_index(|index| index.position_of_timestamp(timestamp))?;
         let Some(position) = position else { return Ok(None) };
         for scanned in self.scan(position, bound)? {

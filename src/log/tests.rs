@@ -1,0 +1,180 @@
+//! What a directory does when its disk is full, fails or lies, one case at a time.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{
+    AppendError, DirectorySettings, JournalSettings, Level, LogDirectory, LogSettings, OpenError, Owner, PartitionLog,
+    ReadError, ReadPlan, Wait,
+};
+use crate::record::{Batch, BatchBuilder, BatchOptions};
+use crate::sim::{Machine, Random};
+use crate::types::{ClusterId, Incarnation, LeaderEpoch, NodeId, Offset, Timestamp, TopicId, TopicPartition};
+
+const VALUE_BYTES: usize = 1000;
+
+struct Fixture {
+    machine: Machine,
+    random: Random,
+    directory: LogDirectory,
+}
+
+fn open(machine: &Machine) -> Result<LogDirectory, OpenError> {
+    let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
+    let settings = DirectorySettings {
+        journal: JournalSettings { file_bytes: 64 << 10, max_bytes: 512 << 10 },
+        tail_bytes: 8 << 10,
+        unwritten_bytes: 128 << 10,
+        write_behind_bytes: 4 << 10,
+        checkpoint_bytes: 128 << 10,
+        checkpoint_interval: std::time::Duration::from_secs(60),
+    };
+    LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings).map(|(directory, _)| directory)
+}
+
+fn batch(value: u8) -> Batch {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.append(Timestamp(i64::from(value)), None, Some(&[value; VALUE_BYTES]), std::iter::empty());
+    builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap()
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let machine = Machine::new(7);
+        let directory = open(&machine).unwrap();
+        Self { machine, random: Random::new(7), directory }
+    }
+
+    fn log(&self) -> Arc<PartitionLog> {
+        let partition = TopicPartition::new(TopicId::from_bytes([1; 16]), 0);
+        let log = self.directory.log_or_create(partition, LogSettings::default());
+        log.begin_epoch(LeaderEpoch(1)).unwrap();
+        log
+    }
+
+    fn run(&mut self) {
+        self.machine.tasks.run_all(&mut self.random);
+    }
+
+    fn append(&mut self, count: u8) -> Vec<Wait> {
+        let log = self.log();
+        let waits = (0..count)
+            .map(|value| {
+                let appended = log.append(&batch(value), LeaderEpoch(1), Timestamp(0), None).unwrap();
+                log.when(Level::Committed, appended.next_offset)
+            })
+            .collect();
+        self.run();
+        waits
+    }
+
+    fn file(&self, extension: &str) -> PathBuf {
+        let is_it = |path: &PathBuf| path.extension().is_some_and(|found| found == extension);
+        self.machine.disk.files().into_iter().find(is_it).unwrap()
+    }
+
+    fn crash(self) -> Machine {
+        self.machine.power_cut();
+        self.machine
+    }
+}
+
+fn acknowledged(waits: Vec<Wait>) -> usize {
+    let is_done = |wait| match wait {
+        Wait::Ready => true,
+        Wait::Pending(mut receiver) => receiver.try_recv().is_ok(),
+    };
+    waits.into_iter().map(is_done).filter(|&done| done).count()
+}
+
+#[test]
+fn a_failed_sync_takes_the_directory_offline_and_what_was_acknowledged_stays() {
+    let mut fixture = Fixture::new();
+    assert_eq!(acknowledged(fixture.append(20)), 20);
+    fixture.machine.disk.fail_syncs();
+    fixture.directory.request_checkpoint();
+    fixture.run();
+    assert!(fixture.directory.is_offline());
+    let refused = fixture.log_append_now();
+    assert!(matches!(refused, Err(AppendError::Offline { .. })));
+    let machine = fixture.crash();
+    let directory = open(&machine).unwrap();
+    assert_eq!(directory.logs()[0].offsets().log_end, Offset(20));
+}
+
+impl Fixture {
+    fn log_append_now(&self) -> Result<super::Appended, AppendError> {
+        let log = self.directory.logs()[0].clone();
+        log.append(&batch(1), LeaderEpoch(1), Timestamp(0), None)
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_what_is_acknowledged_and_serves_again_once_there_is_room() {
+    let mut fixture = Fixture::new();
+    fixture.append(1);
+    fixture.machine.disk.set_capacity(70 << 10);
+    assert_eq!(acknowledged(fixture.append(20)), 20);
+    assert!(fixture.directory.is_full() && !fixture.directory.is_offline());
+    fixture.machine.disk.set_capacity(u64::MAX);
+    fixture.directory.tick();
+    fixture.run();
+    assert!(!fixture.directory.is_full());
+    assert_eq!(acknowledged(fixture.append(100)), 100);
+    let machine = fixture.crash();
+    assert_eq!(open(&machine).unwrap().logs()[0].offsets().log_end, Offset(121));
+}
+
+#[test]
+fn damage_in_the_middle_of_the_journal_is_not_taken_for_a_torn_tail() {
+    let mut fixture = Fixture::new();
+    for _ in 0..5 {
+        fixture.append(2);
+    }
+    let journal = fixture.file("journal");
+    let machine = fixture.crash();
+    machine.disk.flip_bit(&journal, 4096 + 4096 + 100);
+    assert!(matches!(open(&machine), Err(OpenError::JournalDamaged { .. })));
+    machine.kill();
+    machine.disk.flip_bit(&journal, 4096 + 4096 + 100);
+    assert!(open(&machine).is_ok());
+}
+
+#[test]
+fn damaged_segment_bytes_are_not_served() {
+    let mut fixture = Fixture::new();
+    fixture.append(30);
+    let segment = fixture.file("segment");
+    fixture.machine.disk.flip_bit(&segment, 128 + 500);
+    let read = |from| {
+        let plan = fixture.directory.logs()[0].read(Offset(from), Offset(30), 100)?;
+        assert!(matches!(plan, ReadPlan::Disk(_)), "the tail is small");
+        plan.execute()
+    };
+    assert!(matches!(read(0), Err(ReadError::Corrupt { .. })));
+    assert!(read(3).is_ok());
+}
+
+#[test]
+fn a_clean_stop_leaves_nothing_to_replay() {
+    let mut fixture = Fixture::new();
+    fixture.append(30);
+    let Fixture { machine, directory, .. } = fixture;
+    directory.close();
+    machine.kill();
+    let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
+    let (directory, report) =
+        LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, DirectorySettings::default()).unwrap();
+    assert_eq!((report.partitions, report.replayed_blocks), (1, 0));
+    assert_eq!(directory.logs()[0].offsets().log_end, Offset(30));
+}
+
+#[test]
+fn a_directory_of_another_cluster_or_in_use_is_refused() {
+    let fixture = Fixture::new();
+    assert!(matches!(open(&fixture.machine), Err(OpenError::Locked { .. })));
+    let machine = fixture.crash();
+    let owner = Owner { cluster_id: ClusterId::from_bytes([8; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
+    let foreign = LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, DirectorySettings::default());
+    assert!(matches!(foreign, Err(OpenError::Stamp { .. })));
+}

@@ -22,10 +22,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::OpenError;
 use super::journal::{Client, Journal, Outcome};
-use super::partition::{Deletion, PartitionLog, Recovered};
+use super::partition::PartitionLog;
 use super::recovery;
 use super::settings::{DirectorySettings, LogSettings};
 use super::stamp::{Identity, Kind, STAMP_BYTES};
+use super::state::{Deletion, Recovered};
 use crate::runtime::Runtime;
 use crate::runtime::disk::{DirectoryLock, read_file, replace_file};
 use crate::runtime::tasks::{Lane, LaneWaker, Priority};

@@ -24,6 +24,7 @@ mod settings;
 #[cfg(test)]
 mod simulation;
 mod stamp;
+mod state;
 mod tail;
 #[cfg(test)]
 mod tests;

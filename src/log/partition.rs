@@ -5,12 +5,10 @@
 //! and no file is touched under it. After a crash `recovery` puts the same state together from checkpoint, segments and
 //! journal.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
@@ -23,9 +21,9 @@ use super::producer_state::{ProducerState, Verdict};
 use super::read::{DiskRead, ReadPlan, TimestampPlan};
 use super::segment::Segment;
 use super::settings::LogSettings;
-use super::tail::Tail;
+use super::state::{Deletion, Recovered, State};
 use crate::record::{Batch, BatchHeader};
-use crate::types::{LeaderEpoch, Offset, ProducerId, Timestamp, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 /// Who moves the high watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,57 +65,6 @@ pub enum Level {
     Committed,
 }
 
-/// How far a partition's deletion is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Deletion {
-    /// Not asked for.
-    No,
-    /// Asked for: clients are refused, files stay.
-    Asked,
-    /// In the journal for good: files may go.
-    Durable,
-}
-
-/// The part of a partition's state that its lock guards.
-pub(super) struct State {
-    pub(super) offsets: Offsets,
-    pub(super) epochs: EpochCache,
-    pub(super) producers: ProducerState,
-    pub(super) settings: LogSettings,
-    pub(super) tail: Tail,
-    /// Everything below is in segment files, synced or not.
-    pub(super) written: Offset,
-    /// Journal blocks up to this sequence have been completed here.
-    pub(super) applied_sequence: u64,
-    /// Journal blocks up to this sequence are in segment files.
-    pub(super) written_sequence: u64,
-    /// Oldest first, the active one included.
-    pub(super) segments: Vec<Arc<Segment>>,
-    /// The last segment, while it may grow.
-    pub(super) active: Option<Arc<Segment>>,
-    /// The recovery point of the checkpoint that recovery began with.
-    pub(super) checkpointed_to: Offset,
-    /// What the newest durable checkpoint vouches for: local records below it may go.
-    pub(super) removable_to: Offset,
-    /// Segments reach beyond this offset and must be cut before anything is written.
-    pub(super) cut: Option<Offset>,
-    /// Bytes at or above `written` in the tail.
-    pub(super) unwritten_bytes: usize,
-    /// Seal the active segment at the next write-behind, whatever its size.
-    pub(super) roll_requested: bool,
-    pub(super) deletion: Deletion,
-    commit_rule: CommitRule,
-    /// The epoch that appends must carry.
-    leader_epoch: LeaderEpoch,
-    /// Truncations that are queued in the journal; nothing is appended meanwhile.
-    truncating: u32,
-    /// Producers that lost batches to a truncation and are looked up in the log; nothing is appended meanwhile.
-    pub(super) stale_producers: BTreeSet<ProducerId>,
-    permits: VecDeque<(Offset, Option<OwnedSemaphorePermit>)>,
-    waiting: [BTreeMap<Offset, Vec<oneshot::Sender<()>>>; 2],
-    watchers: Vec<Weak<Notify>>,
-}
-
 /// See the module.
 pub struct PartitionLog {
     number: u32,
@@ -129,20 +76,6 @@ pub struct PartitionLog {
     pub(super) writer: Mutex<super::write_behind::Writer>,
 }
 
-/// What recovery found, for a log to begin with.
-pub(super) struct Recovered {
-    pub(super) offsets: Offsets,
-    pub(super) epochs: EpochCache,
-    pub(super) producers: ProducerState,
-    pub(super) stale_producers: BTreeSet<ProducerId>,
-    pub(super) segments: Vec<Arc<Segment>>,
-    /// The last segment may grow.
-    pub(super) has_active: bool,
-    pub(super) sequence: u64,
-    /// See [`State::checkpointed_to`].
-    pub(super) checkpointed_to: Offset,
-}
-
 impl PartitionLog {
     pub(super) fn new(
         number: u32,
@@ -152,33 +85,8 @@ impl PartitionLog {
         settings: LogSettings,
         recovered: Recovered,
     ) -> Self {
-        recovered.offsets.check();
-        let state = State {
-            written: recovered.offsets.recovery_point,
-            leader_epoch: recovered.epochs.latest().unwrap_or(LeaderEpoch::NONE),
-            offsets: recovered.offsets,
-            epochs: recovered.epochs,
-            producers: recovered.producers,
-            settings,
-            tail: Tail::default(),
-            applied_sequence: recovered.sequence,
-            written_sequence: recovered.sequence,
-            active: recovered.segments.last().cloned().filter(|_| recovered.has_active),
-            segments: recovered.segments,
-            checkpointed_to: recovered.checkpointed_to,
-            removable_to: recovered.offsets.log_start.max(recovered.offsets.archived_to),
-            cut: None,
-            unwritten_bytes: 0,
-            roll_requested: false,
-            deletion: Deletion::No,
-            commit_rule: CommitRule::Solo,
-            truncating: 0,
-            stale_producers: recovered.stale_producers,
-            permits: VecDeque::new(),
-            waiting: [BTreeMap::new(), BTreeMap::new()],
-            watchers: Vec::new(),
-        };
-        Self { number, partition, path, shared, state: Mutex::new(state), writer: Mutex::default() }
+        let state = Mutex::new(State::new(settings, recovered));
+        Self { number, partition, path, shared, state, writer: Mutex::default() }
     }
 
     /// Which partition it is.
@@ -215,7 +123,7 @@ impl PartitionLog {
     /// an epoch of an earlier one). Durable before any batch of the epoch.
     pub fn begin_epoch(self: &Arc<Self>, epoch: LeaderEpoch) -> Result<(), AppendError> {
         let mut state = self.state.lock();
-        state.check_online(self)?;
+        self.check_online(&state)?;
         let current = state.leader_epoch;
         if epoch < current {
             return Err(AppendError::Fenced { epoch, current });
@@ -239,7 +147,7 @@ impl PartitionLog {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Appended, AppendError> {
         let mut state = self.state.lock();
-        state.check_online(self)?;
+        self.check_online(&state)?;
         if !state.is_whole() {
             return Err(AppendError::Truncating);
         }
@@ -292,12 +200,19 @@ impl PartitionLog {
 
     /// Queues a mark; the caller holds the lock, which fixes the order.
     fn push(self: &Arc<Self>, state: &State, mark: Mark) -> Result<(), AppendError> {
-        state.check_online(self)?;
+        self.check_online(state)?;
         if !self.shared.journal.push(Write::Mark { client: Arc::clone(self), mark }) {
             return Err(self.offline());
         }
         self.shared.wake_journal();
         Ok(())
+    }
+
+    fn check_online(&self, state: &State) -> Result<(), AppendError> {
+        if state.deletion != Deletion::No {
+            return Err(AppendError::Deleted);
+        }
+        if self.shared.is_offline() { Err(self.offline()) } else { Ok(()) }
     }
 
     fn offline(&self) -> AppendError {
@@ -315,7 +230,7 @@ impl PartitionLog {
             return Wait::Ready;
         }
         let (sender, receiver) = oneshot::channel();
-        if state.check_online(self).is_ok() {
+        if self.check_online(&state).is_ok() {
             state.waiting[level as usize].entry(offset).or_default().push(sender);
         }
         Wait::Pending(receiver)
@@ -465,124 +380,6 @@ impl PartitionLog {
             age_ms >= state.settings.segment_age.as_millis() && !active.is_empty()
         })
     }
-
-    pub(super) fn complete_mark(state: &mut State, mark: Mark) {
-        match mark {
-            Mark::LogStart(offset) => {
-                let offset = offset.min(state.offsets.high_watermark).max(state.offsets.log_start);
-                state.offsets.log_start = offset;
-                state.offsets.local_log_start = state.offsets.local_log_start.max(offset);
-                state.epochs.advance_log_start(offset);
-                state.notify_watchers();
-            }
-            Mark::EpochStart(epoch, start) => {
-                // Known already, except to replay.
-                state.leader_epoch = state.leader_epoch.max(epoch);
-                state.epochs.assign(epoch, start);
-            }
-            Mark::Truncate(end) => {
-                state.truncate(end);
-                // Replay has no caller that waits.
-                state.truncating = state.truncating.saturating_sub(1);
-            }
-            Mark::Delete => state.deletion = Deletion::Durable,
-        }
-        state.offsets.check();
-    }
-}
-
-impl State {
-    fn check_online(&self, log: &PartitionLog) -> Result<(), AppendError> {
-        if self.deletion != Deletion::No {
-            return Err(AppendError::Deleted);
-        }
-        if log.shared.is_offline() { Err(log.offline()) } else { Ok(()) }
-    }
-
-    /// Raises the high watermark as far as `offset` and durability allow, and tells whoever waits.
-    fn commit(&mut self, offset: Offset) {
-        let reached = offset.min(self.offsets.durable);
-        if reached <= self.offsets.high_watermark {
-            return;
-        }
-        self.offsets.high_watermark = reached;
-        // Transactions are not accepted yet, so everything committed is decided.
-        self.offsets.last_stable = reached;
-        self.offsets.check();
-        self.resolve(Level::Committed, reached);
-        self.notify_watchers();
-    }
-
-    fn resolve(&mut self, level: Level, reached: Offset) {
-        let waiting = &mut self.waiting[level as usize];
-        let later = waiting.split_off(&reached.next());
-        for sender in std::mem::replace(waiting, later).into_values().flatten() {
-            // The producer may have hung up.
-            let _ = sender.send(());
-        }
-    }
-
-    fn notify_watchers(&mut self) {
-        for watcher in self.watchers.drain(..) {
-            if let Some(notify) = watcher.upgrade() {
-                notify.notify_one();
-            }
-        }
-    }
-
-    /// No truncation is under way, and what it touched is settled.
-    fn is_whole(&self) -> bool {
-        self.truncating == 0 && self.cut.is_none() && self.stale_producers.is_empty()
-    }
-
-    fn sealed(&self) -> &[Arc<Segment>] {
-        &self.segments[..self.segments.len() - usize::from(self.active.is_some())]
-    }
-
-    pub(super) fn fail_waiters(&mut self) {
-        self.waiting = [BTreeMap::new(), BTreeMap::new()];
-        self.permits.clear();
-        self.notify_watchers();
-    }
-
-    /// First offset that only the tail may have; below it segments answer.
-    pub(super) fn disk_bound(&self) -> Offset {
-        self.tail.start().unwrap_or(self.written)
-    }
-
-    /// A batch that replay found in the journal.
-    pub(super) fn replay_append(&mut self, batch: Batch, now: Timestamp) {
-        let header = *batch.header();
-        self.producers.record(&header, header.next_offset(), now);
-        self.epochs.assign(header.leader_epoch, header.base_offset);
-        self.leader_epoch = self.leader_epoch.max(header.leader_epoch);
-        let next = header.next_offset();
-        let offsets = &mut self.offsets;
-        (offsets.log_end, offsets.durable, offsets.high_watermark, offsets.last_stable) = (next, next, next, next);
-        self.unwritten_bytes += batch.bytes().len();
-        self.tail.push(batch, None);
-        self.offsets.check();
-    }
-
-    fn truncate(&mut self, end: Offset) {
-        self.tail.truncate_to(end);
-        self.epochs.truncate_to(end);
-        let touched = self.producers.truncate_to(end);
-        self.stale_producers.extend(touched);
-        let offsets = &mut self.offsets;
-        offsets.log_end = end.max(offsets.log_start);
-        offsets.durable = offsets.durable.min(offsets.log_end);
-        offsets.high_watermark = offsets.high_watermark.min(offsets.durable);
-        offsets.last_stable = offsets.last_stable.min(offsets.high_watermark);
-        offsets.recovery_point = offsets.recovery_point.min(offsets.durable);
-        offsets.archived_to = offsets.archived_to.min(offsets.log_end);
-        offsets.local_log_start = offsets.local_log_start.min(offsets.log_end);
-        if self.written > end {
-            self.written = end;
-            self.cut = Some(self.cut.map_or(end, |cut| cut.min(end)));
-        }
-        self.unwritten_bytes = self.tail.bytes_from(self.written);
-    }
 }
 
 impl Client for PartitionLog {
@@ -604,7 +401,7 @@ impl Client for PartitionLog {
                     bytes += placed.len();
                     state.complete_append(&mut placed);
                 }
-                Completed::Mark(mark) => Self::complete_mark(&mut state, mark),
+                Completed::Mark(mark) => state.complete_mark(mark),
             }
         }
         state.applied_sequence = sequence;
@@ -620,25 +417,5 @@ impl Client for PartitionLog {
         drop(state);
         self.shared.note_tail(self, durable, bytes);
         self.shared.queue_write_behind(self, urgent);
-    }
-}
-
-impl State {
-    fn complete_append(&mut self, placed: &mut Bytes) {
-        let batch = Batch::split_from(placed).expect("the batch was parsed when it was appended");
-        assert!(placed.is_empty(), "one entry holds one batch");
-        let next = batch.header().next_offset();
-        let permit = match self.permits.pop_front() {
-            Some((appended, permit)) => {
-                assert_eq!(appended, next, "the journal completes appends in order");
-                permit
-            }
-            // Deleted or failed meanwhile.
-            None => None,
-        };
-        self.offsets.durable = next;
-        self.unwritten_bytes += batch.bytes().len();
-        self.tail.push(batch, permit);
-        self.offsets.check();
     }
 }

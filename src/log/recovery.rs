@@ -20,13 +20,14 @@ use super::epoch_cache::EpochCache;
 use super::error::{OpenError, ReadError};
 use super::journal::{Block, Entry, Journal, JournalFiles, Mark, ReplayPosition, read_entry};
 use super::offsets::Offsets;
-use super::partition::{PartitionLog, Recovered};
+use super::partition::PartitionLog;
 use super::producer_state::ProducerState;
 use super::segment::{
     Extent, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, parse_segment_file_name, segment_file_name,
 };
 use super::settings::{DirectorySettings, LogSettings};
 use super::stamp::Identity;
+use super::state::Recovered;
 use crate::record::Batch;
 use crate::runtime::Runtime;
 use crate::runtime::disk::Open;
@@ -364,7 +365,7 @@ impl Replay<'_> {
                 self.replayed_bytes += tail_bytes as u64;
                 state.replay_append(batch, self.now);
             }
-            Entry::Mark(mark) => PartitionLog::complete_mark(&mut state, mark),
+            Entry::Mark(mark) => state.complete_mark(mark),
         }
         state.applied_sequence = sequence;
         let end = state.offsets.durable;

@@ -8,7 +8,8 @@ type Module = (&'static str, &'static [&'static str]);
 
 /// The layers from the bottom up. Modules of one layer do not import each other unless it says so here.
 const LAYERS: [&[Module]; 7] = [
-    &[("runtime", &["types"]), ("telemetry", &["types"]), ("types", &[])],
+    // `sim` is the simulated machine: another twin of `runtime`, for tests.
+    &[("runtime", &["types"]), ("sim", &["runtime", "types"]), ("telemetry", &["types"]), ("types", &[])],
     &[("protocol", &[]), ("record", &[])],
     &[("log", &[]), ("metadata", &[])],
     &[("archive", &[]), ("group", &[])],

@@ -1,0 +1,244 @@
+//! The state that a partition's lock guards, and its transitions: pure bookkeeping, no file and no wait.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+
+use super::epoch_cache::EpochCache;
+use super::journal::Mark;
+use super::offsets::Offsets;
+use super::partition::{CommitRule, Level};
+use super::producer_state::ProducerState;
+use super::segment::Segment;
+use super::settings::LogSettings;
+use super::tail::Tail;
+use crate::record::Batch;
+use crate::types::{LeaderEpoch, Offset, ProducerId, Timestamp};
+
+/// How far a partition's deletion is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deletion {
+    /// Not asked for.
+    No,
+    /// Asked for: clients are refused, files stay.
+    Asked,
+    /// In the journal for good: files may go.
+    Durable,
+}
+
+/// What recovery found, for a log to begin with.
+pub(super) struct Recovered {
+    pub(super) offsets: Offsets,
+    pub(super) epochs: EpochCache,
+    pub(super) producers: ProducerState,
+    pub(super) stale_producers: BTreeSet<ProducerId>,
+    pub(super) segments: Vec<Arc<Segment>>,
+    /// The last segment may grow.
+    pub(super) has_active: bool,
+    pub(super) sequence: u64,
+    /// See [`State::checkpointed_to`].
+    pub(super) checkpointed_to: Offset,
+}
+
+/// The part of a partition's state that its lock guards.
+pub(super) struct State {
+    pub(super) offsets: Offsets,
+    pub(super) epochs: EpochCache,
+    pub(super) producers: ProducerState,
+    pub(super) settings: LogSettings,
+    pub(super) tail: Tail,
+    /// Everything below is in segment files, synced or not.
+    pub(super) written: Offset,
+    /// Journal blocks up to this sequence have been completed here.
+    pub(super) applied_sequence: u64,
+    /// Journal blocks up to this sequence are in segment files.
+    pub(super) written_sequence: u64,
+    /// Oldest first, the active one included.
+    pub(super) segments: Vec<Arc<Segment>>,
+    /// The last segment, while it may grow.
+    pub(super) active: Option<Arc<Segment>>,
+    /// The recovery point of the checkpoint that recovery began with.
+    pub(super) checkpointed_to: Offset,
+    /// What the newest durable checkpoint vouches for: local records below it may go.
+    pub(super) removable_to: Offset,
+    /// Segments reach beyond this offset and must be cut before anything is written.
+    pub(super) cut: Option<Offset>,
+    /// Bytes at or above `written` in the tail.
+    pub(super) unwritten_bytes: usize,
+    /// Seal the active segment at the next write-behind, whatever its size.
+    pub(super) roll_requested: bool,
+    pub(super) deletion: Deletion,
+    pub(super) commit_rule: CommitRule,
+    /// The epoch that appends must carry.
+    pub(super) leader_epoch: LeaderEpoch,
+    /// Truncations that are queued in the journal; nothing is appended meanwhile.
+    pub(super) truncating: u32,
+    /// Producers that lost batches to a truncation and are looked up in the log; nothing is appended meanwhile.
+    pub(super) stale_producers: BTreeSet<ProducerId>,
+    pub(super) permits: VecDeque<(Offset, Option<OwnedSemaphorePermit>)>,
+    pub(super) waiting: [BTreeMap<Offset, Vec<oneshot::Sender<()>>>; 2],
+    pub(super) watchers: Vec<Weak<Notify>>,
+}
+
+impl State {
+    /// Begins with what recovery found.
+    pub(super) fn new(settings: LogSettings, recovered: Recovered) -> Self {
+        recovered.offsets.check();
+        Self {
+            written: recovered.offsets.recovery_point,
+            leader_epoch: recovered.epochs.latest().unwrap_or(LeaderEpoch::NONE),
+            offsets: recovered.offsets,
+            epochs: recovered.epochs,
+            producers: recovered.producers,
+            settings,
+            tail: Tail::default(),
+            applied_sequence: recovered.sequence,
+            written_sequence: recovered.sequence,
+            active: recovered.segments.last().cloned().filter(|_| recovered.has_active),
+            segments: recovered.segments,
+            checkpointed_to: recovered.checkpointed_to,
+            removable_to: recovered.offsets.log_start.max(recovered.offsets.archived_to),
+            cut: None,
+            unwritten_bytes: 0,
+            roll_requested: false,
+            deletion: Deletion::No,
+            commit_rule: CommitRule::Solo,
+            truncating: 0,
+            stale_producers: recovered.stale_producers,
+            permits: VecDeque::new(),
+            waiting: [BTreeMap::new(), BTreeMap::new()],
+            watchers: Vec::new(),
+        }
+    }
+
+    /// A mark is on stable storage.
+    pub(super) fn complete_mark(&mut self, mark: Mark) {
+        match mark {
+            Mark::LogStart(offset) => {
+                let offset = offset.min(self.offsets.high_watermark).max(self.offsets.log_start);
+                self.offsets.log_start = offset;
+                self.offsets.local_log_start = self.offsets.local_log_start.max(offset);
+                self.epochs.advance_log_start(offset);
+                self.notify_watchers();
+            }
+            Mark::EpochStart(epoch, start) => {
+                // Known already, except to replay.
+                self.leader_epoch = self.leader_epoch.max(epoch);
+                self.epochs.assign(epoch, start);
+            }
+            Mark::Truncate(end) => {
+                self.truncate(end);
+                // Replay has no caller that waits.
+                self.truncating = self.truncating.saturating_sub(1);
+            }
+            Mark::Delete => self.deletion = Deletion::Durable,
+        }
+        self.offsets.check();
+    }
+
+    /// Raises the high watermark as far as `offset` and durability allow, and tells whoever waits.
+    pub(super) fn commit(&mut self, offset: Offset) {
+        let reached = offset.min(self.offsets.durable);
+        if reached <= self.offsets.high_watermark {
+            return;
+        }
+        self.offsets.high_watermark = reached;
+        // Transactions are not accepted yet, so everything committed is decided.
+        self.offsets.last_stable = reached;
+        self.offsets.check();
+        self.resolve(Level::Committed, reached);
+        self.notify_watchers();
+    }
+
+    pub(super) fn resolve(&mut self, level: Level, reached: Offset) {
+        let waiting = &mut self.waiting[level as usize];
+        let later = waiting.split_off(&reached.next());
+        for sender in std::mem::replace(waiting, later).into_values().flatten() {
+            // The producer may have hung up.
+            let _ = sender.send(());
+        }
+    }
+
+    pub(super) fn notify_watchers(&mut self) {
+        for watcher in self.watchers.drain(..) {
+            if let Some(notify) = watcher.upgrade() {
+                notify.notify_one();
+            }
+        }
+    }
+
+    /// No truncation is under way, and what it touched is settled.
+    pub(super) fn is_whole(&self) -> bool {
+        self.truncating == 0 && self.cut.is_none() && self.stale_producers.is_empty()
+    }
+
+    pub(super) fn sealed(&self) -> &[Arc<Segment>] {
+        &self.segments[..self.segments.len() - usize::from(self.active.is_some())]
+    }
+
+    pub(super) fn fail_waiters(&mut self) {
+        self.waiting = [BTreeMap::new(), BTreeMap::new()];
+        self.permits.clear();
+        self.notify_watchers();
+    }
+
+    /// First offset that only the tail may have; below it segments answer.
+    pub(super) fn disk_bound(&self) -> Offset {
+        self.tail.start().unwrap_or(self.written)
+    }
+
+    /// A batch that replay found in the journal.
+    pub(super) fn replay_append(&mut self, batch: Batch, now: Timestamp) {
+        let header = *batch.header();
+        self.producers.record(&header, header.next_offset(), now);
+        self.epochs.assign(header.leader_epoch, header.base_offset);
+        self.leader_epoch = self.leader_epoch.max(header.leader_epoch);
+        let next = header.next_offset();
+        let offsets = &mut self.offsets;
+        (offsets.log_end, offsets.durable, offsets.high_watermark, offsets.last_stable) = (next, next, next, next);
+        self.unwritten_bytes += batch.bytes().len();
+        self.tail.push(batch, None);
+        self.offsets.check();
+    }
+
+    pub(super) fn truncate(&mut self, end: Offset) {
+        self.tail.truncate_to(end);
+        self.epochs.truncate_to(end);
+        let touched = self.producers.truncate_to(end);
+        self.stale_producers.extend(touched);
+        let offsets = &mut self.offsets;
+        offsets.log_end = end.max(offsets.log_start);
+        offsets.durable = offsets.durable.min(offsets.log_end);
+        offsets.high_watermark = offsets.high_watermark.min(offsets.durable);
+        offsets.last_stable = offsets.last_stable.min(offsets.high_watermark);
+        offsets.recovery_point = offsets.recovery_point.min(offsets.durable);
+        offsets.archived_to = offsets.archived_to.min(offsets.log_end);
+        offsets.local_log_start = offsets.local_log_start.min(offsets.log_end);
+        if self.written > end {
+            self.written = end;
+            self.cut = Some(self.cut.map_or(end, |cut| cut.min(end)));
+        }
+        self.unwritten_bytes = self.tail.bytes_from(self.written);
+    }
+
+    /// A batch is on stable storage.
+    pub(super) fn complete_append(&mut self, placed: &mut Bytes) {
+        let batch = Batch::split_from(placed).expect("the batch was parsed when it was appended");
+        assert!(placed.is_empty(), "one entry holds one batch");
+        let next = batch.header().next_offset();
+        let permit = match self.permits.pop_front() {
+            Some((appended, permit)) => {
+                assert_eq!(appended, next, "the journal completes appends in order");
+                permit
+            }
+            // Deleted or failed meanwhile.
+            None => None,
+        };
+        self.offsets.durable = next;
+        self.unwritten_bytes += batch.bytes().len();
+        self.tail.push(batch, permit);
+        self.offsets.check();
+    }
+}

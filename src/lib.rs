@@ -15,6 +15,8 @@ pub mod docs;
 
 // L0
 pub mod runtime;
+#[cfg(test)]
+mod sim;
 pub mod telemetry;
 pub mod types;
 
@@ -36,10 +38,6 @@ pub mod broker;
 // L5
 pub mod http;
 pub mod server;
-
-// tests only
-#[cfg(test)]
-mod sim;
 
 // L6
 pub mod cli;

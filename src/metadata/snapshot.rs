@@ -1,19 +1,22 @@
 //! An image as bytes: one line of JSON per object, in the image's order, so that equal images have equal bytes.
 //!
 //! ```text
-//! {"format":1,"version":V,"cluster_id":ID,"next_broker_epoch":E,"next_producer_id":P}
+//! {"format":1,"version":V,"cluster_id":ID,"next_broker_epoch":E,"next_producer_id":P,"directories":[ID,…]}
 //! {"broker":{…}}   {"topic":{…}}   {"deleted_topic":{…}}   {"broker_configs":{…}}   {"feature_level":{…}}   one per line
 //! ```
-//! What keeps the bytes (a file, a stream to another node) adds the checksum.
+//! A partition is `[leader, leader_epoch, partition_epoch, replicas]`, a replica `[node_id, directory, in_sync]` with the
+//! directory's place in the header's list: with a million partitions, names would be most of the bytes. What keeps the
+//! bytes (a file, a stream to another node) adds the checksum.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use imbl::Vector;
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 
 use super::error::DecodeError;
-use super::image::{Broker, Configs, DeletedTopic, Image, Partition, Topic};
-use crate::types::{BrokerEpoch, ClusterId, NodeId, ProducerId, TopicId};
+use super::image::{Broker, Configs, DeletedTopic, Image, Partition, Replica, Topic};
+use crate::types::{BrokerEpoch, ClusterId, DirectoryId, LeaderEpoch, NodeId, PartitionEpoch, ProducerId, TopicId};
 
 /// Format of encoded images; a higher number is refused.
 pub const IMAGE_FORMAT: u32 = 1;
@@ -26,6 +29,7 @@ struct Header {
     cluster_id: ClusterId,
     next_broker_epoch: BrokerEpoch,
     next_producer_id: ProducerId,
+    directories: Vec<DirectoryId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -45,49 +49,72 @@ struct TopicLine {
     topic_id: TopicId,
     internal: bool,
     configs: Configs,
-    partitions: Vec<Partition>,
+    partitions: Vec<PartitionLine>,
 }
 
-impl From<&Topic> for TopicLine {
-    fn from(topic: &Topic) -> Self {
+#[derive(Serialize, Deserialize)]
+struct PartitionLine(Option<NodeId>, LeaderEpoch, PartitionEpoch, Vec<ReplicaLine>);
+
+#[derive(Serialize, Deserialize)]
+struct ReplicaLine(NodeId, usize, u8);
+
+impl TopicLine {
+    fn new(topic: &Topic, directories: &[DirectoryId]) -> Self {
+        let place = |directory: &DirectoryId| {
+            directories.binary_search(directory).expect("the header lists every directory in use")
+        };
+        let replica = |one: &Replica| ReplicaLine(one.node_id, place(&one.directory), one.in_sync.into());
+        let partition = |one: &Partition| {
+            PartitionLine(one.leader, one.leader_epoch, one.partition_epoch, one.replicas.iter().map(replica).collect())
+        };
         Self {
             name: topic.name.as_ref().to_owned(),
             topic_id: topic.topic_id,
             internal: topic.internal,
             configs: topic.configs.clone(),
-            partitions: topic.partitions.iter().cloned().collect(),
+            partitions: topic.partitions.iter().map(partition).collect(),
         }
     }
-}
 
-impl From<TopicLine> for Topic {
-    fn from(line: TopicLine) -> Self {
-        Self {
-            name: Arc::from(line.name),
-            topic_id: line.topic_id,
-            internal: line.internal,
-            configs: line.configs,
-            partitions: Vector::from(line.partitions),
-        }
+    fn topic(self, directories: &[DirectoryId]) -> Result<Topic, serde_json::Error> {
+        let replica = |ReplicaLine(node_id, place, in_sync)| match directories.get(place) {
+            Some(directory) => Ok(Replica { node_id, directory: *directory, in_sync: in_sync != 0 }),
+            None => Err(serde_json::Error::custom("a replica is in a directory that the header does not list")),
+        };
+        let partition = |PartitionLine(leader, leader_epoch, partition_epoch, replicas)| {
+            let replicas = replicas.into_iter().map(replica).collect::<Result<_, _>>()?;
+            Ok(Partition { replicas, leader, leader_epoch, partition_epoch })
+        };
+        Ok(Topic {
+            name: Arc::from(self.name),
+            topic_id: self.topic_id,
+            internal: self.internal,
+            configs: self.configs,
+            partitions: self.partitions.into_iter().map(partition).collect::<Result<_, serde_json::Error>>()?,
+        })
     }
 }
 
 /// Encodes an image.
 pub fn encode(image: &Image) -> Vec<u8> {
     let mut bytes = Vec::new();
+    let partitions = image.topics.values().flat_map(|topic| topic.partitions.iter());
+    let directories: BTreeSet<_> = partitions.flat_map(|one| &one.replicas).map(|replica| replica.directory).collect();
+    let directories = Vec::from_iter(directories);
     let header = Header {
         format: IMAGE_FORMAT,
         version: image.version,
         cluster_id: image.cluster_id,
         next_broker_epoch: image.next_broker_epoch,
         next_producer_id: image.next_producer_id,
+        directories,
     };
     write_line(&mut bytes, &header);
     for broker in image.brokers.values() {
         write_line(&mut bytes, &Line::Broker(Broker::clone(broker)));
     }
     for topic in image.topics.values() {
-        write_line(&mut bytes, &Line::Topic(TopicLine::from(topic.as_ref())));
+        write_line(&mut bytes, &Line::Topic(TopicLine::new(topic, &header.directories)));
     }
     for deleted in image.deleted_topics.values() {
         write_line(&mut bytes, &Line::DeletedTopic(DeletedTopic::clone(deleted)));
@@ -136,11 +163,42 @@ pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
     for line in lines {
         match serde_json::from_slice(line).map_err(malformed)? {
             Line::Broker(broker) => drop(image.brokers.insert(broker.node_id, Arc::new(broker))),
-            Line::Topic(topic) => image.insert_topic(topic.into()),
+            Line::Topic(topic) => image.insert_topic(topic.topic(&header.directories).map_err(malformed)?),
             Line::DeletedTopic(deleted) => drop(image.deleted_topics.insert(deleted.topic_id, Arc::new(deleted))),
             Line::BrokerConfigs { node_id, configs } => drop(image.broker_configs.insert(node_id, Arc::new(configs))),
             Line::FeatureLevel { name, level } => drop(image.feature_levels.insert(name, level)),
         }
     }
     Ok(image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::machine;
+    use crate::metadata::testing::{create_topic, image_with_brokers};
+
+    #[test]
+    fn encoded_bytes_are_frozen_and_a_newer_format_is_refused() {
+        let mut image = image_with_brokers(&[(1, "a")]);
+        let create = create_topic(&image, 7, "t", 1);
+        machine::apply(&mut image, &create).unwrap();
+        machine::advance(&mut image, 3);
+        let bytes = encode(&image);
+        let text = std::str::from_utf8(&bytes).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[0].starts_with(r#"{"format":1,"version":3,"cluster_id":""#), "{text}");
+        assert!(lines[0].ends_with(
+            r#""next_broker_epoch":2,"next_producer_id":0,"directories":["00000000000000000000000000000001"]}"#
+        ));
+        let topic = r#"{"topic":{"name":"t","topic_id":"00000000000000000000000000000007","internal":false,"configs":{"version":0,"values":{}},"partitions":[[1,0,0,[[1,0,1]]]]}}"#;
+        assert_eq!(lines[2], topic);
+        assert_eq!(decode(&bytes).unwrap(), image);
+
+        let newer = text.replacen(r#"{"format":1"#, r#"{"format":2"#, 1);
+        assert!(matches!(decode(newer.as_bytes()), Err(DecodeError::UnsupportedFormat { found: 2, .. })));
+        let astray = text.replacen("[[1,0,1]]", "[[1,9,1]]", 1);
+        assert!(matches!(decode(astray.as_bytes()), Err(DecodeError::Malformed { .. })));
+        assert!(matches!(decode(&bytes[..bytes.len() - 1]), Err(DecodeError::Truncated { .. })));
+    }
 }

@@ -27,6 +27,7 @@ const DOORS: &[Door] = &[
     // one room per capability
     ("openraft", &["metadata/raft/"]),
     ("redb", &["metadata/raft/"]),
+    ("rand_core", &["metadata/raft/"]),
     ("object_store", &["archive/"]),
     ("reqwest", &["archive/"]),
     ("rustls", &["archive/"]),

@@ -69,12 +69,12 @@ pub enum Command {
 }
 
 impl Command {
-    /// Partitions that the command describes, which is what makes it large.
-    pub fn partition_count(&self) -> usize {
+    /// What the command weighs in the log and when it is applied again: one, and one for each partition that it creates.
+    pub fn weight(&self) -> usize {
         match self {
-            Self::CreateTopic(command) => command.assignment.len(),
-            Self::CreatePartitions(command) => command.assignment.len(),
-            _ => 0,
+            Self::CreateTopic(command) => 1 + command.assignment.len(),
+            Self::CreatePartitions(command) => 1 + command.assignment.len(),
+            _ => 1,
         }
     }
 }

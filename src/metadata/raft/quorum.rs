@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::super::command::{Command, Outcome};
-use super::super::error::{CommandError, MetadataError};
+use super::super::error::{CommandError, MetadataError, Rejection};
 use super::super::image::Image;
 use super::{
     CommandGroup, LogDatabase, LogStore, NoPeers, Raft, SnapshotFiles, Stamp, StateMachine, StoreError, StoreLane,
@@ -27,8 +27,12 @@ use crate::types::{ClusterId, NodeId};
 const QUEUE_COMMANDS: usize = 1024;
 /// Most commands of one log entry.
 const GROUP_COMMANDS: usize = 256;
-/// Partitions after which a group takes no more commands, which bounds a log entry to some megabytes.
-const GROUP_PARTITIONS: usize = 10_000;
+/// Weight after which a group takes no more commands, which bounds a log entry to some megabytes.
+const GROUP_WEIGHT: usize = 10_000;
+/// Entries that stay in the log behind a snapshot, so that a follower that lags a little needs no snapshot.
+const LAGGING_ENTRIES: u64 = 256;
+/// How often a change of configuration is resolved before its sender hears that others were always faster.
+const RESOLVE_ATTEMPTS: u32 = 16;
 /// A quorum of one leads at once; longer than this means that the disk hangs.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -37,15 +41,16 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct MetadataSettings {
     /// This node's number. It is written into the directory and can't change.
     pub node_id: NodeId,
-    /// Log entries after which a new snapshot is written and older entries go. More makes restarts apply more entries
-    /// (some microseconds each) and the database larger; fewer writes the whole image more often.
-    pub snapshot_interval_entries: u64,
+    /// Commands (and partitions that they create) after which a new snapshot is written and the log behind it goes; as many
+    /// as the cluster has partitions and topics, if that is more, so that writing snapshots costs no more than the commands
+    /// did. More makes restarts apply more (some microseconds each) and the log larger; fewer writes the image more often.
+    pub snapshot_interval_commands: usize,
 }
 
 impl MetadataSettings {
     /// The defaults for a node.
     pub const fn new(node_id: NodeId) -> Self {
-        Self { node_id, snapshot_interval_entries: 10_000 }
+        Self { node_id, snapshot_interval_commands: 10_000 }
     }
 }
 
@@ -95,12 +100,14 @@ impl Metadata {
         let snapshots = StoreLane::start(tasks, "metadata-snap", Priority::Background, || Ok::<_, StoreError>(files));
         let (publisher, images) = watch::channel(Arc::new(Image::default()));
         let machine = StateMachine::open(Arc::new(snapshots.await?), publisher).await?;
+        let replay_weight = machine.replay_weight();
         let store = LogStore::new(Arc::clone(&database));
-        let config = Arc::new(raft_config(stamp, settings));
+        let config = Arc::new(raft_config(stamp));
         let raft = Raft::new(settings.node_id, config, NoPeers, store, machine);
         let raft = with_seed(runtime.entropy.number(), raft).await.map_err(MetadataError::quorum)?;
 
         let (requests, queue) = mpsc::channel(QUEUE_COMMANDS);
+        tokio::spawn(compact(raft.clone(), replay_weight, images.clone(), settings.snapshot_interval_commands));
         let proposer = tokio::spawn(propose_all(raft.clone(), queue));
         let proposer = Mutex::new(Some(proposer));
         let metadata = Self { raft, stamp, database, images, requests, proposer };
@@ -159,6 +166,24 @@ impl Metadata {
         outcome.await.map_err(|_| CommandError::Stopped)?
     }
 
+    /// Resolves a command against the newest image and submits it; resolves it again when somebody else's change of the
+    /// same configuration came first. For commands that carry a [`ConfigChange`](super::super::command::ConfigChange).
+    ///
+    /// # Errors
+    /// What `resolve` fails with, and [`CommandError`] made into it.
+    pub async fn submit_resolved<E: From<CommandError>>(
+        &self,
+        resolve: impl Fn(&Image) -> Result<Command, E>,
+    ) -> Result<Outcome, E> {
+        for _ in 1..RESOLVE_ATTEMPTS {
+            match self.submit(resolve(&self.image())?).await {
+                Err(CommandError::Rejected(Rejection::ConfigChanged { .. })) => {}
+                result => return Ok(result?),
+            }
+        }
+        Ok(self.submit(resolve(&self.image())?).await?)
+    }
+
     /// Waits until the quorum has stopped on this node: by [`Metadata::shutdown`], or because its storage failed, in which
     /// case the broker has to stop as well.
     pub async fn stopped(&self) {
@@ -185,15 +210,35 @@ impl Metadata {
     }
 }
 
-fn raft_config(stamp: Stamp, settings: MetadataSettings) -> Config {
+fn raft_config(stamp: Stamp) -> Config {
     Config {
         cluster_name: stamp.cluster_id.to_string(),
         heartbeat_interval: 250,
         election_timeout_min: 1_000,
         election_timeout_max: 2_000,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_interval_entries),
-        max_in_snapshot_log_to_keep: settings.snapshot_interval_entries / 10,
+        // `compact` decides, since entries differ too much in size to be counted.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: LAGGING_ENTRIES,
         ..Config::default()
+    }
+}
+
+/// Has a snapshot written whenever a restart would apply more than the image itself holds. Ends with the quorum.
+async fn compact(
+    raft: Raft,
+    mut replay_weight: watch::Receiver<usize>,
+    images: watch::Receiver<Arc<Image>>,
+    interval: usize,
+) {
+    while replay_weight.changed().await.is_ok() {
+        let held = {
+            let image = images.borrow();
+            image.topic_count() + usize::try_from(image.partition_count()).expect("MAX_CLUSTER_PARTITIONS fits")
+        };
+        // openraft ignores the wish while it writes another snapshot; the next command renews it.
+        if *replay_weight.borrow_and_update() >= interval.max(held) && raft.trigger().snapshot().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -202,12 +247,12 @@ async fn propose_all(raft: Raft, mut requests: mpsc::Receiver<Request>) {
     let mut stopping = false;
     while !stopping {
         let Some(Request::Submit(first)) = requests.recv().await else { break };
-        let mut partitions = first.command.partition_count();
+        let mut weight = first.command.weight();
         let mut group = vec![first];
-        while group.len() < GROUP_COMMANDS && partitions < GROUP_PARTITIONS {
+        while group.len() < GROUP_COMMANDS && weight < GROUP_WEIGHT {
             match requests.try_recv() {
                 Ok(Request::Submit(next)) => {
-                    partitions += next.command.partition_count();
+                    weight += next.command.weight();
                     group.push(next);
                 }
                 Ok(Request::Stop) => {

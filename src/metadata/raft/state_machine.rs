@@ -7,6 +7,7 @@ use openraft::storage::RaftStateMachine;
 use openraft::{Entry, EntryPayload, RaftSnapshotBuilder, StorageIOError};
 use tokio::sync::watch;
 
+use super::super::command::Command;
 use super::super::image::Image;
 use super::super::{machine, snapshot};
 use super::error::{StoreError, for_openraft};
@@ -21,6 +22,8 @@ pub(super) struct StateMachine {
     last_applied: Option<LogId>,
     membership: StoredMembership,
     images: watch::Sender<Arc<Image>>,
+    /// Weight of the commands that a restart would apply again.
+    replay_weight: watch::Sender<usize>,
     snapshots: Arc<StoreLane<SnapshotFiles>>,
 }
 
@@ -47,7 +50,13 @@ impl StateMachine {
             None => (SnapshotMeta::default(), Image::default()),
         };
         images.send_replace(Arc::new(image.clone()));
-        Ok(Self { image, last_applied: meta.last_log_id, membership: meta.last_membership, images, snapshots })
+        let (last_applied, membership) = (meta.last_log_id, meta.last_membership);
+        Ok(Self { image, last_applied, membership, images, replay_weight: watch::Sender::new(0), snapshots })
+    }
+
+    /// Follows the weight of the commands that are not yet in a snapshot.
+    pub(super) fn replay_weight(&self) -> watch::Receiver<usize> {
+        self.replay_weight.subscribe()
     }
 
     fn apply_entry(&mut self, entry: Entry<TypeConfig>) -> GroupOutcome {
@@ -61,6 +70,7 @@ impl StateMachine {
             EntryPayload::Normal(CommandGroup(commands)) => {
                 let outcomes = commands.iter().map(|command| machine::apply(&mut self.image, command)).collect();
                 machine::advance(&mut self.image, entry.log_id.index);
+                self.replay_weight.send_modify(|weight| *weight += commands.iter().map(Command::weight).sum::<usize>());
                 GroupOutcome(outcomes)
             }
         }
@@ -86,6 +96,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        self.replay_weight.send_replace(0);
         SnapshotBuilder {
             image: self.image.clone(),
             meta: snapshot_meta(self.last_applied, self.membership.clone()),

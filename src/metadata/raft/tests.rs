@@ -1,5 +1,6 @@
 //! The storage under openraft's suite and power cuts, and the quorum as the broker sees it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,9 @@ use tokio::sync::watch;
 
 use super::power_cut::{PowerCutDisk, Unsynced};
 use super::*;
+use crate::metadata::command::ConfigChange;
 use crate::metadata::error::{CommandError, MetadataError};
-use crate::metadata::image::Image;
+use crate::metadata::image::{Configs, Image};
 use crate::metadata::testing::{CLUSTER, create_topic, epoch_of, register};
 use crate::runtime::Runtime;
 use crate::runtime::disk::{Disk, Open};
@@ -169,7 +171,7 @@ async fn concurrent_commands_share_log_entries() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_commands_survive_snapshot_purge_and_restart() {
     let (directory, runtime) = local();
-    let settings = MetadataSettings { snapshot_interval_entries: 20, ..MetadataSettings::new(NODE) };
+    let settings = MetadataSettings { snapshot_interval_commands: 1_000, ..MetadataSettings::new(NODE) };
     let metadata = Arc::new(Metadata::open(&runtime, directory.path(), settings).await.unwrap());
     join(&metadata, 1).await.unwrap();
     for wave in 0..20 {
@@ -180,16 +182,42 @@ async fn ten_thousand_commands_survive_snapshot_purge_and_restart() {
         let outcomes = futures_util::future::join_all((wave * 500 + 1..=(wave + 1) * 500).map(submit)).await;
         assert!(outcomes.iter().all(Result::is_ok));
     }
+    assert!(metadata.raft.metrics().borrow().snapshot.is_some(), "snapshots come by themselves");
     write_snapshot(&metadata).await.unwrap();
     let image = metadata.image();
     metadata.shutdown().await;
     let range = metadata.database.run(|database| database.range()).await.unwrap().unwrap();
-    assert!(range.purged.is_some(), "the log behind a snapshot goes");
+    let kept = range.last.unwrap().index - range.purged.map_or(0, |log_id| log_id.index);
+    assert!(kept <= 256, "the log behind a snapshot goes, but {kept} entries are left");
     drop(metadata);
 
     let metadata = open(&runtime, directory.path()).await;
     assert_eq!(metadata.image().topic_count(), 10_000);
     assert_eq!(crate::metadata::snapshot::encode(&metadata.image()), crate::metadata::snapshot::encode(&image));
+    metadata.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_changes_of_a_configuration_are_resolved_again_and_none_is_lost() {
+    let (directory, runtime) = local();
+    let metadata = Arc::new(open(&runtime, directory.path()).await);
+    let append = |number: usize| {
+        let metadata = Arc::clone(&metadata);
+        async move {
+            let resolve = |image: &Image| {
+                let current =
+                    image.broker_configs(None).map_or_else(Configs::default, |configs| Configs::clone(configs));
+                let list = current.values.get("list").cloned().unwrap_or_default();
+                let values = BTreeMap::from([("list".to_owned(), Some(format!("{list}{number},")))]);
+                let change = ConfigChange { expected_version: current.version, values };
+                Ok::<_, CommandError>(Command::AlterBrokerConfigs { node_id: None, change })
+            };
+            metadata.submit_resolved(resolve).await
+        }
+    };
+    let outcomes = futures_util::future::join_all((0..8).map(append)).await;
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    assert_eq!(metadata.image().broker_configs(None).unwrap().values["list"].matches(',').count(), 8);
     metadata.shutdown().await;
 }
 
@@ -222,7 +250,7 @@ struct Told {
 
 /// Opens, creates topics one after another, writes snapshots in between, and stops at the first error.
 async fn work(disk: &PowerCutDisk, told: &mut Told) -> Result<(), String> {
-    let settings = MetadataSettings { snapshot_interval_entries: 1_000, ..MetadataSettings::new(NODE) };
+    let settings = MetadataSettings { snapshot_interval_commands: 1_000, ..MetadataSettings::new(NODE) };
     let metadata =
         Metadata::open(&runtime_on(disk), Path::new("/metadata"), settings).await.map_err(|e| e.to_string())?;
     let result = async {

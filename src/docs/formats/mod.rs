@@ -1,0 +1,2 @@
+//! Formats, byte by byte: what every later version of alluvium must be able to read.
+#![doc = include_str!("metadata.md")]

@@ -79,7 +79,7 @@ impl SettingArguments {
 }
 
 fn refused(error: ConfigError) -> Failure {
-    Failure::from(error).with_exit(Exit::Usage)
+    Failure::of(error).with_exit(Exit::Usage)
 }
 
 /// The configuration.

@@ -5,6 +5,9 @@ use std::process::ExitCode;
 
 use thiserror::Error;
 
+use crate::record::RecordError;
+use crate::telemetry::LogError;
+
 /// Exit codes; documented in `--help`, and never renumbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -44,6 +47,11 @@ impl Failure {
         Self { exit, error: anyhow::Error::msg(text.into()) }
     }
 
+    /// A failure that an error tells.
+    pub fn of(error: impl Into<anyhow::Error>) -> Self {
+        Self { exit: Exit::Failed, error: error.into() }
+    }
+
     /// Wrong usage.
     pub fn usage(text: impl Into<String>) -> Self {
         Self::new(Exit::Usage, text)
@@ -65,9 +73,23 @@ impl Failure {
     }
 }
 
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self { exit: Exit::Failed, error: error.into() }
+/// Errors that end a command with [`Exit::Failed`] wherever they occur; others choose their code.
+macro_rules! failed {
+    ($($error:ty),+) => {
+        $(impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Self::of(error)
+            }
+        })+
+    };
+}
+
+failed!(anyhow::Error, std::io::Error, OutputClosed, LogError);
+
+/// Data that is there and does not read.
+impl From<RecordError> for Failure {
+    fn from(error: RecordError) -> Self {
+        Self::of(error).with_exit(Exit::Damaged)
     }
 }
 

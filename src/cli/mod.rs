@@ -4,10 +4,19 @@
 //! output, and nothing else to it; progress and problems go to standard error. Whatever goes wrong becomes one line that
 //! says what, why and what to do, and an [`Exit`] code; there is never a backtrace for bad input.
 
+mod archive;
+pub mod client;
 mod config;
+mod consume;
 mod exit;
+mod format;
+mod lines;
+mod log;
 mod output;
+mod produce;
+mod progress;
 mod serve;
+mod topic;
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +54,19 @@ struct Arguments {
 enum Command {
     /// Run a broker (also without any command)
     Serve(serve::ServeArguments),
+    /// Create, list, describe, alter and delete topics of any Kafka cluster
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    /// Send records to a topic of any Kafka cluster
+    Produce(produce::ProduceArguments),
+    /// Read records from a topic of any Kafka cluster
+    Consume(consume::ConsumeArguments),
+    /// Look into the archive in object storage; no broker needs to run
+    #[command(subcommand)]
+    Archive(archive::ArchiveCommand),
+    /// Look into segment files on the local disk
+    #[command(subcommand)]
+    Log(log::LogCommand),
     /// Print, document and check the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -86,6 +108,11 @@ pub fn main(
 fn run(arguments: Arguments, context: &mut Context) -> Result<(), Failure> {
     match arguments.command.unwrap_or_else(|| Command::Serve(serve::ServeArguments::default())) {
         Command::Serve(serve) => serve::run(&serve, context),
+        Command::Topic(topic) => topic::run(topic, context),
+        Command::Produce(produce) => produce::run(&produce, context),
+        Command::Consume(consume) => consume::run(&consume, context),
+        Command::Archive(archive) => archive::run(archive, context),
+        Command::Log(log) => log::run(log, context),
         Command::Config(config) => config::run(config, context),
     }
 }

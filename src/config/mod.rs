@@ -1,7 +1,7 @@
 //! Settings: defaults, then a TOML file, then `ALLUVIUM__SECTION__KEY` variables, then flags; checked once, then resolved.
 //!
 //! [`Settings`] is what people write, declared with its documentation and defaults in one list (`settings.rs`), from which
-//! the reference file is generated. [`load`] puts the sources together and refuses what is not a setting, naming the file
+//! the reference file is generated. [`load()`] puts the sources together and refuses what is not a setting, naming the file
 //! and line, variable or flag, and the nearest setting that exists. [`resolve`] checks what the settings mean together and
 //! gives a [`Config`], which the rest of the process takes as true. Nothing here reads the environment or the machine by
 //! itself: both are passed in, so that a test sees only what it gives.

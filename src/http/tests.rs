@@ -1,3 +1,5 @@
+//! The endpoints over real connections.
+
 use std::process::{Command, Stdio};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,5 +1,7 @@
 //! The `alluvium` binary as its users meet it: processes, signals, pipes and exit codes.
 
+mod kafka;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

@@ -22,7 +22,7 @@ const DOORS: &[Door] = &[
     ("tokio::signal", &["cli/"]),
     ("std::env", &["cli/", "config/", "main.rs"]),
     ("std::process", &["cli/", "main.rs", "runtime/production/"]),
-    ("rustix", &["runtime/production/", "config/resolved.rs"]),
+    ("rustix", &["runtime/production/", "config/resolved.rs", "cli/serve.rs"]),
     ("getrandom", SEAMS),
     // one room per capability
     ("openraft", &["metadata/raft/"]),
@@ -59,6 +59,7 @@ const DOORS: &[Door] = &[
     ("tracing", ANYWHERE),
     ("crc32c", ANYWHERE),
     ("xxhash_rust", ANYWHERE),
+    ("base64", &["cli/"]),
     ("url", &["archive/", "config/"]),
     ("serde", ANYWHERE),
     ("serde_json", ANYWHERE),

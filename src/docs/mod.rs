@@ -2,3 +2,15 @@
 
 pub mod decisions;
 pub mod formats;
+
+/// How the parts fit together, and what always holds.
+#[doc = include_str!("architecture.md")]
+pub mod architecture {}
+
+/// Words that have one meaning here.
+#[doc = include_str!("glossary.md")]
+pub mod glossary {}
+
+/// What always holds, and where that is checked.
+#[doc = include_str!("invariants.md")]
+pub mod invariants {}

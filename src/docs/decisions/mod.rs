@@ -1,5 +1,8 @@
 //! What was decided, why, what was rejected, and how we will know that it was wrong. A record is never rewritten: a later
 //! one replaces it and says so. `tests/tidy.rs` holds their form and that each is listed here.
+#![doc = include_str!("0001-one-journal-per-data-directory.md")]
+#![doc = include_str!("0002-checkpoints-sync-few-files-or-one-file-system.md")]
+#![doc = include_str!("0003-truncation-looks-producers-up-in-the-log.md")]
 #![doc = include_str!("0020-metadata-database-on-the-disk-seam.md")]
 #![doc = include_str!("0021-openraft-0-9.md")]
 #![doc = include_str!("0022-persistent-maps-for-the-image.md")]

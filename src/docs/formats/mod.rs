@@ -1,2 +1,3 @@
 //! Formats, byte by byte: what every later version of alluvium must be able to read.
+#![doc = include_str!("log.md")]
 #![doc = include_str!("metadata.md")]

@@ -38,6 +38,8 @@ pub use offsets::Offsets;
 pub use partition::{Appended, CommitRule, Level, PartitionLog, Wait};
 pub use producer_state::{BatchMark, ProducerEntry, ProducerState, SequenceError};
 pub use read::{DiskRead, ReadPlan, TimestampPlan};
-pub use segment::{BatchScan, Extent, Scanned, Segment, SegmentHeader};
+pub use segment::{
+    BatchScan, Extent, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentIndex, parse_segment_file_name,
+};
 pub use settings::{DirectorySettings, LogSettings};
 pub use stamp::{FORMAT_VERSION, Identity, StampError};

@@ -1,1 +1,161 @@
-//! The data plane composed: partitions, purgatory, the fetch plan, quotas, administration.
+//! The data plane put together: metadata, data directories, partitions, and what one request does to them.
+//!
+//! `server` translates the wire into calls of [`Broker`] and back. Here is decided who may append and read, when an append
+//! counts as done, what a fetch waits for, and which tier answers; the logs below know nothing of clients. At its start the
+//! broker registers as a new incarnation, which raises the leader epoch of all it leads; what a crash left half done (a topic
+//! deleted in the metadata and not on disk) is finished then.
+//!
+//! - `partitions`: which partitions are open, and the rules of their topics.
+//! - `produce`, `fetch`, `list_offsets`, `admin`: what requests do.
+//! - `archive_seam`: the way to records whose local copy has gone.
+
+mod admin;
+mod archive_seam;
+mod cold_reads;
+mod error;
+mod fetch;
+mod fetch_session;
+mod list_offsets;
+mod partitions;
+mod produce;
+mod producer_ids;
+mod readers;
+mod settings;
+mod start;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::task::JoinHandle;
+
+pub use admin::{AdminError, ConfigEdit, ConfigResource, NewTopic, OFFSETS_TOPIC, TopicName};
+pub use archive_seam::{ArchiveError, ArchiveReader, FoundOffset, NoArchive};
+pub use error::{PartitionError, StartError};
+pub use fetch::{FetchLimits, FetchPartition, Fetched, Isolation};
+pub use fetch_session::{
+    Answered, FetchContext, FetchSessions, PartitionKey, SessionError, SessionPartition, SessionRequest,
+};
+pub use list_offsets::OffsetQuery;
+pub use partitions::{Leader, LocalTopic, Partition, TopicRules};
+pub use produce::{Acknowledgement, Produced};
+pub use settings::{BrokerSettings, FetchSettings, TopicSettings};
+
+use cold_reads::ColdReads;
+use partitions::Partitions;
+use producer_ids::ProducerIds;
+use readers::Readers;
+
+use crate::log::{LogDirectory, RecoveryReport};
+use crate::metadata::config_layers::BrokerLayers;
+use crate::metadata::image::Topic;
+use crate::metadata::{Image, Metadata};
+use crate::runtime::Runtime;
+use crate::runtime::disk::DirectoryLock;
+use crate::telemetry::Metrics;
+use crate::types::{BrokerEpoch, ClusterId, LeaderEpoch, NodeId, TopicId};
+
+/// A broker that is open: its partitions can be read and appended to. Shut down by [`Broker::shutdown`].
+pub struct Broker {
+    runtime: Runtime,
+    settings: BrokerSettings,
+    metrics: Arc<Metrics>,
+    metadata: Metadata,
+    epoch: BrokerEpoch,
+    partitions: Partitions,
+    readers: Readers,
+    archive: Arc<dyn ArchiveReader>,
+    cold_reads: ColdReads,
+    sessions: Mutex<FetchSessions>,
+    producer_ids: ProducerIds,
+    recovery: RecoveryReport,
+    background: Mutex<Vec<JoinHandle<()>>>,
+    _metadata_lock: Box<dyn DirectoryLock>,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Broker({})", self.settings.node_id)
+    }
+}
+
+impl Broker {
+    /// The broker's number.
+    pub const fn node_id(&self) -> NodeId {
+        self.settings.node_id
+    }
+
+    /// The term of its registration.
+    pub const fn epoch(&self) -> BrokerEpoch {
+        self.epoch
+    }
+
+    /// The cluster that it belongs to.
+    pub const fn cluster_id(&self) -> ClusterId {
+        self.metadata.cluster_id()
+    }
+
+    /// The newest metadata.
+    pub fn image(&self) -> Arc<Image> {
+        self.metadata.image()
+    }
+
+    /// What it was started with.
+    pub const fn settings(&self) -> &BrokerSettings {
+        &self.settings
+    }
+
+    /// The machine.
+    pub const fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Counters and timings.
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// What opening the data directories found, all together.
+    pub const fn recovery(&self) -> RecoveryReport {
+        self.recovery
+    }
+
+    /// The data directories.
+    pub fn directories(&self) -> &[Arc<LogDirectory>] {
+        self.partitions.directories()
+    }
+
+    /// The partitions that are open.
+    pub fn partitions(&self) -> Vec<Arc<Partition>> {
+        self.partitions.all()
+    }
+
+    /// The fetch sessions; the lock is held only for as long as one request is looked at.
+    pub fn fetch_sessions(&self) -> MutexGuard<'_, FetchSessions> {
+        self.sessions.lock()
+    }
+
+    /// The topic of an image that a client names by identity, or by name where the identity is zero.
+    pub fn topic<'a>(image: &'a Image, topic_id: TopicId, name: &str) -> Result<&'a Arc<Topic>, PartitionError> {
+        if topic_id.is_zero() {
+            image.topic_named(name).ok_or(PartitionError::UnknownPartition)
+        } else {
+            image.topic(topic_id).ok_or(PartitionError::UnknownTopicId)
+        }
+    }
+
+    /// The partition of a topic, if this broker leads it, and if `expected` is its leader epoch or none.
+    pub fn leader(&self, topic: &Topic, partition: i32, expected: LeaderEpoch) -> Result<Leader, PartitionError> {
+        self.partitions.leader(topic, partition, expected)
+    }
+
+    /// The layers under every topic's configuration, and what DescribeConfigs shows of the broker itself.
+    pub fn layers<'a>(&'a self, image: &'a Image) -> BrokerLayers<'a> {
+        self.partitions.layers(image)
+    }
+
+    /// What the broker was configured with, by Kafka's names.
+    pub const fn broker_configs(&self) -> &BTreeMap<String, String> {
+        &self.settings.broker_configs
+    }
+}

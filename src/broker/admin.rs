@@ -1,0 +1,379 @@
+//! Changes that administrators ask for: topics, partitions, configurations, and records to be deleted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::Broker;
+use super::error::PartitionError;
+use super::partitions::Leader;
+use crate::metadata::command::{Assignment, CreatePartitions, CreateTopic, ReplicaPlace};
+use crate::metadata::config_definition::ConfigError;
+use crate::metadata::image::{Configs, Topic};
+use crate::metadata::machine::check_new_name;
+use crate::metadata::topic_config::{ConfigOperation, TopicKind};
+use crate::metadata::{Command, CommandError, Image, Rejection, broker_config, placement, topic_config};
+use crate::types::{NodeId, Offset, TopicId};
+
+/// The topic that holds committed offsets.
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// Attempts to change a configuration that somebody else changes at the same time.
+const CONFIG_ATTEMPTS: usize = 5;
+
+/// An administrative request is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AdminError {
+    /// The metadata quorum refuses it, or can't be reached.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// A configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No topic has this name.
+    #[error("no such topic")]
+    UnknownTopic,
+    /// No topic has this identity.
+    #[error("no topic has this identity")]
+    UnknownTopicId,
+    /// The request contradicts itself; the text is for the client.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The partitions of a manual assignment are wrong; the text is for the client.
+    #[error("{0}")]
+    InvalidAssignment(String),
+    /// There are that many partitions already, or more.
+    #[error("the topic already has {existing} partition(s), so it can't have {requested}")]
+    NotMorePartitions {
+        /// Partitions now.
+        existing: i32,
+        /// Partitions asked for.
+        requested: i32,
+    },
+    /// The broker would hold more partitions than it may.
+    #[error("the broker would hold more partitions than it may requested={requested} limit={limit}")]
+    TooManyPartitions {
+        /// Partitions that there would be.
+        requested: u64,
+        /// The limit.
+        limit: usize,
+    },
+}
+
+impl From<Rejection> for AdminError {
+    fn from(rejection: Rejection) -> Self {
+        Self::Command(rejection.into())
+    }
+}
+
+/// What a configuration belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigResource {
+    /// A topic, by name.
+    Topic(String),
+    /// A broker, or with none the default of all brokers.
+    Broker(Option<NodeId>),
+}
+
+/// A change of configurations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigEdit {
+    /// Single operations (IncrementalAlterConfigs).
+    Operations(Vec<(String, ConfigOperation)>),
+    /// The whole (AlterConfigs).
+    Replace(BTreeMap<String, String>),
+}
+
+/// A topic to be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: String,
+    /// Number of partitions; −1 for the broker's default. Ignored beside an assignment.
+    pub partitions: i32,
+    /// Replicas of each partition; −1 for the broker's default. Ignored beside an assignment.
+    pub replication_factor: i16,
+    /// Brokers of each partition, or empty for the broker's choice.
+    pub assignment: BTreeMap<i32, Vec<NodeId>>,
+    /// Configuration of its own.
+    pub configs: BTreeMap<String, String>,
+}
+
+impl NewTopic {
+    /// A topic with all of the broker's defaults.
+    pub fn by_default(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            partitions: -1,
+            replication_factor: -1,
+            assignment: BTreeMap::new(),
+            configs: BTreeMap::new(),
+        }
+    }
+}
+
+/// A topic as a request names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicName {
+    /// By its name.
+    Name(String),
+    /// By its identity.
+    Id(TopicId),
+}
+
+impl Broker {
+    /// Creates a topic, or only checks whether it could be.
+    ///
+    /// # Errors
+    /// [`AdminError`]; nothing was created.
+    pub async fn create_topic(&self, topic: NewTopic, validate_only: bool) -> Result<Arc<Topic>, AdminError> {
+        self.create(topic, TopicKind::Ordinary, validate_only).await
+    }
+
+    /// The topic of committed offsets, created when it is not there yet.
+    ///
+    /// # Errors
+    /// [`AdminError`] when it can't be created.
+    pub async fn offsets_topic(&self) -> Result<Arc<Topic>, AdminError> {
+        if let Some(topic) = self.image().topic_named(OFFSETS_TOPIC) {
+            return Ok(Arc::clone(topic));
+        }
+        let configs = [("cleanup.policy", "compact"), ("remote.storage.enable", "false")];
+        let topic = NewTopic {
+            partitions: self.settings.topics.offsets_partitions,
+            configs: configs.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            ..NewTopic::by_default(OFFSETS_TOPIC)
+        };
+        self.create(topic, TopicKind::Internal, false).await
+    }
+
+    /// A topic that a client asked for and that is created if there is none, as far as that is allowed.
+    ///
+    /// # Errors
+    /// [`AdminError`]; among others for an illegal name.
+    pub async fn auto_create_topic(&self, name: &str) -> Result<Arc<Topic>, AdminError> {
+        if name == OFFSETS_TOPIC {
+            return self.offsets_topic().await;
+        }
+        match self.create_topic(NewTopic::by_default(name), false).await {
+            Err(AdminError::Command(CommandError::Rejected(Rejection::TopicExists { .. }))) => {
+                self.image().topic_named(name).cloned().ok_or(AdminError::UnknownTopic)
+            }
+            created => created,
+        }
+    }
+
+    async fn create(&self, topic: NewTopic, kind: TopicKind, validate_only: bool) -> Result<Arc<Topic>, AdminError> {
+        let image = self.image();
+        check_new_name(&image, &topic.name)?;
+        let assignment = self.place_topic(&image, &topic)?;
+        let configs = topic_config::create(&topic.configs, kind, &self.layers(&image))?;
+        self.check_room(&image, assignment.len())?;
+        let command = CreateTopic {
+            name: topic.name,
+            topic_id: TopicId::from_entropy(self.runtime.entropy.identity()),
+            assignment,
+            configs,
+            internal: kind == TopicKind::Internal,
+        };
+        if validate_only {
+            let mut trial = Image::clone(&image);
+            let topic_id = command.topic_id;
+            crate::metadata::machine::apply(&mut trial, &Command::CreateTopic(command))?;
+            return trial.topic(topic_id).cloned().ok_or(AdminError::UnknownTopic);
+        }
+        let (name, topic_id) = (command.name.clone(), command.topic_id);
+        self.submit(Command::CreateTopic(command)).await?;
+        tracing::info!(topic = name, %topic_id, "topic created");
+        self.image().topic(topic_id).cloned().ok_or(AdminError::UnknownTopic)
+    }
+
+    fn place_topic(&self, image: &Image, topic: &NewTopic) -> Result<Assignment, AdminError> {
+        if !topic.assignment.is_empty() {
+            if topic.partitions != -1 || topic.replication_factor != -1 {
+                return Err(AdminError::Invalid(
+                    "partitions and replication factor must be -1 where replicas are assigned by hand",
+                ));
+            }
+            let numbered = topic.assignment.keys().copied().eq(0..i32::try_from(topic.assignment.len()).unwrap_or(0));
+            if !numbered {
+                return Err(AdminError::InvalidAssignment(
+                    "partitions should be a consecutive 0-based integer sequence".to_owned(),
+                ));
+            }
+            return topic.assignment.values().map(|nodes| assign(image, nodes)).collect();
+        }
+        let partitions = match topic.partitions {
+            -1 => self.settings.topics.default_partitions,
+            number => number,
+        };
+        let replication_factor = match topic.replication_factor {
+            -1 => 1,
+            number => number,
+        };
+        Ok(placement::place(image, partitions, replication_factor)?)
+    }
+
+    fn check_room(&self, image: &Image, more: usize) -> Result<(), AdminError> {
+        let limit = self.settings.topics.max_partitions;
+        let requested = image.partition_count() + more as u64;
+        if requested > limit as u64 {
+            return Err(AdminError::TooManyPartitions { requested, limit });
+        }
+        Ok(())
+    }
+
+    /// Deletes a topic. Its records can't be read from then on; files and archived objects go later.
+    ///
+    /// # Errors
+    /// [`AdminError`]; nothing was deleted.
+    pub async fn delete_topic(&self, topic: &TopicName) -> Result<Arc<Topic>, AdminError> {
+        let image = self.image();
+        let found = match topic {
+            TopicName::Name(name) => image.topic_named(name).ok_or(AdminError::UnknownTopic)?,
+            TopicName::Id(topic_id) => image.topic(*topic_id).ok_or(AdminError::UnknownTopicId)?,
+        };
+        self.submit(Command::DeleteTopic { topic_id: found.topic_id }).await?;
+        tracing::info!(topic = %found.name, topic_id = %found.topic_id, "topic deleted");
+        Ok(Arc::clone(found))
+    }
+
+    /// Raises the number of a topic's partitions, or only checks whether that could be done.
+    ///
+    /// # Errors
+    /// [`AdminError`]; nothing was changed.
+    pub async fn create_partitions(
+        &self,
+        name: &str,
+        count: i32,
+        assignment: Option<Vec<Vec<NodeId>>>,
+        validate_only: bool,
+    ) -> Result<(), AdminError> {
+        let image = self.image();
+        let topic = image.topic_named(name).ok_or(AdminError::UnknownTopic)?;
+        let existing = topic.partition_count();
+        if count <= existing {
+            return Err(AdminError::NotMorePartitions { existing, requested: count });
+        }
+        let added = count - existing;
+        let assignment = match assignment {
+            Some(assignment) if i32::try_from(assignment.len()) != Ok(added) => {
+                let text = format!("{added} partitions are added, but {} are assigned", assignment.len());
+                return Err(AdminError::InvalidAssignment(text));
+            }
+            Some(assignment) => assignment.iter().map(|nodes| assign(&image, nodes)).collect::<Result<_, _>>()?,
+            None => {
+                let replicas = topic.partition(0).map_or(1, |partition| partition.replicas.len());
+                placement::place(&image, added, i16::try_from(replicas).unwrap_or(i16::MAX))?
+            }
+        };
+        self.check_room(&image, assignment.len())?;
+        let command = CreatePartitions { topic_id: topic.topic_id, existing, assignment };
+        if validate_only {
+            crate::metadata::machine::apply(&mut Image::clone(&image), &Command::CreatePartitions(command))?;
+            return Ok(());
+        }
+        self.submit(Command::CreatePartitions(command)).await?;
+        Ok(())
+    }
+
+    /// Changes configurations, or only checks whether that could be done. A change by somebody else at the same time is taken
+    /// in and the edit resolved again.
+    ///
+    /// # Errors
+    /// [`AdminError`]; nothing was changed.
+    pub async fn alter_configs(
+        &self,
+        resource: &ConfigResource,
+        edit: &ConfigEdit,
+        validate_only: bool,
+    ) -> Result<(), AdminError> {
+        for attempt in 1.. {
+            let image = self.image();
+            let command = self.resolve_configs(&image, resource, edit)?;
+            if validate_only {
+                return Ok(());
+            }
+            match self.submit(command).await {
+                Err(CommandError::Rejected(Rejection::ConfigChanged { .. })) if attempt < CONFIG_ATTEMPTS => {}
+                outcome => return outcome.map(|_| ()).map_err(Into::into),
+            }
+        }
+        Ok(())
+    }
+
+    fn resolve_configs(
+        &self,
+        image: &Image,
+        resource: &ConfigResource,
+        edit: &ConfigEdit,
+    ) -> Result<Command, AdminError> {
+        let layers = self.layers(image);
+        match resource {
+            ConfigResource::Topic(name) => {
+                let topic = image.topic_named(name).ok_or(AdminError::UnknownTopic)?;
+                let kind = if topic.internal { TopicKind::Internal } else { TopicKind::Ordinary };
+                let change = match edit {
+                    ConfigEdit::Operations(edits) => topic_config::alter(&topic.configs, edits, kind, &layers)?,
+                    ConfigEdit::Replace(values) => topic_config::replace(&topic.configs, values, kind, &layers)?,
+                };
+                Ok(Command::AlterTopicConfigs { topic_id: topic.topic_id, change })
+            }
+            ConfigResource::Broker(node_id) => {
+                let current = image.broker_configs(*node_id).map(|configs| Configs::clone(configs)).unwrap_or_default();
+                let change = match edit {
+                    ConfigEdit::Operations(edits) => broker_config::alter(&current, edits, &layers)?,
+                    ConfigEdit::Replace(values) => broker_config::replace(&current, values)?,
+                };
+                Ok(Command::AlterBrokerConfigs { node_id: *node_id, change })
+            }
+        }
+    }
+
+    /// Makes the records before `offset` unreadable, for good (DeleteRecords); −1 stands for the high watermark. Gives the first
+    /// readable offset then.
+    ///
+    /// # Errors
+    /// [`PartitionError`]; after [`PartitionError::TimedOut`] they may or may not be deleted.
+    pub async fn delete_records(
+        &self,
+        leader: &Leader,
+        offset: Offset,
+        timeout: Duration,
+    ) -> Result<Offset, PartitionError> {
+        let log = leader.partition.log();
+        let offsets = log.offsets();
+        let offset = if offset == Offset(-1) { offsets.high_watermark } else { offset };
+        if offset < Offset::ZERO || offset > offsets.high_watermark {
+            return Err(PartitionError::OutOfRange { offset, high_watermark: offsets.high_watermark });
+        }
+        log.advance_log_start(offset)?;
+        let advanced = async {
+            loop {
+                let notify = Arc::new(tokio::sync::Notify::new());
+                log.watch(&notify);
+                let log_start = log.offsets().log_start;
+                if log_start >= offset {
+                    return log_start;
+                }
+                notify.notified().await;
+            }
+        };
+        tokio::time::timeout(timeout, advanced).await.map_err(|_| PartitionError::TimedOut)
+    }
+}
+
+/// The replicas of one partition by hand; which data directory of each broker is the broker's choice.
+fn assign(image: &Image, nodes: &[NodeId]) -> Result<Vec<ReplicaPlace>, AdminError> {
+    let unknown = |node_id: &NodeId| AdminError::InvalidAssignment(format!("there is no broker {node_id}"));
+    let turn = usize::try_from(image.partition_count()).unwrap_or(0);
+    nodes
+        .iter()
+        .map(|node_id| {
+            let broker = image.broker(*node_id).ok_or_else(|| unknown(node_id))?;
+            let directory = broker.directories[turn % broker.directories.len()];
+            Ok(ReplicaPlace { node_id: *node_id, directory })
+        })
+        .collect()
+}

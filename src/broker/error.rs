@@ -1,0 +1,101 @@
+//! Why the broker can't start, or refuses something about one partition.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::archive_seam::ArchiveError;
+use crate::log::{AppendError, OpenError, ReadError};
+use crate::metadata::{CommandError, MetadataError};
+use crate::record::RecordError;
+use crate::types::{LeaderEpoch, NodeId, Offset};
+
+/// The broker can't start. Nothing that was acknowledged is lost.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Another process has the metadata open.
+    #[error("data directory is in use by another process path={path}")]
+    Locked {
+        /// The metadata's directory.
+        path: PathBuf,
+    },
+    /// The metadata's directory can't be made or locked.
+    #[error("metadata directory can't be used path={path}: {error}")]
+    MetadataDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system said.
+        error: std::io::Error,
+    },
+    /// The metadata can't be opened.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// A data directory can't be opened.
+    #[error(transparent)]
+    Directory(#[from] OpenError),
+    /// The cluster refuses this broker.
+    #[error("the broker can't be registered: {0}")]
+    Registration(#[source] CommandError),
+}
+
+/// A request about one partition is refused, or failed.
+#[derive(Clone, Debug, Error)]
+pub enum PartitionError {
+    /// No topic has this name, or the topic has no such partition; Kafka's UNKNOWN_TOPIC_OR_PARTITION.
+    #[error("no such topic or partition")]
+    UnknownPartition,
+    /// No topic has this identity; Kafka's UNKNOWN_TOPIC_ID.
+    #[error("no topic has this identity")]
+    UnknownTopicId,
+    /// Another broker leads the partition; Kafka's NOT_LEADER_OR_FOLLOWER.
+    #[error("another broker leads the partition leader={leader:?}")]
+    NotLeader {
+        /// Who leads, if anybody does.
+        leader: Option<NodeId>,
+    },
+    /// The client's leader epoch has passed; Kafka's FENCED_LEADER_EPOCH.
+    #[error("the leader epoch has passed epoch={epoch} current={current}")]
+    FencedEpoch {
+        /// The client's.
+        epoch: LeaderEpoch,
+        /// The partition's.
+        current: LeaderEpoch,
+    },
+    /// The client knows a later leader epoch than this broker; Kafka's UNKNOWN_LEADER_EPOCH.
+    #[error("the leader epoch is not known here yet epoch={epoch} current={current}")]
+    UnknownEpoch {
+        /// The client's.
+        epoch: LeaderEpoch,
+        /// The partition's.
+        current: LeaderEpoch,
+    },
+    /// The topic belongs to the broker; Kafka's INVALID_TOPIC_EXCEPTION.
+    #[error("clients can't write to this topic")]
+    InternalTopic,
+    /// Transactions are not supported; see decision record 0040.
+    #[error("transactions are not supported yet")]
+    Transactional,
+    /// The records break a rule.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+    /// The log refused the append.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The log can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The archive can't be read.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// An offset lies outside the log; Kafka's OFFSET_OUT_OF_RANGE.
+    #[error("offset is out of range offset={offset} high_watermark={high_watermark}")]
+    OutOfRange {
+        /// The offset asked for.
+        offset: Offset,
+        /// The committed end.
+        high_watermark: Offset,
+    },
+    /// The records were appended, but not committed in time; Kafka's REQUEST_TIMED_OUT.
+    #[error("not committed in time")]
+    TimedOut,
+}

@@ -1,0 +1,253 @@
+//! One fetch over many partitions: plan, wait until there is enough, execute.
+//!
+//! Planning touches only memory. What is in memory counts at once, what is on disk is read by the reader lanes, and what is
+//! archived is read apart ([`ColdReads`](super::cold_reads)); a fetch waits only while it has nothing to give. Partitions are
+//! served in the order asked, each up to its own limit, all up to the limit of the fetch, but never less than one batch, so
+//! that a consumer always gets on (KIP-74).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::Broker;
+use super::error::PartitionError;
+use super::partitions::Leader;
+use crate::log::{DiskRead, Offsets, ReadError, ReadPlan};
+use crate::telemetry::FetchSource;
+use crate::types::Offset;
+
+/// Which records a consumer may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// All that are committed to the log.
+    ReadUncommitted,
+    /// Those below every undecided transaction.
+    ReadCommitted,
+}
+
+impl Isolation {
+    /// First offset that the consumer may not see.
+    pub const fn bound(self, offsets: &Offsets) -> Offset {
+        match self {
+            Self::ReadUncommitted => offsets.high_watermark,
+            Self::ReadCommitted => offsets.last_stable,
+        }
+    }
+}
+
+/// What is wanted of one partition.
+#[derive(Clone, Debug)]
+pub struct FetchPartition {
+    /// The partition, or why it can't be read.
+    pub leader: Result<Leader, PartitionError>,
+    /// First offset wanted.
+    pub offset: Offset,
+    /// Most bytes, but at least one batch when the answer is empty otherwise.
+    pub max_bytes: usize,
+}
+
+/// When a fetch is answered, and with how much.
+#[derive(Clone, Copy, Debug)]
+pub struct FetchLimits {
+    /// How long to wait for `min_bytes`.
+    pub max_wait: Duration,
+    /// Bytes worth answering at once.
+    pub min_bytes: usize,
+    /// Most bytes of the answer, but at least one batch.
+    pub max_bytes: usize,
+    /// Which records the consumer may see.
+    pub isolation: Isolation,
+}
+
+/// What one partition gave.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// The offsets at the time of the read; none when the partition can't be read.
+    pub offsets: Option<Offsets>,
+    /// Whole batches, in order.
+    pub records: Result<Vec<Bytes>, PartitionError>,
+}
+
+/// How one partition will be served.
+enum Plan {
+    Failed(PartitionError),
+    Ready(Vec<Bytes>, FetchSource),
+    Disk {
+        read: DiskRead,
+        limit: usize,
+        may_exceed: bool,
+    },
+    /// The archive is being read.
+    Cold(Offset),
+}
+
+/// The plans of a whole fetch.
+struct Round {
+    plans: Vec<(Option<Offsets>, Plan)>,
+    ready_bytes: usize,
+    /// Something is on disk or has come from the archive, or failed: waiting would gain nothing.
+    answer_now: bool,
+}
+
+/// What is left of the fetch's limit.
+struct Budget {
+    left: usize,
+    /// Nothing has been taken yet, so that one batch may exceed the limit.
+    untouched: bool,
+}
+
+impl Budget {
+    fn take(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(bytes);
+        self.untouched &= bytes == 0;
+    }
+
+    /// Keeps batches within `limit`; the first may exceed it as long as the budget is untouched.
+    fn admit(&mut self, mut batches: Vec<Bytes>, limit: usize) -> Vec<Bytes> {
+        let bytes: usize = batches.iter().map(Bytes::len).sum();
+        if bytes > limit && !self.untouched {
+            batches.clear();
+            return batches;
+        }
+        self.take(bytes);
+        batches
+    }
+}
+
+impl Broker {
+    /// Fetches; one result for each partition, in the order asked.
+    pub async fn fetch(&self, wanted: &[FetchPartition], limits: FetchLimits) -> Vec<Fetched> {
+        let mut round = self.plan(wanted, &limits);
+        if !round.is_enough(&limits) && !limits.max_wait.is_zero() {
+            let waiting = &self.metrics.fetch.waiting;
+            waiting.inc();
+            // An answer that comes late is no error: the fetch gives what there is.
+            let waited = tokio::time::timeout(limits.max_wait, self.wait_for_enough(wanted, &limits)).await;
+            waiting.dec();
+            round = waited.unwrap_or_else(|_| self.plan(wanted, &limits));
+        }
+        self.execute(round).await
+    }
+
+    async fn wait_for_enough(&self, wanted: &[FetchPartition], limits: &FetchLimits) -> Round {
+        loop {
+            // A new one each time: logs forget the old one once it is dropped.
+            let notify = Arc::new(Notify::new());
+            for partition in wanted {
+                if let Ok(leader) = &partition.leader {
+                    leader.partition.log().watch(&notify);
+                }
+            }
+            // What happened before the watch is seen now, what happens after it notifies.
+            let round = self.plan(wanted, limits);
+            if round.is_enough(limits) {
+                return round;
+            }
+            round.watch_cold(self, wanted, &notify);
+            notify.notified().await;
+        }
+    }
+
+    fn plan(&self, wanted: &[FetchPartition], limits: &FetchLimits) -> Round {
+        let mut budget = Budget { left: limits.max_bytes, untouched: true };
+        let mut round = Round { plans: Vec::with_capacity(wanted.len()), ready_bytes: 0, answer_now: false };
+        for partition in wanted {
+            let (offsets, plan) = self.plan_partition(partition, limits.isolation, &mut budget);
+            match &plan {
+                // What was taken from a cold read must be given: it is not kept twice.
+                Plan::Failed(_) | Plan::Disk { .. } | Plan::Ready(_, FetchSource::Archive) => round.answer_now = true,
+                Plan::Ready(batches, FetchSource::Tail) => {
+                    round.ready_bytes += batches.iter().map(Bytes::len).sum::<usize>()
+                }
+                Plan::Ready(..) | Plan::Cold(_) => {}
+            }
+            round.plans.push((offsets, plan));
+        }
+        round
+    }
+
+    fn plan_partition(
+        &self,
+        wanted: &FetchPartition,
+        isolation: Isolation,
+        budget: &mut Budget,
+    ) -> (Option<Offsets>, Plan) {
+        let leader = match &wanted.leader {
+            Ok(leader) => leader,
+            Err(error) => return (None, Plan::Failed(error.clone())),
+        };
+        let log = leader.partition.log();
+        let offsets = log.offsets();
+        let limit = wanted.max_bytes.min(budget.left);
+        let no_room = limit == 0 && !budget.untouched;
+        let bound = if no_room { wanted.offset } else { isolation.bound(&offsets) };
+        let plan = match log.read(wanted.offset, bound, limit) {
+            Ok(ReadPlan::Ready(batches)) => Plan::Ready(budget.admit(batches, limit), FetchSource::Tail),
+            Ok(ReadPlan::Disk(read)) => {
+                let may_exceed = budget.untouched;
+                budget.take(limit.max(1));
+                Plan::Disk { read, limit, may_exceed }
+            }
+            Err(ReadError::Archived { offset, .. }) => self.plan_cold(leader, offset, limit, budget),
+            Err(error) => Plan::Failed(error.into()),
+        };
+        match plan {
+            Plan::Failed(_) => (None, plan),
+            plan => (Some(offsets), plan),
+        }
+    }
+
+    fn plan_cold(&self, leader: &Leader, offset: Offset, limit: usize, budget: &mut Budget) -> Plan {
+        let id = leader.partition.log().partition();
+        match self.cold_reads.take_or_begin(&self.archive, id, offset, limit.max(1)) {
+            Some(Ok(batches)) => Plan::Ready(budget.admit(batches, limit), FetchSource::Archive),
+            Some(Err(error)) => Plan::Failed(error.into()),
+            None => Plan::Cold(offset),
+        }
+    }
+
+    async fn execute(&self, round: Round) -> Vec<Fetched> {
+        let reads = round.plans.into_iter().map(|(offsets, plan)| async move {
+            let (records, source) = match plan {
+                Plan::Failed(error) => (Err(error), FetchSource::Tail),
+                Plan::Ready(batches, source) => (Ok(batches), source),
+                Plan::Cold(_) => (Ok(Vec::new()), FetchSource::Archive),
+                Plan::Disk { read, limit, may_exceed } => {
+                    let result = self.readers.run(move || read.execute()).await.unwrap_or_else(|| Ok(Vec::new()));
+                    let mut budget = Budget { left: limit, untouched: may_exceed };
+                    (result.map(|batches| budget.admit(batches, limit)).map_err(Into::into), FetchSource::Local)
+                }
+            };
+            self.count(&records, source);
+            let offsets = offsets.filter(|_| records.is_ok());
+            Fetched { offsets, records }
+        });
+        futures_util::future::join_all(reads).await
+    }
+
+    fn count(&self, records: &Result<Vec<Bytes>, PartitionError>, source: FetchSource) {
+        let Ok(batches) = records else { return };
+        if !batches.is_empty() {
+            let bytes: usize = batches.iter().map(Bytes::len).sum();
+            self.metrics.fetch.bytes.of(source).inc_by(bytes as u64);
+            self.metrics.fetch.batches.inc_by(batches.len() as u64);
+        }
+    }
+}
+
+impl Round {
+    fn is_enough(&self, limits: &FetchLimits) -> bool {
+        self.answer_now || self.plans.is_empty() || self.ready_bytes >= limits.min_bytes
+    }
+
+    /// Watches the cold reads that planning began.
+    fn watch_cold(&self, broker: &Broker, wanted: &[FetchPartition], notify: &Arc<Notify>) {
+        for ((_, plan), partition) in self.plans.iter().zip(wanted) {
+            if let (Plan::Cold(offset), Ok(leader)) = (plan, &partition.leader) {
+                broker.cold_reads.watch(leader.partition.log().partition(), *offset, notify);
+            }
+        }
+    }
+}

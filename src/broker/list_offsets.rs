@@ -1,0 +1,206 @@
+//! Offsets by what they mean and by time (ListOffsets), and where leader epochs ended (OffsetForLeaderEpoch), over all tiers.
+
+use super::Broker;
+use super::archive_seam::FoundOffset;
+use super::error::PartitionError;
+use super::fetch::Isolation;
+use super::partitions::{Leader, Partition};
+use crate::log::{Offsets, TimestampPlan};
+use crate::record::{Batch, MAX_DECOMPRESSED_BYTES};
+use crate::types::{LeaderEpoch, Offset, Timestamp};
+
+/// Which offset is asked for; on the wire the special ones are negative timestamps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetQuery {
+    /// First readable offset (−2).
+    Earliest,
+    /// Next offset to read (−1).
+    Latest,
+    /// The record with the largest timestamp (−3, KIP-734).
+    MaxTimestamp,
+    /// First offset on local disk (−4, KIP-405).
+    EarliestLocal,
+    /// Last archived offset (−5, KIP-1005).
+    LatestTiered,
+    /// First offset that is not archived yet (−6, KIP-1023).
+    EarliestPendingUpload,
+    /// The first record whose timestamp is at least this.
+    At(Timestamp),
+}
+
+impl OffsetQuery {
+    /// Reads the timestamp of a request; `None` for a number that has no meaning.
+    pub const fn from_timestamp(timestamp: i64) -> Option<Self> {
+        Some(match timestamp {
+            -1 => Self::Latest,
+            -2 => Self::Earliest,
+            -3 => Self::MaxTimestamp,
+            -4 => Self::EarliestLocal,
+            -5 => Self::LatestTiered,
+            -6 => Self::EarliestPendingUpload,
+            0.. => Self::At(Timestamp(timestamp)),
+            _ => return None,
+        })
+    }
+}
+
+impl Broker {
+    /// The offset asked for; `None` when there is no such record.
+    ///
+    /// # Errors
+    /// [`PartitionError`] when a tier can't be read.
+    pub async fn offset(
+        &self,
+        leader: &Leader,
+        query: OffsetQuery,
+        isolation: Isolation,
+    ) -> Result<Option<FoundOffset>, PartitionError> {
+        let Leader { partition, epoch } = leader;
+        let offsets = partition.log().offsets();
+        let archived = partition.topic().rules().config.remote_storage_enable;
+        let untimed = |offset: Offset| {
+            Some(FoundOffset {
+                offset,
+                timestamp: Timestamp::NONE,
+                leader_epoch: epoch_at(partition, offset).unwrap_or(LeaderEpoch::NONE),
+            })
+        };
+        Ok(match query {
+            OffsetQuery::Earliest => untimed(offsets.log_start),
+            OffsetQuery::EarliestLocal => untimed(offsets.local_log_start),
+            OffsetQuery::Latest => Some(FoundOffset {
+                offset: isolation.bound(&offsets),
+                timestamp: Timestamp::NONE,
+                leader_epoch: *epoch,
+            }),
+            OffsetQuery::LatestTiered if archived && offsets.archived_to > offsets.log_start => {
+                untimed(offsets.archived_to + -1)
+            }
+            OffsetQuery::EarliestPendingUpload if archived => untimed(offsets.archived_to.max(offsets.log_start)),
+            OffsetQuery::LatestTiered | OffsetQuery::EarliestPendingUpload => None,
+            OffsetQuery::At(timestamp) => self.offset_at(partition, &offsets, timestamp, isolation).await?,
+            OffsetQuery::MaxTimestamp => self.max_timestamp(partition, &offsets).await?,
+        })
+    }
+
+    /// Searches the archive, then what only the local log has.
+    async fn offset_at(
+        &self,
+        partition: &Partition,
+        offsets: &Offsets,
+        timestamp: Timestamp,
+        isolation: Isolation,
+    ) -> Result<Option<FoundOffset>, PartitionError> {
+        if offsets.log_start < offsets.local_log_start {
+            let id = partition.log().partition();
+            let archived = self.archive.offset_for_timestamp(id, timestamp, offsets.log_start).await?;
+            // What the archive has beyond the local start is found in the local log just as well.
+            if let Some(found) = archived.filter(|found| found.offset < offsets.local_log_start) {
+                return Ok(Some(found));
+            }
+        }
+        let bound = isolation.bound(offsets);
+        let plan = partition.log().find_timestamp(timestamp, bound);
+        let log_start = offsets.log_start;
+        self.local_search(plan, move |batch| {
+            first_record(&batch, |time, offset| time >= timestamp && offset >= log_start)
+        })
+        .await
+    }
+
+    async fn max_timestamp(
+        &self,
+        partition: &Partition,
+        offsets: &Offsets,
+    ) -> Result<Option<FoundOffset>, PartitionError> {
+        let local = self.local_max_timestamp(partition, offsets.high_watermark).await?;
+        if offsets.log_start == offsets.local_log_start {
+            return Ok(local);
+        }
+        let archived = self.archive.max_timestamp(partition.log().partition(), offsets.log_start).await?;
+        Ok(match (archived, local) {
+            // The earlier offset wins a tie.
+            (Some(archived), Some(local)) if archived.timestamp < local.timestamp => Some(local),
+            (Some(archived), _) => Some(archived),
+            (None, local) => local,
+        })
+    }
+
+    /// The local record with the largest timestamp. The log can only say whether any batch reaches a timestamp, so the
+    /// largest is closed in on from below: in steps that double while a batch is found, and are halved once none is.
+    async fn local_max_timestamp(
+        &self,
+        partition: &Partition,
+        bound: Offset,
+    ) -> Result<Option<FoundOffset>, PartitionError> {
+        let batch_at =
+            |timestamp| self.local_search(partition.log().find_timestamp(timestamp, bound), |batch| Ok(Some(batch)));
+        let Some(mut best) = batch_at(Timestamp(i64::MIN)).await? else { return Ok(None) };
+        let (mut step, mut growing) = (1_i64, true);
+        loop {
+            let sought = best.header().max_timestamp.0.saturating_add(step);
+            match batch_at(Timestamp(sought)).await? {
+                Some(batch) => {
+                    best = batch;
+                    step = if growing { step.saturating_mul(2) } else { step };
+                }
+                None if step == 1 => break,
+                None => {
+                    growing = false;
+                    step /= 2;
+                }
+            }
+        }
+        let largest = best.header().max_timestamp;
+        let found = self.readers.run(move || first_record(&best, |time, _| time >= largest)).await;
+        Ok(found.transpose()?.flatten())
+    }
+
+    /// Executes a search on a reader lane, and looks into the batch that it finds there too.
+    async fn local_search<T: Send + 'static>(
+        &self,
+        plan: TimestampPlan,
+        look: impl FnOnce(Batch) -> Result<Option<T>, PartitionError> + Send + 'static,
+    ) -> Result<Option<T>, PartitionError> {
+        let search = move || match plan.execute()? {
+            Some(batch) => look(batch),
+            None => Ok(None),
+        };
+        self.readers.run(search).await.unwrap_or(Ok(None))
+    }
+
+    /// The largest leader epoch that is at most `epoch`, and the offset where it ended.
+    pub fn epoch_end(&self, leader: &Leader, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        let log = leader.partition.log();
+        let log_end = log.offsets().log_end;
+        if epoch == leader.epoch {
+            return Some((epoch, log_end));
+        }
+        let epochs = log.epochs();
+        // The current epoch has no record yet, but it ends every epoch before it.
+        match epochs.latest() {
+            Some(latest) if epoch < leader.epoch && latest < epoch => Some((latest, log_end)),
+            _ => epochs.end_offset(epoch, log_end),
+        }
+    }
+}
+
+fn epoch_at(partition: &Partition, offset: Offset) -> Option<LeaderEpoch> {
+    partition.log().epochs().epoch_at(offset)
+}
+
+/// The first record of a batch that `wanted` accepts, by timestamp and offset.
+fn first_record(
+    batch: &Batch,
+    wanted: impl Fn(Timestamp, Offset) -> bool,
+) -> Result<Option<FoundOffset>, PartitionError> {
+    let payload = batch.decompressed(MAX_DECOMPRESSED_BYTES)?;
+    for record in batch.header().records(&payload) {
+        let record = record?;
+        if wanted(record.timestamp, record.offset) {
+            let leader_epoch = batch.header().leader_epoch;
+            return Ok(Some(FoundOffset { offset: record.offset, timestamp: record.timestamp, leader_epoch }));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,304 @@
+//! The partitions of this broker: which data directory holds each, and the settings that its topic gives it.
+//!
+//! A log is opened when a partition is first used, and only while the newest image has its topic, so that nothing is made for
+//! a topic that was deleted meanwhile. [`Partitions::apply`] follows the image: changed settings reach open logs, logs of
+//! deleted topics go. After a crash the logs that recovery found are compared with the image in the same way.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::error::PartitionError;
+use super::settings::BrokerSettings;
+use crate::log::{LogDirectory, LogSettings, PartitionLog};
+use crate::metadata::Image;
+use crate::metadata::config_layers::BrokerLayers;
+use crate::metadata::image::{Topic, TopicChange};
+use crate::metadata::topic_config::TopicConfig;
+use crate::record::ProduceRules;
+use crate::types::{LeaderEpoch, NodeId, TopicId, TopicPartition};
+
+/// What a topic's configuration means here.
+#[derive(Clone, Debug)]
+pub struct TopicRules {
+    /// The effective configuration.
+    pub config: TopicConfig,
+    /// What batches are checked against.
+    pub produce: ProduceRules,
+    /// How the logs work.
+    pub log: LogSettings,
+}
+
+/// A topic of which this broker holds open partitions.
+#[derive(Debug)]
+pub struct LocalTopic {
+    name: Arc<str>,
+    internal: bool,
+    rules: RwLock<Arc<TopicRules>>,
+}
+
+impl LocalTopic {
+    /// The topic's name.
+    pub const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// One of the broker's own topics.
+    pub const fn is_internal(&self) -> bool {
+        self.internal
+    }
+
+    /// The rules as of now.
+    pub fn rules(&self) -> Arc<TopicRules> {
+        Arc::clone(&self.rules.read())
+    }
+}
+
+/// An open partition.
+pub struct Partition {
+    topic: Arc<LocalTopic>,
+    directory: Arc<LogDirectory>,
+    log: Arc<PartitionLog>,
+    /// The leader epoch that this process has begun in the log.
+    begun: Mutex<LeaderEpoch>,
+}
+
+impl Partition {
+    /// Its topic.
+    pub const fn topic(&self) -> &Arc<LocalTopic> {
+        &self.topic
+    }
+
+    /// The data directory that holds it.
+    pub const fn directory(&self) -> &Arc<LogDirectory> {
+        &self.directory
+    }
+
+    /// Its log.
+    pub const fn log(&self) -> &Arc<PartitionLog> {
+        &self.log
+    }
+
+    /// Begins a leader epoch in the log, unless that has been done. Must precede the first append in that epoch.
+    pub(super) fn begin(&self, epoch: LeaderEpoch) -> Result<(), PartitionError> {
+        let mut begun = self.begun.lock();
+        if *begun < epoch {
+            self.log.begin_epoch(epoch)?;
+            *begun = epoch;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Partition({})", self.log.partition())
+    }
+}
+
+/// A partition that this broker leads, and the epoch in which it does.
+#[derive(Clone, Debug)]
+pub struct Leader {
+    /// The partition.
+    pub partition: Arc<Partition>,
+    /// The leader epoch.
+    pub epoch: LeaderEpoch,
+}
+
+/// See the module.
+pub(super) struct Partitions {
+    node_id: NodeId,
+    broker_configs: BTreeMap<String, String>,
+    max_producers: usize,
+    directories: Vec<Arc<LogDirectory>>,
+    images: watch::Receiver<Arc<Image>>,
+    open: RwLock<BTreeMap<TopicPartition, Arc<Partition>>>,
+    topics: Mutex<BTreeMap<TopicId, Arc<LocalTopic>>>,
+}
+
+impl Partitions {
+    pub(super) fn new(
+        settings: &BrokerSettings,
+        directories: Vec<Arc<LogDirectory>>,
+        images: watch::Receiver<Arc<Image>>,
+    ) -> Self {
+        Self {
+            node_id: settings.node_id,
+            broker_configs: settings.broker_configs.clone(),
+            max_producers: settings.max_producers_per_partition,
+            directories,
+            images,
+            open: RwLock::default(),
+            topics: Mutex::default(),
+        }
+    }
+
+    pub(super) fn directories(&self) -> &[Arc<LogDirectory>] {
+        &self.directories
+    }
+
+    /// The layers under every topic's own configuration.
+    pub(super) fn layers<'a>(&'a self, image: &'a Image) -> BrokerLayers<'a> {
+        BrokerLayers::new(image, self.node_id, &self.broker_configs)
+    }
+
+    /// The partition, if this broker leads it, and if `expected` is its leader epoch or none.
+    pub(super) fn leader(
+        &self,
+        topic: &Topic,
+        partition: i32,
+        expected: LeaderEpoch,
+    ) -> Result<Leader, PartitionError> {
+        let state = topic.partition(partition).ok_or(PartitionError::UnknownPartition)?;
+        let epoch = state.leader_epoch;
+        if state.leader != Some(self.node_id) {
+            return Err(PartitionError::NotLeader { leader: state.leader });
+        }
+        if expected != LeaderEpoch::NONE && expected < epoch {
+            return Err(PartitionError::FencedEpoch { epoch: expected, current: epoch });
+        }
+        if expected > epoch {
+            return Err(PartitionError::UnknownEpoch { epoch: expected, current: epoch });
+        }
+        let id = TopicPartition::new(topic.topic_id, partition);
+        let open = self.open.read().get(&id).cloned();
+        let partition = match open {
+            Some(partition) => partition,
+            None => self.open(id)?,
+        };
+        Ok(Leader { partition, epoch })
+    }
+
+    /// The partitions that are open.
+    pub(super) fn all(&self) -> Vec<Arc<Partition>> {
+        self.open.read().values().cloned().collect()
+    }
+
+    /// Opens a partition. Whether its topic still lives is asked of the newest image, under the lock that deletion takes.
+    fn open(&self, id: TopicPartition) -> Result<Arc<Partition>, PartitionError> {
+        let mut open = self.open.write();
+        if let Some(partition) = open.get(&id) {
+            return Ok(Arc::clone(partition));
+        }
+        let image = Arc::clone(&self.images.borrow());
+        let topic = image.topic(id.topic_id).ok_or(PartitionError::UnknownPartition)?;
+        let replica = topic.partition(id.partition.get()).and_then(|partition| partition.replica_on(self.node_id));
+        let replica = replica.ok_or(PartitionError::NotLeader { leader: None })?;
+        let directory =
+            self.directories.iter().find(|directory| directory.identity().directory_id == replica.directory);
+        let directory = directory.ok_or(PartitionError::NotLeader { leader: None })?;
+        let topic = self.local_topic(&image, topic);
+        let log = directory.log_or_create(id, topic.rules().log);
+        let begun = Mutex::new(LeaderEpoch::NONE);
+        let partition = Arc::new(Partition { topic, directory: Arc::clone(directory), log, begun });
+        open.insert(id, Arc::clone(&partition));
+        Ok(partition)
+    }
+
+    fn local_topic(&self, image: &Image, topic: &Topic) -> Arc<LocalTopic> {
+        let mut topics = self.topics.lock();
+        let local = topics.entry(topic.topic_id).or_insert_with(|| {
+            let rules = RwLock::new(Arc::new(self.rules(image, topic)));
+            Arc::new(LocalTopic { name: Arc::clone(&topic.name), internal: topic.internal, rules })
+        });
+        Arc::clone(local)
+    }
+
+    fn rules(&self, image: &Image, topic: &Topic) -> TopicRules {
+        let config = TopicConfig::resolve(&topic.configs.values, &self.layers(image));
+        let segment_bytes = usize::try_from(config.segment_bytes).unwrap_or(usize::MAX);
+        let produce = ProduceRules {
+            max_message_bytes: config.max_message_bytes as usize,
+            segment_bytes,
+            compression: config.compression,
+            timestamp_type: config.message_timestamp_type,
+            timestamp_before_max_ms: config.message_timestamp_before_max_ms,
+            timestamp_after_max_ms: config.message_timestamp_after_max_ms,
+            compacted: config.cleanup_policy.compact,
+            zstd_allowed: true,
+        };
+        let expiration = crate::metadata::broker_config::effective("producer.id.expiration.ms", &self.layers(image))
+            .and_then(|value| value.parse().ok())
+            .map(std::time::Duration::from_millis);
+        let defaults = LogSettings::default();
+        let log = LogSettings {
+            segment_bytes: u32::try_from(config.segment_bytes).unwrap_or(u32::MAX),
+            segment_age: config.segment_age,
+            producer_expiration: expiration.unwrap_or(defaults.producer_expiration),
+            max_producers: self.max_producers,
+        };
+        TopicRules { config, produce, log }
+    }
+
+    /// Acts on everything that changed between two images.
+    pub(super) fn apply(&self, older: &Image, image: &Image) {
+        for change in image.topic_changes(older) {
+            match change {
+                TopicChange::Created(_) => {}
+                TopicChange::Changed { after, .. } => self.reconfigure(image, &after),
+                TopicChange::Deleted(topic) => self.delete(topic.topic_id),
+            }
+        }
+        let layers_changed = [None, Some(self.node_id)]
+            .into_iter()
+            .any(|layer| older.broker_configs(layer) != image.broker_configs(layer));
+        if layers_changed {
+            let topics: Vec<_> = self.topics.lock().keys().copied().collect();
+            for topic in topics.into_iter().filter_map(|topic_id| image.topic(topic_id)) {
+                self.reconfigure(image, topic);
+            }
+        }
+    }
+
+    fn reconfigure(&self, image: &Image, topic: &Topic) {
+        let Some(local) = self.topics.lock().get(&topic.topic_id).cloned() else { return };
+        let rules = Arc::new(self.rules(image, topic));
+        *local.rules.write() = Arc::clone(&rules);
+        for partition in self.of_topic(topic.topic_id) {
+            partition.log.configure(rules.log);
+        }
+    }
+
+    fn of_topic(&self, topic_id: TopicId) -> Vec<Arc<Partition>> {
+        let range = TopicPartition::new(topic_id, 0)..=TopicPartition::new(topic_id, i32::MAX);
+        self.open.read().range(range).map(|(_, partition)| Arc::clone(partition)).collect()
+    }
+
+    fn delete(&self, topic_id: TopicId) {
+        self.topics.lock().remove(&topic_id);
+        let mut open = self.open.write();
+        open.retain(|id, _| id.topic_id != topic_id);
+        let logs = self.directories.iter().flat_map(|directory| directory.logs());
+        for log in logs.filter(|log| log.partition().topic_id == topic_id) {
+            delete_log(&log);
+        }
+    }
+
+    /// Deletes logs that the image does not know any more: the process ended between the deletion and its effect.
+    pub(super) fn delete_strays(&self, image: &Image) {
+        let logs = self.directories.iter().flat_map(|directory| directory.logs());
+        for log in logs.filter(|log| image.partition(log.partition()).is_none()) {
+            tracing::info!(partition = %log.partition(), "deleting the log of a topic that is gone");
+            delete_log(&log);
+        }
+    }
+
+    /// Gives up the directories, to be closed.
+    pub(super) fn into_directories(self) -> Vec<Arc<LogDirectory>> {
+        self.directories
+    }
+
+    /// Forgets all open partitions, so that the directories can be closed.
+    pub(super) fn clear(&self) {
+        self.open.write().clear();
+        self.topics.lock().clear();
+    }
+}
+
+fn delete_log(log: &Arc<PartitionLog>) {
+    if let Err(error) = log.delete() {
+        tracing::warn!(%error, partition = %log.partition(), "the log of a deleted topic stays until the next start");
+    }
+}

@@ -1,0 +1,35 @@
+//! Hands out producer ids from a block that the metadata quorum gave this broker.
+
+use tokio::sync::Mutex;
+
+use super::Broker;
+use crate::metadata::{Command, CommandError, Outcome};
+use crate::types::ProducerId;
+
+/// What is left of the current block. Ids of a block that a crash interrupts are never handed out.
+#[derive(Debug, Default)]
+pub(super) struct ProducerIds {
+    block: Mutex<std::ops::Range<i64>>,
+}
+
+impl Broker {
+    /// A producer id that nobody has had before.
+    ///
+    /// # Errors
+    /// [`CommandError`] when the quorum gives no new block.
+    pub async fn new_producer_id(&self) -> Result<ProducerId, CommandError> {
+        let mut block = self.producer_ids.block.lock().await;
+        loop {
+            if let Some(id) = block.next() {
+                return Ok(ProducerId(id));
+            }
+            let command = Command::AllocateProducerIds { node_id: self.node_id(), broker_epoch: self.epoch() };
+            match self.submit(command).await? {
+                Outcome::ProducerIds { first, count } => *block = first.get()..first.get() + i64::from(count),
+                outcome @ (Outcome::Done | Outcome::BrokerRegistered(_)) => {
+                    unreachable!("an allocation is answered with a block, not with {outcome:?}")
+                }
+            }
+        }
+    }
+}

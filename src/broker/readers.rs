@@ -1,0 +1,97 @@
+//! Lanes that read segments, so that no network task ever waits for a disk.
+//!
+//! Whoever wants a read hands over a closure and awaits its result. The queue is bounded: when it is full, callers wait for
+//! a place, and reads that nobody awaits any more are skipped.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::runtime::tasks::{Lane, Priority, Tasks};
+
+/// Reads that may wait for each lane. More hide bursts and hold their requests' memory meanwhile.
+const QUEUE_PER_LANE: usize = 64;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The pool; dropping it stops its lanes after the reads under way.
+#[derive(Debug)]
+pub(super) struct Readers {
+    lanes: Vec<Lane>,
+    queue: Arc<Mutex<Queue>>,
+    places: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    next_lane: usize,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("jobs", &self.jobs.len()).finish_non_exhaustive()
+    }
+}
+
+impl Readers {
+    /// Starts `count` lanes, at least one.
+    pub(super) fn start(tasks: &dyn Tasks, count: usize) -> Self {
+        let count = count.max(1);
+        let queue = Arc::new(Mutex::new(Queue::default()));
+        let lanes = (0..count)
+            .map(|number| {
+                let queue = Arc::clone(&queue);
+                let work = move || {
+                    while let Some(job) = take(&queue) {
+                        job();
+                    }
+                };
+                Lane::start(tasks, &format!("reader-{number}"), Priority::Foreground, Box::new(work))
+            })
+            .collect();
+        Self { lanes, queue, places: Arc::new(Semaphore::new(count * QUEUE_PER_LANE)) }
+    }
+
+    /// Runs a read on a lane and gives its result; `None` when the lanes have stopped.
+    pub(super) async fn run<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+        let (sender, receiver) = oneshot::channel();
+        let job = Box::new(move || {
+            let _place = place;
+            if !sender.is_closed() {
+                // The reader may have gone meanwhile.
+                let _ = sender.send(read());
+            }
+        });
+        let lane = {
+            let mut queue = self.queue.lock();
+            queue.jobs.push_back(job);
+            queue.next_lane = (queue.next_lane + 1) % self.lanes.len();
+            queue.next_lane
+        };
+        self.lanes[lane].wake();
+        receiver.await.ok()
+    }
+}
+
+/// A job, taken with the lock held only as long as that takes.
+fn take(queue: &Mutex<Queue>) -> Option<Job> {
+    queue.lock().jobs.pop_front()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Runtime;
+
+    #[tokio::test]
+    async fn many_reads_at_once_all_come_back() {
+        let readers = Readers::start(&*Runtime::production().tasks, 2);
+        let reads = (0..500).map(|number| readers.run(move || number * 2));
+        let results = futures_util::future::join_all(reads).await;
+        assert!(results.iter().enumerate().all(|(number, result)| *result == Some(number * 2)));
+    }
+}

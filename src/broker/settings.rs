@@ -1,0 +1,67 @@
+//! What the broker is told at its start. Plain values; the command line fills them in from the configuration.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::log::DirectorySettings;
+use crate::metadata::command::Endpoint;
+use crate::types::NodeId;
+
+/// Settings of one broker process.
+#[derive(Clone, Debug)]
+pub struct BrokerSettings {
+    /// The broker's number.
+    pub node_id: NodeId,
+    /// Where the machine stands, told to clients.
+    pub rack: Option<String>,
+    /// Data directories, at least one. The metadata lives in the first.
+    pub directories: Vec<PathBuf>,
+    /// How each data directory works.
+    pub directory: DirectorySettings,
+    /// Address to advertise, by name of listener.
+    pub endpoints: BTreeMap<String, Endpoint>,
+    /// Broker configurations by Kafka's names, as tools see them and as topics inherit them.
+    pub broker_configs: BTreeMap<String, String>,
+    /// Topics.
+    pub topics: TopicSettings,
+    /// Fetches.
+    pub fetch: FetchSettings,
+    /// Producers remembered in one partition.
+    pub max_producers_per_partition: usize,
+}
+
+/// What new topics are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// Create a topic when a client asks for one that does not exist.
+    pub auto_create: bool,
+    /// Partitions of a topic that is created without a number.
+    pub default_partitions: i32,
+    /// Most partitions of this broker; each costs memory and some files.
+    pub max_partitions: usize,
+    /// Partitions of `__consumer_offsets`, when it is created.
+    pub offsets_partitions: i32,
+}
+
+/// Limits of fetches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchSettings {
+    /// Most bytes of one answer, whatever the client asks for; a single larger batch still passes.
+    pub max_bytes: usize,
+    /// Incremental fetch sessions kept; each holds its list of partitions in memory.
+    pub max_sessions: usize,
+    /// Lanes that read segments. More serve more readers of old records at a time and cost a thread each.
+    pub reader_lanes: usize,
+}
+
+impl Default for TopicSettings {
+    fn default() -> Self {
+        Self { auto_create: true, default_partitions: 1, max_partitions: 20_000, offsets_partitions: 50 }
+    }
+}
+
+impl Default for FetchSettings {
+    fn default() -> Self {
+        Self { max_bytes: 55 << 20, max_sessions: 1000, reader_lanes: 4 }
+    }
+}

@@ -1,0 +1,180 @@
+//! Opening a broker and shutting it down, and the two tasks that run meanwhile: following the image, and the clock's tick.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::Broker;
+use super::archive_seam::ArchiveReader;
+use super::cold_reads::ColdReads;
+use super::error::StartError;
+use super::fetch_session::FetchSessions;
+use super::partitions::Partitions;
+use super::producer_ids::ProducerIds;
+use super::readers::Readers;
+use super::settings::BrokerSettings;
+use crate::log::{LogDirectory, Owner, RecoveryReport};
+use crate::metadata::command::RegisterBroker;
+use crate::metadata::{Command, CommandError, Metadata, MetadataSettings, Outcome};
+use crate::runtime::Runtime;
+use crate::runtime::disk::DirectoryLock;
+use crate::telemetry::Metrics;
+use crate::types::{BrokerEpoch, BrokerIncarnationId, Incarnation};
+
+/// How often the data directories look at their timers.
+const TICK: Duration = Duration::from_millis(100);
+/// The metadata's directory, in the first data directory.
+const METADATA_DIRECTORY: &str = "metadata";
+
+impl Broker {
+    /// Opens metadata and data directories, recovers them, and registers this process as the broker's new incarnation.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing was changed that the next attempt would miss.
+    pub async fn open(
+        runtime: Runtime,
+        settings: BrokerSettings,
+        archive: Arc<dyn ArchiveReader>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, StartError> {
+        let metadata_path = settings.directories[0].join(METADATA_DIRECTORY);
+        let metadata_lock = lock_metadata(&runtime, &metadata_path)?;
+        let metadata = Metadata::open(&runtime, &metadata_path, MetadataSettings::new(settings.node_id)).await?;
+        let (directories, recovery) = open_directories(&runtime, &settings, &metadata)?;
+        let epoch = register(&runtime, &settings, &metadata, &directories).await?;
+        let partitions = Partitions::new(&settings, directories, metadata.subscribe());
+        partitions.delete_strays(&metadata.image());
+        let broker = Arc::new(Self {
+            readers: Readers::start(&*runtime.tasks, settings.fetch.reader_lanes),
+            cold_reads: ColdReads::default(),
+            sessions: Mutex::new(FetchSessions::new(settings.fetch.max_sessions)),
+            producer_ids: ProducerIds::default(),
+            background: Mutex::default(),
+            _metadata_lock: metadata_lock,
+            runtime,
+            settings,
+            metrics,
+            metadata,
+            epoch,
+            partitions,
+            archive,
+            recovery,
+        });
+        let background = vec![tokio::spawn(follow_image(Arc::clone(&broker))), tokio::spawn(tick(Arc::clone(&broker)))];
+        *broker.background.lock() = background;
+        Ok(broker)
+    }
+
+    /// Ends the background tasks, syncs everything so that the next start replays nothing, and closes the metadata. No request
+    /// may be under way.
+    pub async fn shutdown(self: Arc<Self>) {
+        let background = std::mem::take(&mut *self.background.lock());
+        for task in background {
+            task.abort();
+            // Its end by abortion is what was asked for.
+            let _ = task.await;
+        }
+        self.partitions.clear();
+        self.metadata.shutdown().await;
+        let Some(broker) = Arc::into_inner(self) else {
+            tracing::warn!("a request outlived its connection: the next start replays the journal");
+            return;
+        };
+        for directory in broker.partitions.into_directories() {
+            match Arc::into_inner(directory) {
+                Some(directory) => directory.close(),
+                None => tracing::warn!("a data directory is still in use: the next start replays its journal"),
+            }
+        }
+    }
+
+    /// Waits until the metadata quorum has stopped, after which the broker can't go on.
+    pub async fn stopped(&self) {
+        self.metadata.stopped().await;
+    }
+
+    /// Submits a command to the metadata quorum.
+    pub(super) async fn submit(&self, command: Command) -> Result<Outcome, CommandError> {
+        let started = self.runtime.clock.monotonic();
+        let outcome = self.metadata.submit(command).await;
+        self.metrics.metadata.commands.inc();
+        self.metrics.metadata.commit_seconds.observe(self.runtime.clock.monotonic().since(started));
+        outcome
+    }
+}
+
+fn lock_metadata(runtime: &Runtime, path: &Path) -> Result<Box<dyn DirectoryLock>, StartError> {
+    let unusable = |error| StartError::MetadataDirectory { path: path.to_owned(), error };
+    runtime.disk.create_directory(path).map_err(unusable)?;
+    runtime.disk.lock(path).map_err(unusable)?.ok_or_else(|| StartError::Locked { path: path.to_owned() })
+}
+
+fn open_directories(
+    runtime: &Runtime,
+    settings: &BrokerSettings,
+    metadata: &Metadata,
+) -> Result<(Vec<Arc<LogDirectory>>, RecoveryReport), StartError> {
+    let owner =
+        Owner { cluster_id: metadata.cluster_id(), node_id: settings.node_id, incarnation: Incarnation::default() };
+    let mut directories = Vec::new();
+    let mut total = RecoveryReport::default();
+    for path in &settings.directories {
+        let (directory, report) = LogDirectory::open(runtime, path, owner, settings.directory)?;
+        total.partitions += report.partitions;
+        total.replayed_blocks += report.replayed_blocks;
+        total.replayed_bytes += report.replayed_bytes;
+        directories.push(Arc::new(directory));
+    }
+    Ok((directories, total))
+}
+
+async fn register(
+    runtime: &Runtime,
+    settings: &BrokerSettings,
+    metadata: &Metadata,
+    directories: &[Arc<LogDirectory>],
+) -> Result<BrokerEpoch, StartError> {
+    let command = Command::RegisterBroker(RegisterBroker {
+        cluster_id: metadata.cluster_id(),
+        node_id: settings.node_id,
+        incarnation_id: BrokerIncarnationId::from_entropy(runtime.entropy.identity()),
+        listeners: settings.endpoints.clone(),
+        rack: settings.rack.clone(),
+        directories: directories.iter().map(|directory| directory.identity().directory_id).collect(),
+    });
+    match metadata.submit(command).await.map_err(StartError::Registration)? {
+        Outcome::BrokerRegistered(epoch) => Ok(epoch),
+        outcome @ (Outcome::Done | Outcome::ProducerIds { .. }) => {
+            unreachable!("a registration is answered with an epoch, not with {outcome:?}")
+        }
+    }
+}
+
+async fn follow_image(broker: Arc<Broker>) {
+    let mut images = broker.metadata.subscribe();
+    let mut applied = broker.image();
+    loop {
+        let newest = Arc::clone(&images.borrow_and_update());
+        broker.partitions.apply(&applied, &newest);
+        broker.metrics.metadata.image_version.set(i64::try_from(newest.version()).unwrap_or(i64::MAX));
+        broker.metrics.metadata.topics.set(i64::try_from(newest.topic_count()).unwrap_or(i64::MAX));
+        applied = newest;
+        if images.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn tick(broker: Arc<Broker>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        for directory in broker.directories() {
+            directory.tick();
+        }
+        broker.cold_reads.expire(broker.runtime.clock.monotonic());
+    }
+}

@@ -1,1 +1,136 @@
-//! The Kafka listener: connections, one handler per API, errors mapped to Kafka codes.
+//! The Kafka listeners: connections in, answers out, and the translation between the wire and the broker.
+//!
+//! ```text
+//!   listener ─ accepts within limits ─▶ connection ─ frames ─▶ handlers ─▶ broker
+//!                                           ◀─ answers, in the order of the requests ─┘
+//! ```
+//! Requests of a connection are started in order. A produce request's records have their place in the log before the next
+//! request is looked at; only its wait for the disk, and a fetch's wait for records, go on beside later requests. Nothing here
+//! survives a crash, and a panic ends the one connection that it happens in.
+
+mod connection;
+mod errors;
+mod handlers;
+mod listener;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub use settings::{ConnectionLimits, ListenerSettings, ServerSettings};
+
+use crate::broker::{ArchiveReader, Broker, BrokerSettings, StartError};
+use crate::metadata::command::{Endpoint, SecurityProtocol};
+use crate::runtime::Runtime;
+use crate::runtime::net::Listener;
+use crate::telemetry::{Metrics, Readiness};
+
+/// The server can't start.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// An address can't be listened on.
+    #[error("cannot listen listener={listener} address={address}: {error}")]
+    Listen {
+        /// Name of the listener.
+        listener: String,
+        /// Its address.
+        address: SocketAddr,
+        /// What the operating system said.
+        error: io::Error,
+    },
+    /// The broker can't start.
+    #[error(transparent)]
+    Broker(#[from] StartError),
+}
+
+/// A broker that serves. Stopped by [`Server::shutdown`]; dropping it leaves the work to the next start's recovery.
+#[derive(Debug)]
+pub struct Server {
+    broker: Arc<Broker>,
+    addresses: BTreeMap<String, SocketAddr>,
+    stop: watch::Sender<bool>,
+    listeners: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Listens, opens the broker, and serves. Ready when it returns; `readiness` follows what may end that later.
+    ///
+    /// `broker_settings.endpoints` is filled in here, from the addresses that were bound.
+    ///
+    /// # Errors
+    /// [`ServerError`]; nothing is left running.
+    pub async fn start(
+        settings: ServerSettings,
+        mut broker_settings: BrokerSettings,
+        archive: Arc<dyn ArchiveReader>,
+        runtime: Runtime,
+        metrics: Arc<Metrics>,
+        readiness: Readiness,
+    ) -> Result<Self, ServerError> {
+        readiness.not_ready("kafka", "recovering");
+        let bound = bind(&settings, &runtime).await?;
+        broker_settings.endpoints = bound.iter().map(|(listener, _, address)| endpoint(listener, *address)).collect();
+        let broker = Broker::open(runtime, broker_settings, archive, metrics).await?;
+        let (stop, stopped) = watch::channel(false);
+        let shared = Arc::new(listener::Shared::new(Arc::clone(&broker), settings.limits, settings.drain_timeout));
+        let mut addresses = BTreeMap::new();
+        let mut listeners = Vec::new();
+        for (listener, socket, address) in bound {
+            addresses.insert(listener.name.clone(), address);
+            let serve = listener::serve(socket, Arc::from(listener.name), Arc::clone(&shared), stopped.clone());
+            listeners.push(tokio::spawn(serve));
+        }
+        readiness.ready("kafka");
+        Ok(Self { broker, addresses, stop, listeners })
+    }
+
+    /// The addresses that were bound, by name of listener.
+    pub const fn addresses(&self) -> &BTreeMap<String, SocketAddr> {
+        &self.addresses
+    }
+
+    /// The broker.
+    pub const fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    /// Accepts no more, lets requests under way end within the drain timeout, and closes everything so that the next start has
+    /// nothing to recover.
+    pub async fn shutdown(self) {
+        self.stop.send_replace(true);
+        for listener in self.listeners {
+            if let Err(error) = listener.await {
+                tracing::error!(%error, "a listener ended abnormally");
+            }
+        }
+        self.broker.shutdown().await;
+    }
+}
+
+type Bound = (ListenerSettings, Box<dyn Listener>, SocketAddr);
+
+async fn bind(settings: &ServerSettings, runtime: &Runtime) -> Result<Vec<Bound>, ServerError> {
+    let mut bound = Vec::new();
+    for listener in &settings.listeners {
+        let failed = |error| ServerError::Listen { listener: listener.name.clone(), address: listener.address, error };
+        let socket = runtime.net.bind(listener.address).await.map_err(failed)?;
+        let address = socket.local_address().map_err(failed)?;
+        bound.push((listener.clone(), socket, address));
+    }
+    Ok(bound)
+}
+
+fn endpoint(listener: &ListenerSettings, bound: SocketAddr) -> (String, Endpoint) {
+    let (host, port) = match &listener.advertised {
+        Some((host, 0)) => (host.clone(), bound.port()),
+        Some((host, port)) => (host.clone(), *port),
+        None => (bound.ip().to_string(), bound.port()),
+    };
+    (listener.name.clone(), Endpoint { host, port, security_protocol: SecurityProtocol::Plaintext })
+}

@@ -1,0 +1,258 @@
+//! One connection: frames in, requests started in order, answers out in order, all within bounds.
+//!
+//! Reading and writing are two halves of one task. A request takes its share of memory before its body is read and gives it
+//! back once its answer is written; a client that sends faster than it is served, or does not take its answers, is not read
+//! from any more, and nobody else notices.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::timeout;
+
+use super::handlers::{Answer, Answering};
+use super::listener::Shared;
+use super::settings::ConnectionLimits;
+use crate::protocol::{LENGTH_PREFIX_BYTES, ProtocolError, frame_bytes};
+use crate::runtime::net::Stream;
+use crate::telemetry::RefuseReason;
+
+/// Memory of requests is counted in units of this size.
+pub(super) const PERMIT_BYTES: usize = 1024;
+/// What an idle connection has ready to read into: most requests fit, and ten thousand connections cost ten megabytes.
+const READ_AHEAD_BYTES: usize = 1024;
+/// What is allocated at once for a request that claims to be large; more only as its bytes arrive.
+const FIRST_RESERVE_BYTES: usize = 1 << 20;
+/// The rate that a client is expected to keep, beyond the time that it is given anyway.
+const SLOWEST_BYTES_PER_SECOND: usize = 1 << 20;
+/// Most pieces of an answer that are handed to the operating system at a time (`IOV_MAX` is 1024 on Linux).
+const MAX_SLICES: usize = 64;
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// Name of the listener that it came in by.
+    pub(super) listener: Arc<str>,
+}
+
+/// Why a connection ends.
+#[derive(Debug, Error)]
+enum End {
+    #[error("closed by the client")]
+    Closed,
+    #[error("the broker is shutting down")]
+    Shutdown,
+    #[error("idle for too long")]
+    Idle,
+    #[error("too slow")]
+    Slow,
+    #[error("closed because of an error that its request can't be told")]
+    Unanswerable,
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A request that was started.
+struct Started {
+    answering: Answering,
+    /// Its share of memory and of the requests in flight.
+    held: Held,
+}
+
+type Held = (OwnedSemaphorePermit, OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+/// Permits for that many bytes.
+pub(super) fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX).max(1)
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(stream: Box<dyn Stream>, peer: Peer, shared: Arc<Shared>, stopped: watch::Receiver<bool>) {
+    let limits = shared.limits;
+    let (read, write) = tokio::io::split(stream);
+    let (sender, receiver) = mpsc::channel(limits.requests_in_flight);
+    let reader = Reader {
+        read,
+        buffer: BytesMut::new(),
+        memory: Arc::new(Semaphore::new(permits(limits.connection_frame_bytes.max(limits.frame_bytes)) as usize)),
+        in_flight: Arc::new(Semaphore::new(limits.requests_in_flight)),
+        shared: Arc::clone(&shared),
+        peer,
+        stopped,
+    };
+    let end = Box::pin(run(reader, sender, write_answers(write, receiver, Arc::clone(&shared)))).await;
+    let refused = &shared.broker.metrics().server.refused_connections;
+    match &end {
+        End::Closed | End::Unanswerable | End::Io(_) => {}
+        End::Shutdown => _ = refused.of(RefuseReason::Shutdown).inc(),
+        End::Idle | End::Slow => _ = refused.of(RefuseReason::Idle).inc(),
+        End::Protocol(_) => _ = refused.of(RefuseReason::BadFrame).inc(),
+    }
+    tracing::debug!(reason = %end, "connection ended");
+}
+
+/// Reads and writes until one of the two ends. Requests that were started before a bad frame, or before the shutdown, are
+/// still answered; a client that has gone is not waited for.
+async fn run(mut reader: Reader, sender: mpsc::Sender<Started>, writing: impl Future<Output = Result<(), End>>) -> End {
+    let mut writing = std::pin::pin!(writing);
+    let end = tokio::select! {
+        end = reader.start_requests(&sender) => end,
+        written = &mut writing => return written.err().unwrap_or(End::Closed),
+    };
+    drop(sender);
+    match end {
+        End::Closed | End::Io(_) => end,
+        end => writing.await.err().unwrap_or(end),
+    }
+}
+
+struct Reader {
+    read: ReadHalf<Box<dyn Stream>>,
+    /// Bytes read and not yet taken as a request.
+    buffer: BytesMut,
+    memory: Arc<Semaphore>,
+    in_flight: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    peer: Peer,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Reader {
+    /// Starts requests one after another, until the connection is to end.
+    async fn start_requests(&mut self, sender: &mpsc::Sender<Started>) -> End {
+        loop {
+            match self.start_request(sender).await {
+                Ok(()) => {}
+                Err(end) => return end,
+            }
+        }
+    }
+
+    async fn start_request(&mut self, sender: &mpsc::Sender<Started>) -> Result<(), End> {
+        let limits = self.shared.limits;
+        let in_flight = acquire(&self.in_flight, 1).await;
+        let length = self.wait_for_prefix(&limits).await?;
+        let memory = acquire(&self.memory, permits(length)).await;
+        let frames = acquire(&self.shared.frames, permits(length)).await;
+        let frame = self.read_frame(length, &limits).await?;
+        self.shared.broker.metrics().server.request_bytes.inc_by((length + LENGTH_PREFIX_BYTES) as u64);
+        let answering = self.shared.handlers.start(&self.shared.broker, &self.peer, frame).await?;
+        let started = Started { answering, held: (in_flight, memory, frames) };
+        sender.send(started).await.map_err(|_| End::Closed)
+    }
+
+    /// Waits for the next request's length.
+    async fn wait_for_prefix(&mut self, limits: &ConnectionLimits) -> Result<usize, End> {
+        while self.buffer.len() < LENGTH_PREFIX_BYTES {
+            self.buffer.reserve(READ_AHEAD_BYTES);
+            let read = tokio::select! {
+                read = timeout(limits.idle_timeout, self.read.read_buf(&mut self.buffer)) => read,
+                _ = self.stopped.wait_for(|stop| *stop) => return Err(End::Shutdown),
+            };
+            if read.map_err(|_| End::Idle)?? == 0 {
+                return Err(End::Closed);
+            }
+        }
+        let mut prefix = [0; LENGTH_PREFIX_BYTES];
+        self.buffer.copy_to_slice(&mut prefix);
+        Ok(frame_bytes(prefix, limits.frame_bytes)?)
+    }
+
+    /// Reads the rest of a request. Memory grows with what has arrived, whatever the length claims.
+    async fn read_frame(&mut self, length: usize, limits: &ConnectionLimits) -> Result<Bytes, End> {
+        let reading = async {
+            while self.buffer.len() < length {
+                let missing = length - self.buffer.len();
+                self.buffer.reserve(missing.min(self.buffer.len().max(FIRST_RESERVE_BYTES)));
+                if read_some(&mut self.read, &mut self.buffer, missing).await? == 0 {
+                    return Err(End::Closed);
+                }
+            }
+            Ok(self.buffer.split_to(length).freeze())
+        };
+        timeout(time_for(length, limits), reading).await.map_err(|_| End::Slow)?
+    }
+}
+
+/// Reads at most `limit` bytes, so that a large request's buffer holds that request alone.
+async fn read_some(read: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, limit: usize) -> io::Result<usize> {
+    read.take(limit as u64).read_buf(buffer).await
+}
+
+async fn acquire(semaphore: &Arc<Semaphore>, permits: u32) -> OwnedSemaphorePermit {
+    Arc::clone(semaphore)
+        .acquire_many_owned(permits)
+        .await
+        .expect("these semaphores are never closed, and no request is larger than all their permits")
+}
+
+/// Time that a client has for so many bytes.
+fn time_for(bytes: usize, limits: &ConnectionLimits) -> Duration {
+    limits.request_timeout + Duration::from_millis((bytes * 1000 / SLOWEST_BYTES_PER_SECOND) as u64)
+}
+
+/// Writes answers in the order of their requests, while all requests under way get on.
+async fn write_answers(
+    mut write: WriteHalf<Box<dyn Stream>>,
+    mut started: mpsc::Receiver<Started>,
+    shared: Arc<Shared>,
+) -> Result<(), End> {
+    let mut under_way = FuturesOrdered::new();
+    let mut open = true;
+    while open || !under_way.is_empty() {
+        tokio::select! {
+            biased;
+            Some((answer, held)) = under_way.next() => {
+                send(&mut write, answer, &shared).await?;
+                drop::<Held>(held);
+            }
+            next = started.recv(), if open => match next {
+                Some(Started { answering, held }) => under_way.push_back(async move { (answering.await, held) }),
+                None => open = false,
+            },
+        }
+    }
+    Ok(())
+}
+
+async fn send(write: &mut (impl AsyncWrite + Unpin), answer: Answer, shared: &Shared) -> Result<(), End> {
+    let pieces = match answer {
+        Answer::Frame(pieces) => pieces,
+        Answer::None => return Ok(()),
+        Answer::Close => return Err(End::Unanswerable),
+    };
+    let bytes: usize = pieces.iter().map(Bytes::len).sum();
+    let writing = write_pieces(write, pieces.into());
+    timeout(time_for(bytes, &shared.limits), writing).await.map_err(|_| End::Slow)??;
+    shared.broker.metrics().server.response_bytes.inc_by(bytes as u64);
+    Ok(())
+}
+
+/// Writes pieces one after another, many at a time and none copied.
+async fn write_pieces(write: &mut (impl AsyncWrite + Unpin), mut pieces: VecDeque<Bytes>) -> io::Result<()> {
+    while !pieces.is_empty() {
+        let slices: Vec<IoSlice<'_>> = pieces.iter().take(MAX_SLICES).map(|piece| IoSlice::new(piece)).collect();
+        let mut written = write.write_vectored(&slices).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        while let Some(first) = pieces.front_mut() {
+            if first.len() > written {
+                first.advance(written);
+                break;
+            }
+            written -= first.len();
+            pieces.pop_front();
+        }
+    }
+    write.flush().await
+}

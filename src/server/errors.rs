@@ -1,0 +1,101 @@
+//! Which Kafka error each of our errors is. Exhaustive on purpose: a new variant does not compile until it has a code.
+
+use crate::broker::{AdminError, ArchiveError, PartitionError, SessionError};
+use crate::log::{AppendError, ReadError, SequenceError};
+use crate::metadata::CommandError;
+use crate::protocol::ErrorCode;
+use crate::record::RecordError;
+
+/// The code of a request about one partition that was refused or failed.
+pub(super) fn partition_code(error: &PartitionError) -> ErrorCode {
+    match error {
+        PartitionError::UnknownPartition => ErrorCode::UnknownTopicOrPartition,
+        PartitionError::UnknownTopicId => ErrorCode::UnknownTopicId,
+        PartitionError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
+        PartitionError::FencedEpoch { .. } => ErrorCode::FencedLeaderEpoch,
+        PartitionError::UnknownEpoch { .. } => ErrorCode::UnknownLeaderEpoch,
+        PartitionError::InternalTopic => ErrorCode::InvalidTopicException,
+        PartitionError::Transactional => ErrorCode::TransactionalIdAuthorizationFailed,
+        PartitionError::Records(error) => record_code(error),
+        PartitionError::Append(error) => append_code(error),
+        PartitionError::Read(error) => read_code(error),
+        PartitionError::Archive(error) => archive_code(error),
+        PartitionError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        PartitionError::TimedOut => ErrorCode::RequestTimedOut,
+    }
+}
+
+/// The code of records that break a rule.
+pub(super) fn record_code(error: &RecordError) -> ErrorCode {
+    match error {
+        RecordError::Truncated { .. }
+        | RecordError::ChecksumMismatch { .. }
+        | RecordError::Malformed { .. }
+        | RecordError::CorruptCompression { .. } => ErrorCode::CorruptMessage,
+        RecordError::UnsupportedMagic { .. } | RecordError::InvalidBatch { .. } => ErrorCode::InvalidRecord,
+        RecordError::UnsupportedCompression { .. } => ErrorCode::UnsupportedCompressionType,
+        RecordError::TooLarge { .. } | RecordError::BatchTooLarge { .. } => ErrorCode::MessageTooLarge,
+        RecordError::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
+        RecordError::RecordsRejected { records } if records.iter().any(|record| record.rejection.is_timestamp()) => {
+            ErrorCode::InvalidTimestamp
+        }
+        RecordError::RecordsRejected { .. } => ErrorCode::InvalidRecord,
+    }
+}
+
+fn append_code(error: &AppendError) -> ErrorCode {
+    match error {
+        AppendError::Offline { .. } => ErrorCode::KafkaStorageError,
+        AppendError::Fenced { .. } | AppendError::Truncating => ErrorCode::NotLeaderOrFollower,
+        AppendError::Deleted => ErrorCode::UnknownTopicOrPartition,
+        AppendError::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OutOfOrderSequenceNumber,
+        AppendError::Sequence(SequenceError::Fenced { .. }) => ErrorCode::InvalidProducerEpoch,
+        AppendError::Record(error) => record_code(error),
+    }
+}
+
+fn read_code(error: &ReadError) -> ErrorCode {
+    match error {
+        ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        ReadError::Archived { .. } => ErrorCode::OffsetMovedToTieredStorage,
+        ReadError::Io { .. } | ReadError::Corrupt { .. } => ErrorCode::KafkaStorageError,
+        ReadError::Deleted => ErrorCode::UnknownTopicOrPartition,
+    }
+}
+
+/// Clients ask again after a storage error, by which time a store may answer.
+const fn archive_code(error: &ArchiveError) -> ErrorCode {
+    match error {
+        ArchiveError::Absent { .. } | ArchiveError::Unavailable { .. } | ArchiveError::Damaged { .. } => {
+            ErrorCode::KafkaStorageError
+        }
+    }
+}
+
+/// The code of an administrative request that was refused.
+pub(super) const fn admin_code(error: &AdminError) -> ErrorCode {
+    match error {
+        AdminError::Command(error) => command_code(error),
+        AdminError::Config(error) => ErrorCode::from_code(error.kafka_error_code()),
+        AdminError::UnknownTopic => ErrorCode::UnknownTopicOrPartition,
+        AdminError::UnknownTopicId => ErrorCode::UnknownTopicId,
+        AdminError::Invalid(_) => ErrorCode::InvalidRequest,
+        AdminError::InvalidAssignment(_) => ErrorCode::InvalidReplicaAssignment,
+        AdminError::NotMorePartitions { .. } => ErrorCode::InvalidPartitions,
+        AdminError::TooManyPartitions { .. } => ErrorCode::PolicyViolation,
+    }
+}
+
+/// The code of a command that the metadata quorum refused.
+pub(super) const fn command_code(error: &CommandError) -> ErrorCode {
+    ErrorCode::from_code(error.kafka_error_code())
+}
+
+/// The code of a fetch whose session can't go on.
+pub(super) const fn session_code(error: SessionError) -> ErrorCode {
+    match error {
+        SessionError::NotFound => ErrorCode::FetchSessionIdNotFound,
+        SessionError::InvalidEpoch => ErrorCode::InvalidFetchSessionEpoch,
+        SessionError::TopicIds => ErrorCode::FetchSessionTopicIdError,
+    }
+}

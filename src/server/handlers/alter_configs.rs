@@ -1,0 +1,125 @@
+//! AlterConfigs and IncrementalAlterConfigs.
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse;
+use kafka_protocol::messages::incremental_alter_configs_request::AlterableConfig;
+use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse as IncrementalResponse;
+use kafka_protocol::messages::{
+    AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+};
+
+use super::wire::message;
+use super::{Context, Handle};
+use crate::broker::{AdminError, ConfigEdit, ConfigResource};
+use crate::metadata::topic_config::ConfigOperation;
+use crate::server::errors::admin_code;
+use crate::types::NodeId;
+
+/// `ConfigResource.Type` of topics.
+const TOPIC: i8 = 2;
+/// `ConfigResource.Type` of brokers.
+const BROKER: i8 = 4;
+
+impl Handle for AlterConfigsRequest {
+    async fn handle(self, context: &Context) -> AlterConfigsResponse {
+        let mut responses = Vec::with_capacity(self.resources.len());
+        for wanted in self.resources {
+            let altered = match replacement(&wanted.configs) {
+                Ok(edit) => {
+                    alter(context, wanted.resource_type, &wanted.resource_name, &edit, self.validate_only).await
+                }
+                Err(error) => Err(error),
+            };
+            let response = AlterConfigsResourceResponse::default()
+                .with_resource_type(wanted.resource_type)
+                .with_resource_name(wanted.resource_name);
+            responses.push(match altered {
+                Ok(()) => response,
+                Err(error) => response.with_error_code(count(context, &error)).with_error_message(message(error)),
+            });
+        }
+        AlterConfigsResponse::default().with_responses(responses)
+    }
+}
+
+impl Handle for IncrementalAlterConfigsRequest {
+    async fn handle(self, context: &Context) -> IncrementalAlterConfigsResponse {
+        let mut responses = Vec::with_capacity(self.resources.len());
+        for wanted in self.resources {
+            let altered = match operations(&wanted.configs) {
+                Ok(edit) => {
+                    alter(context, wanted.resource_type, &wanted.resource_name, &edit, self.validate_only).await
+                }
+                Err(error) => Err(error),
+            };
+            let response = IncrementalResponse::default()
+                .with_resource_type(wanted.resource_type)
+                .with_resource_name(wanted.resource_name);
+            responses.push(match altered {
+                Ok(()) => response,
+                Err(error) => response.with_error_code(count(context, &error)).with_error_message(message(error)),
+            });
+        }
+        IncrementalAlterConfigsResponse::default().with_responses(responses)
+    }
+}
+
+fn count(context: &Context, error: &AdminError) -> i16 {
+    let code = admin_code(error);
+    context.count_error(code);
+    code.code()
+}
+
+async fn alter(
+    context: &Context,
+    resource_type: i8,
+    name: &str,
+    edit: &ConfigEdit,
+    validate_only: bool,
+) -> Result<(), AdminError> {
+    let resource = resource(context, resource_type, name)?;
+    context.broker.alter_configs(&resource, edit, validate_only).await
+}
+
+/// What a resource's type and name mean here.
+pub(super) fn resource(context: &Context, resource_type: i8, name: &str) -> Result<ConfigResource, AdminError> {
+    match (resource_type, name) {
+        (TOPIC, name) => Ok(ConfigResource::Topic(name.to_owned())),
+        (BROKER, "") => Ok(ConfigResource::Broker(None)),
+        (BROKER, name) => match name.parse().map(NodeId) {
+            Ok(node_id) if context.broker.image().broker(node_id).is_some() => {
+                Ok(ConfigResource::Broker(Some(node_id)))
+            }
+            _ => Err(AdminError::Invalid("no broker has this number")),
+        },
+        _ => Err(AdminError::Invalid("resources of this type have no configuration")),
+    }
+}
+
+fn replacement(
+    configs: &[kafka_protocol::messages::alter_configs_request::AlterableConfig],
+) -> Result<ConfigEdit, AdminError> {
+    let mut values = BTreeMap::new();
+    for config in configs {
+        let value = config.value.as_ref().ok_or(AdminError::Invalid("a configuration value can't be null"))?;
+        values.insert(config.name.to_string(), value.to_string());
+    }
+    Ok(ConfigEdit::Replace(values))
+}
+
+fn operations(configs: &[AlterableConfig]) -> Result<ConfigEdit, AdminError> {
+    let operations = configs.iter().map(|config| {
+        let value = config.value.as_ref().map(ToString::to_string);
+        let value = || value.ok_or(AdminError::Invalid("a configuration value can't be null"));
+        let operation = match config.config_operation {
+            0 => ConfigOperation::Set(value()?),
+            1 => ConfigOperation::Delete,
+            2 => ConfigOperation::Append(value()?),
+            3 => ConfigOperation::Subtract(value()?),
+            _ => return Err(AdminError::Invalid("unknown configuration operation")),
+        };
+        Ok((config.name.to_string(), operation))
+    });
+    operations.collect::<Result<_, _>>().map(ConfigEdit::Operations)
+}

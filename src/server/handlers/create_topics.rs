@@ -1,0 +1,102 @@
+//! CreateTopics: new topics, or a dry run of making them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
+use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, TopicName};
+
+use super::wire::{message, text};
+use super::{Context, Handle};
+use crate::broker::{AdminError, NewTopic};
+use crate::metadata::image::Topic;
+use crate::metadata::topic_config;
+use crate::protocol::ErrorCode;
+use crate::server::errors::admin_code;
+use crate::types::NodeId;
+
+impl Handle for CreateTopicsRequest {
+    async fn handle(self, context: &Context) -> CreateTopicsResponse {
+        let twice = named_twice(self.topics.iter().map(|topic| &topic.name));
+        let mut results = Vec::with_capacity(self.topics.len());
+        for topic in self.topics {
+            let result = CreatableTopicResult::default().with_name(topic.name.clone());
+            if twice.contains(&topic.name) {
+                if !results.iter().any(|earlier: &CreatableTopicResult| earlier.name == topic.name) {
+                    results.push(refuse(context, result, ErrorCode::InvalidRequest, "Duplicate topic name."));
+                }
+                continue;
+            }
+            results.push(match wanted(topic) {
+                Ok(new) => match context.broker.create_topic(new, self.validate_only).await {
+                    Ok(topic) => created(context, result, &topic),
+                    Err(error) => refuse(context, result, admin_code(&error), error),
+                },
+                Err(error) => refuse(context, result, admin_code(&error), error),
+            });
+        }
+        CreateTopicsResponse::default().with_topics(results)
+    }
+}
+
+/// The names that a request has more than once.
+pub(super) fn named_twice<'a>(names: impl Iterator<Item = &'a TopicName>) -> BTreeSet<TopicName> {
+    let mut seen = BTreeSet::new();
+    names.filter(|name| !seen.insert(*name)).cloned().collect()
+}
+
+fn wanted(topic: CreatableTopic) -> Result<NewTopic, AdminError> {
+    let mut assignment = BTreeMap::new();
+    for partition in topic.assignments {
+        let nodes = partition.broker_ids.iter().map(|id| NodeId(id.0)).collect();
+        if assignment.insert(partition.partition_index, nodes).is_some() {
+            return Err(AdminError::InvalidAssignment("a partition is assigned twice".to_owned()));
+        }
+    }
+    let mut configs = BTreeMap::new();
+    for config in topic.configs {
+        let value = config.value.ok_or(AdminError::Invalid("a configuration value can't be null"))?;
+        configs.insert(config.name.to_string(), value.to_string());
+    }
+    Ok(NewTopic {
+        name: topic.name.to_string(),
+        partitions: topic.num_partitions,
+        replication_factor: topic.replication_factor,
+        assignment,
+        configs,
+    })
+}
+
+fn created(context: &Context, result: CreatableTopicResult, topic: &Topic) -> CreatableTopicResult {
+    let image = context.broker.image();
+    let configs = topic_config::describe(&topic.configs.values, &context.broker.layers(&image));
+    let configs = configs.into_iter().map(|entry| {
+        CreatableTopicConfigs::default()
+            .with_name(text(entry.name))
+            .with_value(entry.value.as_deref().map(text))
+            .with_read_only(entry.read_only)
+            .with_config_source(entry.source as i8)
+            .with_is_sensitive(entry.sensitive)
+    });
+    let replicas = topic.partition(0).map_or(0, |partition| partition.replicas.len());
+    result
+        .with_topic_id(topic.topic_id.uuid())
+        .with_num_partitions(topic.partition_count())
+        .with_replication_factor(i16::try_from(replicas).unwrap_or(i16::MAX))
+        .with_configs(Some(configs.collect()))
+}
+
+fn refuse(
+    context: &Context,
+    result: CreatableTopicResult,
+    error: ErrorCode,
+    text: impl std::fmt::Display,
+) -> CreatableTopicResult {
+    context.count_error(error);
+    result
+        .with_error_code(error.code())
+        .with_error_message(message(text))
+        .with_num_partitions(-1)
+        .with_replication_factor(-1)
+        .with_configs(Some(Vec::new()))
+}

@@ -1,0 +1,45 @@
+//! DeleteTopics: by name or by identity.
+
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
+use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse};
+
+use super::wire::{message, topic_id, topic_name};
+use super::{Context, Handle};
+use crate::broker::TopicName;
+use crate::server::errors::admin_code;
+
+/// First version that may name topics by identity.
+const FIRST_TOPIC_ID_VERSION: i16 = 6;
+
+impl Handle for DeleteTopicsRequest {
+    async fn handle(self, context: &Context) -> DeleteTopicsResponse {
+        let wanted = match context.version() {
+            ..FIRST_TOPIC_ID_VERSION => {
+                self.topic_names.into_iter().map(|name| DeleteTopicState::default().with_name(Some(name))).collect()
+            }
+            _ => self.topics,
+        };
+        let mut results = Vec::with_capacity(wanted.len());
+        for topic in wanted {
+            results.push(delete(context, topic).await);
+        }
+        DeleteTopicsResponse::default().with_responses(results)
+    }
+}
+
+async fn delete(context: &Context, topic: DeleteTopicState) -> DeletableTopicResult {
+    let named = match &topic.name {
+        Some(name) => TopicName::Name(name.to_string()),
+        None => TopicName::Id(topic_id(topic.topic_id)),
+    };
+    let result = DeletableTopicResult::default().with_name(topic.name).with_topic_id(topic.topic_id);
+    match context.broker.delete_topic(&named).await {
+        Ok(deleted) => result.with_name(Some(topic_name(&deleted.name))).with_topic_id(deleted.topic_id.uuid()),
+        Err(error) => {
+            let code = admin_code(&error);
+            context.count_error(code);
+            result.with_error_code(code.code()).with_error_message(message(error))
+        }
+    }
+}

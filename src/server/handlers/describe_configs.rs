@@ -1,0 +1,82 @@
+//! DescribeConfigs: configurations of topics and brokers, and where each value comes from.
+
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+};
+use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
+use kafka_protocol::protocol::StrBytes;
+
+use super::alter_configs::resource;
+use super::wire::{message, text};
+use super::{Context, Handle};
+use crate::broker::{AdminError, ConfigResource};
+use crate::metadata::config_layers::ConfigEntry;
+use crate::metadata::{broker_config, topic_config};
+use crate::server::errors::admin_code;
+
+impl Handle for DescribeConfigsRequest {
+    async fn handle(self, context: &Context) -> DescribeConfigsResponse {
+        let (synonyms, documentation) = (self.include_synonyms, self.include_documentation);
+        let results = self.resources.into_iter().map(|resource| {
+            let result = DescribeConfigsResult::default()
+                .with_resource_type(resource.resource_type)
+                .with_resource_name(resource.resource_name.clone());
+            match describe(context, &resource) {
+                Ok(entries) => {
+                    let keys = resource.configuration_keys;
+                    let configs = entries
+                        .into_iter()
+                        .filter(|entry| is_wanted(keys.as_deref(), entry.name))
+                        .map(|entry| described(entry, synonyms, documentation));
+                    result.with_configs(configs.collect())
+                }
+                Err(error) => {
+                    let code = admin_code(&error);
+                    context.count_error(code);
+                    result.with_error_code(code.code()).with_error_message(message(error))
+                }
+            }
+        });
+        DescribeConfigsResponse::default().with_results(results.collect())
+    }
+}
+
+/// All keys are wanted where none is named; older clients name none by an empty list.
+fn is_wanted(keys: Option<&[StrBytes]>, name: &str) -> bool {
+    keys.is_none_or(|keys| keys.is_empty() || keys.iter().any(|key| &**key == name))
+}
+
+fn describe(context: &Context, wanted: &DescribeConfigsResource) -> Result<Vec<ConfigEntry>, AdminError> {
+    let image = context.broker.image();
+    let layers = context.broker.layers(&image);
+    match resource(context, wanted.resource_type, &wanted.resource_name)? {
+        ConfigResource::Topic(name) => {
+            let topic = image.topic_named(&name).ok_or(AdminError::UnknownTopic)?;
+            Ok(topic_config::describe(&topic.configs.values, &layers))
+        }
+        ConfigResource::Broker(Some(_)) => Ok(broker_config::describe(&layers)),
+        ConfigResource::Broker(None) => {
+            let set = image.broker_configs(None);
+            Ok(set.map_or_else(Vec::new, |configs| broker_config::describe_default(&configs.values)))
+        }
+    }
+}
+
+fn described(entry: ConfigEntry, synonyms: bool, documentation: bool) -> DescribeConfigsResourceResult {
+    let shown = entry.synonyms.iter().filter(|_| synonyms).map(|synonym| {
+        DescribeConfigsSynonym::default()
+            .with_name(text(&synonym.name))
+            .with_value(Some(text(&synonym.value)))
+            .with_source(synonym.source as i8)
+    });
+    DescribeConfigsResourceResult::default()
+        .with_name(text(entry.name))
+        .with_value(entry.value.as_deref().map(text))
+        .with_read_only(entry.read_only)
+        .with_config_source(entry.source as i8)
+        .with_is_sensitive(entry.sensitive)
+        .with_synonyms(shown.collect())
+        .with_config_type(entry.kind.kafka_code())
+        .with_documentation(documentation.then(|| text(entry.documentation)))
+}

@@ -1,0 +1,67 @@
+//! DescribeLogDirs: the data directories and the sizes of the partitions in them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kafka_protocol::messages::describe_log_dirs_response::{
+    DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
+};
+use kafka_protocol::messages::{DescribeLogDirsRequest, DescribeLogDirsResponse};
+
+use super::wire::{text, topic_name};
+use super::{Context, Handle};
+use crate::log::{LogDirectory, PartitionLog};
+use crate::metadata::Image;
+use crate::protocol::ErrorCode;
+
+impl Handle for DescribeLogDirsRequest {
+    async fn handle(self, context: &Context) -> DescribeLogDirsResponse {
+        let image = context.broker.image();
+        let wanted: Option<BTreeMap<String, Vec<i32>>> = self
+            .topics
+            .map(|topics| topics.into_iter().map(|topic| (topic.topic.to_string(), topic.partitions)).collect());
+        let directories = context.broker.directories().iter();
+        let results = directories.map(|directory| described(context, directory, &image, wanted.as_ref()));
+        DescribeLogDirsResponse::default().with_results(results.collect())
+    }
+}
+
+fn described(
+    context: &Context,
+    directory: &Arc<LogDirectory>,
+    image: &Image,
+    wanted: Option<&BTreeMap<String, Vec<i32>>>,
+) -> DescribeLogDirsResult {
+    let mut topics: BTreeMap<Arc<str>, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
+    for log in directory.logs() {
+        let id = log.partition();
+        let Some(topic) = image.topic(id.topic_id) else { continue };
+        let index = id.partition.get();
+        let is_wanted = wanted.is_none_or(|wanted| {
+            wanted.get(&*topic.name).is_some_and(|partitions| partitions.is_empty() || partitions.contains(&index))
+        });
+        if is_wanted {
+            let partition =
+                DescribeLogDirsPartition::default().with_partition_index(index).with_partition_size(size(&log));
+            topics.entry(Arc::clone(&topic.name)).or_default().push(partition);
+        }
+    }
+    let topics = topics.into_iter().map(|(name, partitions)| {
+        DescribeLogDirsTopic::default().with_name(topic_name(&name)).with_partitions(partitions)
+    });
+    let result = DescribeLogDirsResult::default().with_log_dir(text(&directory.path().to_string_lossy()));
+    if directory.is_offline() {
+        return result.with_error_code(ErrorCode::KafkaStorageError.code()).with_total_bytes(-1).with_usable_bytes(-1);
+    }
+    let space = context.broker.runtime().disk.space(directory.path());
+    let (total, usable) = space.map_or((-1, -1), |space| (clamp(space.total_bytes), clamp(space.available_bytes)));
+    result.with_topics(topics.collect()).with_total_bytes(total).with_usable_bytes(usable)
+}
+
+fn size(log: &PartitionLog) -> i64 {
+    clamp(log.segments().iter().map(|segment| segment.extent().file_bytes).sum())
+}
+
+fn clamp(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,209 @@
+//! Fetch: records out of partitions, by session or by full list, with the records passed through uncopied.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::messages::FetchRequest;
+use kafka_protocol::protocol::StrBytes;
+
+use super::wire::{brokers, leader_epoch, topic_id};
+use super::{Answer, Answering, Context};
+use crate::broker::{
+    Answered, Broker, FetchContext, FetchLimits, FetchPartition, Fetched, Isolation, PartitionError, PartitionKey,
+    SessionPartition, SessionRequest,
+};
+use crate::metadata::Image;
+use crate::protocol::fetch_response::{FetchResponse, FetchedPartition, FetchedTopic, NodeEndpoint};
+use crate::protocol::{ErrorCode, ProtocolError, decode_request};
+use crate::server::errors::{partition_code, session_code};
+use crate::types::{Offset, TopicId};
+
+/// First version that names topics by identity.
+const FIRST_TOPIC_ID_VERSION: i16 = 13;
+/// First version with fetch sessions.
+const FIRST_SESSION_VERSION: i16 = 7;
+/// First version whose clients read zstd (KIP-110).
+const FIRST_ZSTD_VERSION: i16 = 10;
+/// The longest that a fetch waits, whatever it asks for: it holds its place in the connection meanwhile.
+const MAX_WAIT: Duration = Duration::from_secs(600);
+
+/// Begins the fetch, which goes on beside later requests.
+pub(super) fn start(context: Context, body: Bytes) -> Result<Answering, ProtocolError> {
+    let request: FetchRequest = decode_request(context.version(), body)?;
+    Ok(Box::pin(async move {
+        let response = Box::pin(fetch(&context, request)).await;
+        context.count_error(response.error_code);
+        match response.encode(context.version(), context.header.correlation_id) {
+            Ok(pieces) => Answer::Frame(pieces),
+            Err(error) => context.unencodable(&error),
+        }
+    }))
+}
+
+async fn fetch(context: &Context, request: FetchRequest) -> FetchResponse {
+    let broker = &context.broker;
+    let isolation = if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+    let limits = FetchLimits {
+        max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(MAX_WAIT),
+        min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
+        max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(broker.settings().fetch.max_bytes),
+        isolation,
+    };
+    let now = broker.runtime().clock.monotonic();
+    let begun = broker.fetch_sessions().begin(session_request(context, request), now);
+    let session = match begun {
+        Ok(session) => session,
+        Err(error) => return FetchResponse { error_code: session_code(error), ..FetchResponse::default() },
+    };
+    let image = broker.image();
+    let wanted: Vec<_> = session.partitions.iter().map(|(key, wanted)| lookup(context, &image, key, wanted)).collect();
+    let fetched = broker.fetch(&wanted, limits).await;
+    answer(context, &session, fetched, isolation)
+}
+
+fn session_request(context: &Context, request: FetchRequest) -> SessionRequest {
+    let has_sessions = context.version() >= FIRST_SESSION_VERSION;
+    let key = |id, name: &str, partition| PartitionKey { topic_id: topic_id(id), topic: Arc::from(name), partition };
+    let mut partitions = Vec::new();
+    for topic in &request.topics {
+        for partition in &topic.partitions {
+            let wanted = SessionPartition {
+                offset: Offset(partition.fetch_offset),
+                max_bytes: partition.partition_max_bytes,
+                leader_epoch: leader_epoch(partition.current_leader_epoch),
+            };
+            partitions.push((key(topic.topic_id, &topic.topic, partition.partition), wanted));
+        }
+    }
+    let forgotten = request
+        .forgotten_topics_data
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().map(move |&partition| key(topic.topic_id, &topic.topic, partition)));
+    SessionRequest {
+        session_id: if has_sessions { request.session_id } else { 0 },
+        epoch: if has_sessions { request.session_epoch } else { -1 },
+        uses_topic_ids: context.version() >= FIRST_TOPIC_ID_VERSION,
+        forgotten: forgotten.collect(),
+        partitions,
+    }
+}
+
+fn lookup(context: &Context, image: &Image, key: &PartitionKey, wanted: &SessionPartition) -> FetchPartition {
+    let is_nameless = context.version() >= FIRST_TOPIC_ID_VERSION && key.topic_id.is_zero();
+    let topic = match is_nameless {
+        true => Err(PartitionError::UnknownTopicId),
+        false => Broker::topic(image, key.topic_id, &key.topic),
+    };
+    FetchPartition {
+        leader: topic.and_then(|topic| context.broker.leader(topic, key.partition, wanted.leader_epoch)),
+        offset: wanted.offset,
+        max_bytes: usize::try_from(wanted.max_bytes).unwrap_or(0),
+    }
+}
+
+fn answer(context: &Context, session: &FetchContext, fetched: Vec<Fetched>, isolation: Isolation) -> FetchResponse {
+    let partitions: Vec<_> = session
+        .partitions
+        .iter()
+        .zip(fetched)
+        .map(|((key, _), fetched)| described(context, key.partition, fetched, isolation))
+        .collect();
+    let answers: Vec<_> = partitions
+        .iter()
+        .map(|partition| Answered {
+            high_watermark: partition.high_watermark,
+            log_start_offset: partition.log_start_offset,
+            has_records: !partition.records.is_empty(),
+            is_error: partition.error_code.is_error(),
+        })
+        .collect();
+    let broker = &context.broker;
+    let (now, entropy) = (broker.runtime().clock.monotonic(), &broker.runtime().entropy);
+    #[expect(clippy::cast_possible_truncation, reason = "any 32 bits of a random number will do")]
+    let random = || entropy.number() as i32;
+    let mut sessions = broker.fetch_sessions();
+    let ended = sessions.end(session, &answers, now, random);
+    broker.metrics().fetch.sessions.set(i64::try_from(sessions.count()).unwrap_or(i64::MAX));
+    drop(sessions);
+    let (session_id, named) = match ended {
+        Ok(ended) => ended,
+        Err(error) => return FetchResponse { error_code: session_code(error), ..FetchResponse::default() },
+    };
+    let node_endpoints = match partitions.iter().any(|partition| partition.current_leader.is_some()) {
+        true => endpoints(context),
+        false => Vec::new(),
+    };
+    let keys = session.partitions.iter().map(|(key, _)| key);
+    let topics = by_topic(keys.zip(partitions).zip(named).filter(|(_, named)| *named).map(|(pair, _)| pair));
+    FetchResponse { session_id, topics, node_endpoints, ..FetchResponse::default() }
+}
+
+fn described(context: &Context, partition_index: i32, fetched: Fetched, isolation: Isolation) -> FetchedPartition {
+    let described = FetchedPartition { partition_index, ..FetchedPartition::default() };
+    let (records, offsets) = match (fetched.records, fetched.offsets) {
+        (Ok(records), Some(offsets)) => (records, offsets),
+        (Ok(_), None) => return described,
+        (Err(error), _) => {
+            let error_code = partition_code(&error);
+            context.count_error(error_code);
+            let current_leader = match error {
+                PartitionError::NotLeader { leader: Some(leader) } => Some((leader.get(), -1)),
+                PartitionError::FencedEpoch { current, .. } => Some((context.broker.node_id().get(), current.get())),
+                _ => None,
+            };
+            return FetchedPartition { error_code, current_leader, ..described };
+        }
+    };
+    if context.version() < FIRST_ZSTD_VERSION && records.iter().any(is_zstd) {
+        return FetchedPartition { error_code: ErrorCode::UnsupportedCompressionType, ..described };
+    }
+    FetchedPartition {
+        high_watermark: offsets.high_watermark.get(),
+        last_stable_offset: offsets.last_stable.get(),
+        log_start_offset: offsets.log_start.get(),
+        // There are no transactions yet, and so none that was aborted.
+        aborted_transactions: (isolation == Isolation::ReadCommitted).then(Vec::new),
+        records,
+        ..described
+    }
+}
+
+/// Whether any batch of a stretch of whole batches is compressed with zstd.
+fn is_zstd(stretch: &Bytes) -> bool {
+    use crate::record::{Batches, Compression};
+    Batches::new(stretch.clone())
+        .flatten()
+        .any(|batch| batch.header().attributes.compression() == Ok(Compression::Zstd))
+}
+
+/// Groups partitions that follow each other and belong to one topic.
+fn by_topic<'a>(partitions: impl Iterator<Item = (&'a PartitionKey, FetchedPartition)>) -> Vec<FetchedTopic> {
+    let mut topics: Vec<FetchedTopic> = Vec::new();
+    let mut last: Option<(TopicId, &str)> = None;
+    for (key, partition) in partitions {
+        let this = (key.topic_id, &*key.topic);
+        match topics.last_mut() {
+            Some(topic) if last == Some(this) => topic.partitions.push(partition),
+            _ => topics.push(FetchedTopic {
+                name: StrBytes::from_string(key.topic.to_string()),
+                topic_id: key.topic_id.uuid(),
+                partitions: vec![partition],
+            }),
+        }
+        last = Some(this);
+    }
+    topics
+}
+
+fn endpoints(context: &Context) -> Vec<NodeEndpoint> {
+    brokers(&context.broker.image(), context)
+        .into_iter()
+        .map(|broker| NodeEndpoint {
+            node_id: broker.node_id.0,
+            host: broker.host,
+            port: broker.port,
+            rack: broker.rack,
+        })
+        .collect()
+}

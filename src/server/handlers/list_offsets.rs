@@ -1,0 +1,81 @@
+//! ListOffsets: offsets by timestamp and by what they mean.
+
+use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
+use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
+
+use super::wire::leader_epoch;
+use super::{Context, Handle};
+use crate::broker::{Broker, FoundOffset, Isolation, OffsetQuery, PartitionError};
+use crate::metadata::Image;
+use crate::protocol::ErrorCode;
+use crate::server::errors::partition_code;
+use crate::types::TopicId;
+
+/// First version that is told leader epochs (KIP-320).
+const FIRST_EPOCH_VERSION: i16 = 4;
+
+impl Handle for ListOffsetsRequest {
+    async fn handle(self, context: &Context) -> ListOffsetsResponse {
+        let image = context.broker.image();
+        let isolation = if self.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+        let mut topics = Vec::with_capacity(self.topics.len());
+        for topic in self.topics {
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for partition in topic.partitions {
+                let found = find(context, &image, &topic.name, &partition, isolation).await;
+                partitions.push(described(context, partition.partition_index, found));
+            }
+            topics.push(ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions));
+        }
+        ListOffsetsResponse::default().with_topics(topics)
+    }
+}
+
+/// First version that may ask for a special offset; earlier ones get UNSUPPORTED_VERSION, as in Kafka.
+const fn first_version(query: OffsetQuery) -> i16 {
+    match query {
+        OffsetQuery::Earliest | OffsetQuery::Latest | OffsetQuery::At(_) => 0,
+        OffsetQuery::MaxTimestamp => 7,
+        OffsetQuery::EarliestLocal => 8,
+        OffsetQuery::LatestTiered => 9,
+        OffsetQuery::EarliestPendingUpload => 11,
+    }
+}
+
+async fn find(
+    context: &Context,
+    image: &Image,
+    name: &str,
+    wanted: &ListOffsetsPartition,
+    isolation: Isolation,
+) -> Result<Option<FoundOffset>, ErrorCode> {
+    let code = |error: PartitionError| partition_code(&error);
+    let query = OffsetQuery::from_timestamp(wanted.timestamp).ok_or(ErrorCode::UnsupportedVersion)?;
+    if context.version() < first_version(query) {
+        return Err(ErrorCode::UnsupportedVersion);
+    }
+    let topic = Broker::topic(image, TopicId::ZERO, name).map_err(code)?;
+    let expected = leader_epoch(wanted.current_leader_epoch);
+    let leader = context.broker.leader(topic, wanted.partition_index, expected).map_err(code)?;
+    context.broker.offset(&leader, query, isolation).await.map_err(code)
+}
+
+fn described(
+    context: &Context,
+    partition_index: i32,
+    found: Result<Option<FoundOffset>, ErrorCode>,
+) -> ListOffsetsPartitionResponse {
+    let response = ListOffsetsPartitionResponse::default().with_partition_index(partition_index);
+    match found {
+        Ok(Some(found)) => {
+            let epoch = if context.version() >= FIRST_EPOCH_VERSION { found.leader_epoch.get() } else { -1 };
+            response.with_timestamp(found.timestamp.get()).with_offset(found.offset.get()).with_leader_epoch(epoch)
+        }
+        Ok(None) => response.with_timestamp(-1).with_offset(-1).with_leader_epoch(-1),
+        Err(error) => {
+            context.count_error(error);
+            response.with_error_code(error.code()).with_timestamp(-1).with_offset(-1).with_leader_epoch(-1)
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! One file for each API: the wire's request becomes a call of the broker, and what that says becomes the answer.
+//!
+//! Most requests are handled before the next one of their connection is started, as in Kafka. Produce and Fetch alone go on
+//! beside later requests, once the produced records have their place in the log.
+
+mod alter_configs;
+mod api_versions;
+mod cluster;
+mod create_partitions;
+mod create_topics;
+mod delete_records;
+mod delete_topics;
+mod describe_configs;
+mod describe_log_dirs;
+mod describe_producers;
+mod describe_topic_partitions;
+mod fetch;
+mod find_coordinator;
+mod init_producer_id;
+mod list_offsets;
+mod metadata;
+mod offset_for_leader_epoch;
+mod produce;
+mod wire;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_protocol::messages::{
+    AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest,
+    DescribeProducersRequest, DescribeTopicPartitionsRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+};
+
+use super::connection::Peer;
+use crate::broker::Broker;
+use crate::protocol::{
+    Api, ApiRequest, ErrorCode, ProtocolError, RequestHeader, decode_request, encode_response, split_request,
+    unsupported_api_versions,
+};
+use crate::runtime::net::BoxFuture;
+use crate::telemetry::{ApiMetrics, Gauge, Metrics};
+
+/// What a request comes to.
+pub(super) enum Answer {
+    /// A frame in pieces, length included.
+    Frame(Vec<Bytes>),
+    /// Nothing, as the client asked (`acks=0`).
+    None,
+    /// The end of the connection: the only way to tell a client of an error that it asked not to be told.
+    Close,
+}
+
+/// An answer to come.
+pub(super) type Answering = BoxFuture<'static, Answer>;
+
+/// A request and where it came from.
+pub(super) struct Context {
+    broker: Arc<Broker>,
+    peer: Peer,
+    header: RequestHeader,
+}
+
+impl Context {
+    const fn version(&self) -> i16 {
+        self.header.version
+    }
+
+    /// Counts an error that is answered.
+    fn count_error(&self, error: ErrorCode) {
+        if error.is_error() {
+            self.broker.metrics().count_error(self.header.api.name(), error.name());
+        }
+    }
+
+    /// An answer that can't be written is a fault of ours; the client learns by the end of its connection.
+    fn unencodable(&self, error: &ProtocolError) -> Answer {
+        tracing::error!(%error, "an answer can't be written");
+        Answer::Close
+    }
+}
+
+/// An API whose requests are handled one after another.
+trait Handle: ApiRequest {
+    /// Does what is asked, and says what came of it.
+    fn handle(self, context: &Context) -> impl Future<Output = Self::Response> + Send;
+}
+
+/// Starts requests, and counts them.
+pub(super) struct Handlers {
+    /// By place in [`Api::ALL`].
+    metrics: Vec<ApiMetrics>,
+}
+
+impl Handlers {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        Self { metrics: Api::ALL.iter().map(|api| metrics.api(api.name())).collect() }
+    }
+
+    /// Starts a request. What has to be in order has happened when this returns; the answer may come later.
+    ///
+    /// # Errors
+    /// [`ProtocolError`] for a frame that is answered by closing the connection.
+    pub(super) async fn start(
+        &self,
+        broker: &Arc<Broker>,
+        peer: &Peer,
+        frame: Bytes,
+    ) -> Result<Answering, ProtocolError> {
+        let (header, body) = split_request(frame)?;
+        let (clock, metrics) = (Arc::clone(&broker.runtime().clock), broker.metrics().server.clone());
+        let counted = self.of(header.api);
+        counted.requests.inc();
+        let duration = counted.duration.clone();
+        let started = clock.monotonic();
+        let context = Context { broker: Arc::clone(broker), peer: peer.clone(), header };
+        metrics.requests_in_flight.inc();
+        let in_flight = InFlight(metrics.requests_in_flight);
+        let answering = dispatch(context, body).await?;
+        Ok(Box::pin(async move {
+            let answer = answering.await;
+            drop(in_flight);
+            duration.observe(clock.monotonic().since(started));
+            answer
+        }))
+    }
+
+    fn of(&self, api: Api) -> &ApiMetrics {
+        let place = Api::ALL.iter().position(|one| *one == api).expect("every API is in the list of all");
+        &self.metrics[place]
+    }
+}
+
+/// Counts a request as under way until dropped.
+struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+async fn dispatch(context: Context, body: Bytes) -> Result<Answering, ProtocolError> {
+    match context.header.api {
+        Api::Produce => Box::pin(produce::start(context, body)).await,
+        Api::Fetch => fetch::start(context, body),
+        Api::ApiVersions if !Api::ApiVersions.accepts(context.version()) => {
+            Ok(ready(vec![unsupported_api_versions(context.header.correlation_id)]))
+        }
+        Api::ApiVersions => respond::<ApiVersionsRequest>(context, body).await,
+        Api::Metadata => respond::<MetadataRequest>(context, body).await,
+        Api::DescribeTopicPartitions => respond::<DescribeTopicPartitionsRequest>(context, body).await,
+        Api::DescribeCluster => respond::<DescribeClusterRequest>(context, body).await,
+        Api::ListOffsets => respond::<ListOffsetsRequest>(context, body).await,
+        Api::OffsetForLeaderEpoch => respond::<OffsetForLeaderEpochRequest>(context, body).await,
+        Api::CreateTopics => respond::<CreateTopicsRequest>(context, body).await,
+        Api::DeleteTopics => respond::<DeleteTopicsRequest>(context, body).await,
+        Api::CreatePartitions => respond::<CreatePartitionsRequest>(context, body).await,
+        Api::DeleteRecords => respond::<DeleteRecordsRequest>(context, body).await,
+        Api::DescribeConfigs => respond::<DescribeConfigsRequest>(context, body).await,
+        Api::AlterConfigs => respond::<AlterConfigsRequest>(context, body).await,
+        Api::IncrementalAlterConfigs => respond::<IncrementalAlterConfigsRequest>(context, body).await,
+        Api::InitProducerId => respond::<InitProducerIdRequest>(context, body).await,
+        Api::DescribeProducers => respond::<DescribeProducersRequest>(context, body).await,
+        Api::DescribeLogDirs => respond::<DescribeLogDirsRequest>(context, body).await,
+        Api::FindCoordinator => respond::<FindCoordinatorRequest>(context, body).await,
+        other => Err(ProtocolError::UnsupportedVersion { api: other, version: context.version() }),
+    }
+}
+
+/// Handles a request to its end.
+async fn respond<R: Handle + Send>(context: Context, body: Bytes) -> Result<Answering, ProtocolError> {
+    let RequestHeader { version, correlation_id, .. } = context.header;
+    let request: R = decode_request(version, body)?;
+    let response = Box::pin(request.handle(&context)).await;
+    Ok(ready(vec![encode_response::<R>(version, correlation_id, &response)?]))
+}
+
+fn ready(pieces: Vec<Bytes>) -> Answering {
+    Box::pin(std::future::ready(Answer::Frame(pieces)))
+}

@@ -1,0 +1,215 @@
+//! Produce: records into partitions. Appended in the order of the connection's requests, answered when they are as safe as asked.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::produce_response::{
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
+};
+use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse};
+
+use super::wire::{brokers, message, topic_id};
+use super::{Answer, Answering, Context};
+use crate::broker::{Acknowledgement, Broker, Leader, PartitionError, Produced};
+use crate::metadata::Image;
+use crate::protocol::{ErrorCode, ProtocolError, decode_request, encode_response};
+use crate::record::RecordError;
+use crate::server::errors::partition_code;
+use crate::types::{LeaderEpoch, TopicId};
+
+/// First version whose clients read zstd (KIP-110).
+const FIRST_ZSTD_VERSION: i16 = 7;
+/// First version that is told who leads (KIP-951).
+const FIRST_LEADER_VERSION: i16 = 10;
+/// First version that names topics by identity.
+const FIRST_TOPIC_ID_VERSION: i16 = 13;
+
+/// What became of one partition's records.
+enum Outcome {
+    Appended(Leader, Produced),
+    Failed(PartitionError),
+}
+
+struct PartOfTopic {
+    index: i32,
+    outcome: Outcome,
+}
+
+/// Appends, and answers later.
+pub(super) async fn start(context: Context, body: Bytes) -> Result<Answering, ProtocolError> {
+    let version = context.version();
+    let request: ProduceRequest = decode_request(version, body)?;
+    let acks = match request.acks {
+        0 => Acknowledgement::None,
+        1 => Acknowledgement::Leader,
+        -1 => Acknowledgement::All,
+        _ => return answer_all(&context, &request, ErrorCode::InvalidRequiredAcks),
+    };
+    if request.transactional_id.is_some() {
+        return answer_all(&context, &request, ErrorCode::TransactionalIdAuthorizationFailed);
+    }
+    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let image = context.broker.image();
+    let mut topics = Vec::with_capacity(request.topic_data.len());
+    for mut topic in request.topic_data {
+        let mut parts = Vec::with_capacity(topic.partition_data.len());
+        for data in std::mem::take(&mut topic.partition_data) {
+            let index = data.index;
+            let appended = append(&context, &image, &topic, data).await;
+            let outcome =
+                appended.map_or_else(Outcome::Failed, |(leader, produced)| Outcome::Appended(leader, produced));
+            parts.push(PartOfTopic { index, outcome });
+        }
+        topics.push((topic, parts));
+    }
+    Ok(Box::pin(answer(context, topics, acks, timeout)))
+}
+
+async fn append(
+    context: &Context,
+    image: &Image,
+    topic: &TopicProduceData,
+    data: PartitionProduceData,
+) -> Result<(Leader, Produced), PartitionError> {
+    let id = if context.version() >= FIRST_TOPIC_ID_VERSION { topic_id(topic.topic_id) } else { TopicId::ZERO };
+    if context.version() >= FIRST_TOPIC_ID_VERSION && id.is_zero() {
+        return Err(PartitionError::UnknownTopicId);
+    }
+    let topic = Broker::topic(image, id, &topic.name)?;
+    if topic.internal {
+        return Err(PartitionError::InternalTopic);
+    }
+    let leader = context.broker.leader(topic, data.index, LeaderEpoch::NONE)?;
+    let records = data.records.unwrap_or_default();
+    let produced = context.broker.append(&leader, records, context.version() >= FIRST_ZSTD_VERSION).await?;
+    Ok((leader, produced))
+}
+
+async fn answer(
+    context: Context,
+    topics: Vec<(TopicProduceData, Vec<PartOfTopic>)>,
+    acks: Acknowledgement,
+    timeout: Duration,
+) -> Answer {
+    if acks == Acknowledgement::None {
+        // Kafka closes the connection too: it is all that a client that wants no answer can notice.
+        let failed = topics.iter().flat_map(|(_, parts)| parts).any(|part| matches!(part.outcome, Outcome::Failed(_)));
+        return if failed { Answer::Close } else { Answer::None };
+    }
+    let mut responses = Vec::with_capacity(topics.len());
+    let mut names_leaders = false;
+    for (topic, parts) in topics {
+        let settled = parts.into_iter().map(|part| settle(&context, part, acks, timeout));
+        let partitions = join_all(settled).await;
+        names_leaders |= partitions.iter().any(|partition| partition.current_leader.leader_id.0 >= 0);
+        let response = TopicProduceResponse::default()
+            .with_name(topic.name)
+            .with_topic_id(topic.topic_id)
+            .with_partition_responses(partitions);
+        responses.push(response);
+    }
+    let mut response = ProduceResponse::default().with_responses(responses);
+    if names_leaders {
+        response.node_endpoints = endpoints(&context);
+    }
+    frame(&context, &response)
+}
+
+async fn settle(
+    context: &Context,
+    part: PartOfTopic,
+    acks: Acknowledgement,
+    timeout: Duration,
+) -> PartitionProduceResponse {
+    let response = PartitionProduceResponse::default().with_index(part.index);
+    let outcome = match part.outcome {
+        Outcome::Failed(error) => Err(error),
+        Outcome::Appended(leader, produced) => {
+            context.broker.acknowledge(&leader, &produced, acks, timeout).await.map(|()| produced)
+        }
+    };
+    match outcome {
+        Ok(produced) => response
+            .with_base_offset(produced.base_offset.get())
+            .with_log_append_time_ms(produced.log_append_time.map_or(-1, |time| time.get()))
+            .with_log_start_offset(produced.log_start_offset.get()),
+        Err(error) => refused(context, response, &error),
+    }
+}
+
+fn refused(context: &Context, response: PartitionProduceResponse, error: &PartitionError) -> PartitionProduceResponse {
+    let code = partition_code(error);
+    context.count_error(code);
+    let mut response = response
+        .with_error_code(code.code())
+        .with_base_offset(-1)
+        .with_log_append_time_ms(-1)
+        .with_log_start_offset(-1);
+    match error {
+        PartitionError::Records(RecordError::RecordsRejected { records }) => {
+            response.error_message = message("One or more records have been rejected");
+            response.record_errors = records
+                .iter()
+                .map(|record| {
+                    BatchIndexAndErrorMessage::default()
+                        .with_batch_index(record.index)
+                        .with_batch_index_error_message(message(record.rejection))
+                })
+                .collect();
+        }
+        PartitionError::NotLeader { leader: Some(leader) } if context.version() >= FIRST_LEADER_VERSION => {
+            response.current_leader = LeaderIdAndEpoch::default().with_leader_id(BrokerId(leader.get()));
+        }
+        PartitionError::Records(_) | PartitionError::Transactional | PartitionError::Append(_) => {
+            response.error_message = message(error);
+        }
+        _ => {}
+    }
+    response
+}
+
+fn endpoints(context: &Context) -> Vec<NodeEndpoint> {
+    brokers(&context.broker.image(), context)
+        .into_iter()
+        .map(|broker| {
+            NodeEndpoint::default()
+                .with_node_id(broker.node_id)
+                .with_host(broker.host)
+                .with_port(broker.port)
+                .with_rack(broker.rack)
+        })
+        .collect()
+}
+
+/// Refuses every partition for the same reason.
+fn answer_all(context: &Context, request: &ProduceRequest, error: ErrorCode) -> Result<Answering, ProtocolError> {
+    context.count_error(error);
+    if request.acks == 0 {
+        return Ok(Box::pin(std::future::ready(Answer::Close)));
+    }
+    let responses = request.topic_data.iter().map(|topic| {
+        let partitions = topic.partition_data.iter().map(|partition| {
+            PartitionProduceResponse::default()
+                .with_index(partition.index)
+                .with_error_code(error.code())
+                .with_base_offset(-1)
+                .with_log_append_time_ms(-1)
+                .with_log_start_offset(-1)
+        });
+        TopicProduceResponse::default()
+            .with_name(topic.name.clone())
+            .with_topic_id(topic.topic_id)
+            .with_partition_responses(partitions.collect())
+    });
+    let response = ProduceResponse::default().with_responses(responses.collect());
+    Ok(Box::pin(std::future::ready(frame(context, &response))))
+}
+
+fn frame(context: &Context, response: &ProduceResponse) -> Answer {
+    match encode_response::<ProduceRequest>(context.version(), context.header.correlation_id, response) {
+        Ok(frame) => Answer::Frame(vec![frame]),
+        Err(error) => context.unencodable(&error),
+    }
+}

@@ -1,0 +1,85 @@
+//! Small translations that many handlers share.
+
+use kafka_protocol::messages::{BrokerId, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
+
+use super::Context;
+use crate::metadata::Image;
+use crate::metadata::image::Broker as RegisteredBroker;
+use crate::types::{LeaderEpoch, NodeId, TopicId};
+
+/// Operations that Kafka reports for a topic when nobody is authorized or refused: READ, WRITE, CREATE, DELETE, ALTER,
+/// DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS, as bits by `AclOperation` code.
+pub(super) const TOPIC_OPERATIONS: i32 = bits(&[3, 4, 5, 6, 7, 8, 10, 11]);
+/// The same for the cluster: CREATE, ALTER, DESCRIBE, CLUSTER_ACTION, DESCRIBE_CONFIGS, ALTER_CONFIGS, IDEMPOTENT_WRITE.
+pub(super) const CLUSTER_OPERATIONS: i32 = bits(&[5, 7, 8, 9, 10, 11, 12]);
+/// Stands for operations that were not asked for.
+pub(super) const NO_OPERATIONS: i32 = i32::MIN;
+
+const fn bits(codes: &[u32]) -> i32 {
+    let (mut sum, mut index) = (0, 0);
+    while index < codes.len() {
+        sum |= 1 << codes[index];
+        index += 1;
+    }
+    sum
+}
+
+/// Text for the wire.
+pub(super) fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+/// An error's text for the wire.
+pub(super) fn message(error: impl std::fmt::Display) -> Option<StrBytes> {
+    Some(StrBytes::from_string(error.to_string()))
+}
+
+/// A topic's name for the wire.
+pub(super) fn topic_name(name: &str) -> TopicName {
+    TopicName(text(name))
+}
+
+/// A broker's number for the wire; −1 is none.
+pub(super) fn broker_id(node_id: Option<NodeId>) -> BrokerId {
+    BrokerId(node_id.map_or(-1, NodeId::get))
+}
+
+/// A topic's identity from the wire.
+pub(super) const fn topic_id(uuid: Uuid) -> TopicId {
+    TopicId::new(uuid)
+}
+
+/// A leader epoch from the wire, where anything negative means none.
+pub(super) fn leader_epoch(epoch: i32) -> LeaderEpoch {
+    LeaderEpoch(epoch.max(-1))
+}
+
+/// A broker as the clients of one listener reach it.
+pub(super) struct Reachable {
+    pub(super) node_id: BrokerId,
+    pub(super) host: StrBytes,
+    pub(super) port: i32,
+    pub(super) rack: Option<StrBytes>,
+}
+
+/// The brokers that have the listener of this request.
+pub(super) fn brokers(image: &Image, context: &Context) -> Vec<Reachable> {
+    image.brokers().filter_map(|broker| reachable(broker, context)).collect()
+}
+
+/// This broker, as its own clients reach it.
+pub(super) fn this_broker(image: &Image, context: &Context) -> Option<Reachable> {
+    reachable(image.broker(context.broker.node_id())?, context)
+}
+
+fn reachable(broker: &RegisteredBroker, context: &Context) -> Option<Reachable> {
+    let endpoint = broker.listeners.get(&*context.peer.listener)?;
+    Some(Reachable {
+        node_id: BrokerId(broker.node_id.get()),
+        host: text(&endpoint.host),
+        port: i32::from(endpoint.port),
+        rack: broker.rack.as_deref().map(text),
+    })
+}

@@ -6,6 +6,7 @@
 
 mod archive;
 pub mod client;
+mod composition;
 mod config;
 mod consume;
 mod exit;

@@ -1,18 +1,21 @@
 //! `alluvium serve`: runs a broker until it is told to stop.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::composition::{broker_settings, server_settings};
 use super::config::SettingArguments;
 use super::{Context, Exit, Failure};
+use crate::broker::NoArchive;
 use crate::config::Config;
 use crate::http::{HttpServer, HttpState};
-use crate::runtime::Runtime;
-use crate::runtime::disk::DirectoryLock;
+use crate::runtime::disk::replace_file;
+use crate::server::Server;
 use crate::telemetry::{Metrics, Readiness, install_logs};
 
 /// How long HTTP answers under way may take once everything else has stopped.
@@ -45,47 +48,52 @@ async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Contex
     let runtime = context.runtime.clone();
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     metrics.process.start_time_seconds.set(runtime.clock.wall().get() / 1000);
-    let _locks = lock_directories(config, &runtime)?;
-    let state = HttpState { metrics, readiness: readiness.clone(), runtime };
+    let state = HttpState { metrics: Arc::clone(&metrics), readiness: readiness.clone(), runtime: runtime.clone() };
     let http = HttpServer::start(config.http, state).await.map_err(|error| cannot_listen(config, &error))?;
-    // The composition root takes over from here once it exists; until then nothing pretends to be ready.
-    readiness.not_ready("kafka", "this build has no Kafka server yet");
-    if let Some(path) = &arguments.ready_file {
-        tracing::warn!(path = %path.display(), "the ready file is not written, since this build has no Kafka server yet");
-    }
-    context.output.line(format!(
-        "alluvium {}: http on {}; NO KAFKA SERVER YET",
-        env!("CARGO_PKG_VERSION"),
-        http.address()
-    ))?;
-    context.output.flush()?;
+    let (server, broker) = (server_settings(config), broker_settings(config));
+    let server = Server::start(server, broker, Arc::new(NoArchive), runtime, metrics, readiness).await;
+    let server = server.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    announce(arguments, config, context, &server, &http)?;
     stop.wait().await;
     tracing::info!("stopping; a second signal ends at once");
+    let drained = async {
+        server.shutdown().await;
+        http.stop(HTTP_STOP_LIMIT).await;
+    };
     tokio::select! {
-        () = http.stop(HTTP_STOP_LIMIT) => Ok(()),
+        () = drained => Ok(()),
         () = stop.wait() => Err(Failure::new(Exit::Failed, "ended by a second signal before everything was drained")),
     }
 }
 
-/// Locks every data directory, made if absent, until the process ends.
-fn lock_directories(config: &Config, runtime: &Runtime) -> Result<Vec<Box<dyn DirectoryLock>>, Failure> {
-    let mut locks = Vec::new();
-    for directory in &config.data.directories {
-        let shown = directory.display();
-        let unusable = |error: std::io::Error| {
-            Failure::new(
-                Exit::Failed,
-                format!("cannot use the data directory {shown}: {error}; check its owner and permissions"),
-            )
-        };
-        runtime.disk.create_directory(directory).map_err(unusable)?;
-        locks.push(runtime.disk.lock(directory).map_err(unusable)?.ok_or_else(|| {
-            let text =
-                format!("another process uses the data directory {shown}; stop it, or choose another with --data-dir");
-            Failure::new(Exit::Failed, text)
-        })?);
+/// Says where everything is, to whoever started the broker and to whoever waits for the ready file.
+fn announce(
+    arguments: &ServeArguments,
+    config: &Config,
+    context: &mut Context,
+    server: &Server,
+    http: &HttpServer,
+) -> Result<(), Failure> {
+    let broker = server.broker();
+    let recovery = broker.recovery();
+    context.output.line(format!("alluvium {}", env!("CARGO_PKG_VERSION")))?;
+    for (name, address) in server.addresses() {
+        context.output.line(format!("  kafka     {address} ({name})"))?;
     }
-    Ok(locks)
+    context.output.line(format!("  http      {}", http.address()))?;
+    context.output.line(format!("  cluster   {} node {}", broker.cluster_id(), broker.node_id()))?;
+    for directory in &config.data.directories {
+        context.output.line(format!("  data      {}", directory.display()))?;
+    }
+    context
+        .output
+        .line(format!("  recovered {} partitions, {} bytes replayed", recovery.partitions, recovery.replayed_bytes))?;
+    context.output.flush()?;
+    let Some(path) = &arguments.ready_file else { return Ok(()) };
+    let kafka = server.addresses().values().next().map(ToString::to_string);
+    let ready = serde_json::json!({ "kafka": kafka, "http": http.address().to_string() });
+    replace_file(&*context.runtime.disk, path, ready.to_string().as_bytes())
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot write the ready file {}: {error}", path.display())))
 }
 
 fn cannot_listen(config: &Config, error: &std::io::Error) -> Failure {

@@ -1,0 +1,100 @@
+//! What the configuration means to the broker and the server: their settings, filled in.
+
+use std::collections::BTreeMap;
+
+use crate::broker::{BrokerSettings, FetchSettings, TopicSettings};
+use crate::config::Config;
+use crate::log::{DirectorySettings, JournalSettings};
+use crate::metadata::topic_config::topic_config;
+use crate::server::{ConnectionLimits, ListenerSettings, ServerSettings};
+use crate::telemetry::MemoryShare;
+
+/// Lanes that read segments; each costs a thread, and two processors keep no more busy.
+const READER_LANES: usize = 4;
+
+/// The broker's settings. Its endpoints are known once the listeners are bound.
+pub(super) fn broker_settings(config: &Config) -> BrokerSettings {
+    BrokerSettings {
+        node_id: config.node_id,
+        rack: config.rack.clone(),
+        directories: config.data.directories.clone(),
+        directory: directory_settings(config),
+        endpoints: BTreeMap::new(),
+        broker_configs: broker_configs(config),
+        topics: TopicSettings {
+            auto_create: config.topics.auto_create,
+            default_partitions: config.topics.partitions,
+            max_partitions: config.topics.max_partitions,
+            offsets_partitions: config.groups.offsets_partitions,
+        },
+        fetch: FetchSettings {
+            max_bytes: to_usize(config.network.fetch_max.bytes()),
+            max_sessions: config.network.fetch_sessions,
+            reader_lanes: READER_LANES,
+        },
+        max_producers_per_partition: config.producers.max_ids_per_partition,
+    }
+}
+
+/// Each data directory gets its part of the memory; a producer may fill half of it before write-behind has to keep up.
+fn directory_settings(config: &Config) -> DirectorySettings {
+    let data = &config.data.settings;
+    let share = to_usize(config.memory.share_bytes(MemoryShare::Tail)) / config.data.directories.len();
+    DirectorySettings {
+        journal: JournalSettings { file_bytes: data.journal_file.bytes(), max_bytes: data.journal_max.bytes() },
+        tail_bytes: share / 2,
+        unwritten_bytes: share / 2,
+        checkpoint_interval: data.checkpoint_interval.0,
+        ..DirectorySettings::default()
+    }
+}
+
+/// Kafka's names for what is configured, so that tools see it, and so that topics inherit it.
+fn broker_configs(config: &Config) -> BTreeMap<String, String> {
+    let directories: Vec<_> = config.data.directories.iter().map(|path| path.display().to_string()).collect();
+    let own = [
+        ("node.id", config.node_id.to_string()),
+        ("broker.id", config.node_id.to_string()),
+        ("log.dirs", directories.join(",")),
+        ("auto.create.topics.enable", config.topics.auto_create.to_string()),
+        ("num.partitions", config.topics.partitions.to_string()),
+        ("offsets.topic.num.partitions", config.groups.offsets_partitions.to_string()),
+        ("producer.id.expiration.ms", config.producers.id_expiration.0.as_millis().to_string()),
+    ];
+    let own = own.map(|(name, value)| (name.to_owned(), value));
+    // Topics look for their defaults under the broker's names for them.
+    let defaults = config.topics.defaults.0.iter().filter_map(|(name, value)| {
+        let synonyms = topic_config(name)?.broker_synonyms;
+        let (synonym, _) = synonyms.iter().find(|(_, factor)| *factor == 1)?;
+        Some(((*synonym).to_owned(), value.clone()))
+    });
+    defaults.chain(own).collect()
+}
+
+/// The listeners' settings.
+pub(super) fn server_settings(config: &Config) -> ServerSettings {
+    let network = &config.network;
+    let listeners = config.listeners.iter().map(|listener| ListenerSettings {
+        name: listener.name.clone(),
+        address: listener.address,
+        advertised: listener.advertised.as_ref().map(|advertised| (advertised.host.clone(), advertised.port)),
+    });
+    ServerSettings {
+        listeners: listeners.collect(),
+        limits: ConnectionLimits {
+            connections: network.max_connections,
+            connections_per_address: network.max_connections_per_address,
+            frame_bytes: to_usize(network.max_frame.bytes()),
+            total_frame_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)),
+            connection_frame_bytes: to_usize(network.connection_memory.bytes()),
+            requests_in_flight: network.max_in_flight_requests,
+            idle_timeout: network.idle_timeout.0,
+            request_timeout: network.request_timeout.0,
+        },
+        drain_timeout: network.drain_timeout.0,
+    }
+}
+
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}

@@ -9,6 +9,9 @@ use thiserror::Error;
 /// Longest accepted value; lists of throttled replicas are the longest that make sense.
 pub const MAX_CONFIG_VALUE_BYTES: usize = 64 * 1024;
 
+/// Most configurations that are set on one topic or broker; a multiple of all that exist.
+pub const MAX_CONFIGS: usize = 1_000;
+
 /// Type of a configuration's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigType {
@@ -108,8 +111,8 @@ pub enum ConfigError {
         /// The name.
         name: String,
     },
-    /// INVALID_CONFIG: no broker configuration has this name, or it can't change while the broker runs.
-    #[error("Cannot update these configs dynamically: {name}")]
+    /// INVALID_REQUEST: this broker configuration can't change while the broker runs.
+    #[error("Cannot update these configs dynamically: [{name}]")]
     NotDynamic {
         /// The name.
         name: String,
@@ -156,6 +159,22 @@ pub enum ConfigError {
          `remote.storage.enable=false,remote.log.delete.on.disable=true`."
     )]
     DisableWithoutDelete,
+    /// INVALID_CONFIG: records would have to be compacted later than they may be.
+    #[error(
+        "conflict topic config setting min.compaction.lag.ms ({min_lag_ms}) > max.compaction.lag.ms ({max_lag_ms})"
+    )]
+    CompactionLag {
+        /// `min.compaction.lag.ms`.
+        min_lag_ms: i64,
+        /// `max.compaction.lag.ms`.
+        max_lag_ms: i64,
+    },
+    /// INVALID_REQUEST: more configurations than [`MAX_CONFIGS`] for one topic or broker.
+    #[error("Too many configurations are set, at most {MAX_CONFIGS} can be.")]
+    TooMany,
+    /// INVALID_REQUEST: what would be INVALID_CONFIG on a topic; on a broker Kafka says so.
+    #[error(transparent)]
+    OnBroker(Box<Self>),
     /// INVALID_REQUEST: the same name twice.
     #[error("Error due to duplicate config keys : {name}")]
     Duplicate {
@@ -168,7 +187,7 @@ impl ConfigError {
     /// The number of the Kafka error that this stands for: INVALID_CONFIG or INVALID_REQUEST.
     pub const fn kafka_error_code(&self) -> i16 {
         match self {
-            Self::Duplicate { .. } => 42,
+            Self::NotDynamic { .. } | Self::TooMany | Self::OnBroker(_) | Self::Duplicate { .. } => 42,
             _ => 40,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! alluvium is configured by its own file; the broker hands over what that says under Kafka's names as the static layer.
 //! Dynamic changes are commands, one layer for each broker and one for all. Names that only make sense inside Kafka's own
-//! threads and files are left out: tools ask for what they need and get nothing for those.
+//! threads and files are left out. Kafka takes unknown names for those of plug-ins and stores them: so do we, unseen.
 
 mod registry;
 #[cfg(test)]
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub use registry::{BrokerConfigDefinition, broker_config, broker_configs};
 
 use super::command::ConfigChange;
-use super::config_definition::{ConfigDefinition, ConfigError};
+use super::config_definition::{ConfigDefinition, ConfigError, ConfigType, Effect, MAX_CONFIGS, Rule};
 use super::config_layers::{BrokerLayers, ConfigEntry, ConfigSource, ConfigSynonym};
 use super::image::Configs;
 use super::topic_config::{self, ConfigOperation};
@@ -52,6 +52,7 @@ pub fn alter(
     layers: &BrokerLayers<'_>,
 ) -> Result<ConfigChange, ConfigError> {
     topic_config::resolve(current, operations, dynamic, |definition| effective(definition.name, layers))
+        .map_err(on_broker)
 }
 
 /// Resolves a full replacement (AlterConfigs): what is not named is removed.
@@ -62,16 +63,35 @@ pub fn replace(current: &Configs, values: &BTreeMap<String, String>) -> Result<C
     let gone = current.values.keys().filter(|name| !values.contains_key(*name)).map(|name| (name.clone(), None));
     let mut change = ConfigChange { expected_version: current.version, values: gone.collect() };
     for (name, value) in values {
-        change.values.insert(name.clone(), Some(dynamic(name)?.normalize(value)?));
+        let normal = dynamic(name).and_then(|definition| definition.normalize(value)).map_err(on_broker)?;
+        change.values.insert(name.clone(), Some(normal));
+    }
+    if values.len() > MAX_CONFIGS {
+        return Err(ConfigError::TooMany);
     }
     Ok(change)
 }
 
+/// A configuration that we don't know.
+const UNKNOWN: ConfigDefinition = ConfigDefinition {
+    name: "of a plug-in",
+    kind: ConfigType::String,
+    rule: Rule::Any,
+    default: None,
+    effect: Effect::Stored,
+    documentation: "",
+};
+
 fn dynamic(name: &str) -> Result<&'static ConfigDefinition, ConfigError> {
     match broker_config(name) {
         Some(entry) if entry.dynamic => Ok(&entry.definition),
-        _ => Err(ConfigError::NotDynamic { name: name.to_owned() }),
+        Some(_) => Err(ConfigError::NotDynamic { name: name.to_owned() }),
+        None => Ok(&UNKNOWN),
     }
+}
+
+fn on_broker(error: ConfigError) -> ConfigError {
+    ConfigError::OnBroker(Box::new(error))
 }
 
 /// All readable values of a broker configuration, highest precedence first; the default last.

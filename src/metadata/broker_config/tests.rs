@@ -85,13 +85,18 @@ fn a_broker_goes_before_the_default_and_that_before_the_file() {
 }
 
 #[test]
-fn what_is_fixed_or_unknown_cannot_be_altered() {
+fn alterations_are_answered_as_kafka_answers_them() {
     let none = BTreeMap::new();
-    for name in ["node.id", "no.such.config"] {
-        let operations = [(name.to_owned(), ConfigOperation::Set("1".to_owned()))];
-        let result = alter(&Configs::default(), &operations, &BrokerLayers::fixed(&none));
-        assert_eq!(result, Err(ConfigError::NotDynamic { name: name.to_owned() }));
-    }
+    let set = |name: &str, value: &str| {
+        let operations = [(name.to_owned(), ConfigOperation::Set(value.to_owned()))];
+        alter(&Configs::default(), &operations, &BrokerLayers::fixed(&none))
+    };
+    let fixed = set("num.partitions", "3").unwrap_err();
+    assert_eq!(fixed.to_string(), "Cannot update these configs dynamically: [num.partitions]");
+    let text = set("log.segment.bytes", "abc").unwrap_err();
+    assert_eq!(text.to_string(), "Invalid value abc for configuration log.segment.bytes: Not a number of type INT");
+    assert_eq!((fixed.kafka_error_code(), text.kafka_error_code()), (42, 42));
+    assert_eq!(set("no.such", "1").unwrap().values["no.such"].as_deref(), Some("1"));
 }
 
 #[test]

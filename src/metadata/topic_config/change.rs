@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::command::ConfigChange;
-use super::super::config_definition::{ConfigDefinition, ConfigError, ConfigType, list_elements};
+use super::super::config_definition::{ConfigDefinition, ConfigError, ConfigType, MAX_CONFIGS, list_elements};
 use super::super::config_layers::BrokerLayers;
 use super::super::image::Configs;
 use super::registry::{TOPIC_CONFIGS, topic_config};
@@ -104,12 +104,7 @@ pub(in super::super) fn resolve(
             return Err(ConfigError::Duplicate { name: name.clone() });
         }
         let value = match operation {
-            // What this version does not know may still be removed: a later version may have set it.
-            ConfigOperation::Delete if current.values.contains_key(name) => None,
-            ConfigOperation::Delete => {
-                definition(name)?;
-                continue;
-            }
+            ConfigOperation::Delete => None,
             ConfigOperation::Set(value) => Some(definition(name)?.normalize(value)?),
             ConfigOperation::Append(more) => Some(combine(definition(name)?, "APPEND", &effective, |elements| {
                 let missing: Vec<_> =
@@ -123,6 +118,9 @@ pub(in super::super) fn resolve(
         if value.as_ref() != current.values.get(name) {
             change.values.insert(name.clone(), value);
         }
+    }
+    if current.values.len() + change.values.len() > MAX_CONFIGS {
+        return Err(ConfigError::TooMany);
     }
     Ok(change)
 }
@@ -177,6 +175,14 @@ fn check_together(
     if config.cleanup_policy.compact && kind == TopicKind::Ordinary {
         let reason = "compaction is not supported yet; use 'delete', or leave the list empty to keep all records";
         return contradiction("cleanup.policy", reason.to_owned());
+    }
+    let number = |name| effective(name, values, layers).and_then(|value| value.parse().ok()).unwrap_or(0);
+    let (min_lag_ms, max_lag_ms) = (number("min.compaction.lag.ms"), number("max.compaction.lag.ms"));
+    if min_lag_ms > max_lag_ms {
+        return Err(ConfigError::CompactionLag { min_lag_ms, max_lag_ms });
+    }
+    if !config.remote_storage_enable {
+        return Ok(());
     }
     // A limit that the topic inherits is capped instead: only what the topic itself says can contradict.
     for (local, total) in [("local.retention.ms", "retention.ms"), ("local.retention.bytes", "retention.bytes")] {

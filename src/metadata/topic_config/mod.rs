@@ -149,10 +149,13 @@ pub fn describe(values: &BTreeMap<String, String>, layers: &BrokerLayers<'_>) ->
 
 /// The effective value of a topic configuration.
 fn effective(name: &str, values: &BTreeMap<String, String>, layers: &BrokerLayers<'_>) -> Option<String> {
-    synonyms(topic_config(name)?, values, layers).next().map(|synonym| synonym.value)
+    let entry = topic_config(name)?;
+    let set = synonyms(entry, values, layers).next().map(|synonym| synonym.value);
+    set.or_else(|| entry.definition.default.map(str::to_owned))
 }
 
-/// All readable values of a topic configuration, highest precedence first, in the topic's unit; the default last.
+/// All readable values of a topic configuration, highest precedence first, in the topic's unit. The default is among them
+/// only under the name of a broker configuration, as in Kafka.
 fn synonyms<'a>(
     entry: &'static TopicConfigDefinition,
     values: &'a BTreeMap<String, String>,
@@ -164,8 +167,8 @@ fn synonyms<'a>(
         .broker_synonyms
         .iter()
         .flat_map(|(name, factor)| layers.values(name).map(move |(source, value)| (*name, source, value, *factor)));
-    let default_name = entry.broker_synonyms.first().map_or(name, |(name, _)| name);
-    let default = entry.definition.default.map(|value| (default_name, ConfigSource::Default, value, 1));
+    let default = entry.broker_synonyms.first().zip(entry.definition.default);
+    let default = default.map(|((name, _), value)| (*name, ConfigSource::Default, value, 1));
     let readable = move |(name, source, value, factor): (&str, ConfigSource, &str, i64)| {
         let scaled = match factor {
             1 => value.to_owned(),

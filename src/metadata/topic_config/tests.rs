@@ -6,6 +6,8 @@ use crate::metadata::image::Configs;
 
 const KAFKA: &str = include_str!("kafka-4.3.1.tsv");
 const KAFKA_VALUES: &str = include_str!("kafka-4.3.1-values.tsv");
+/// What `kafka-configs --describe --all` shows of a topic with `retention.ms=5` and `local.retention.ms=3`.
+const KAFKA_DESCRIBED: &str = include_str!("kafka-4.3.1-described.txt");
 
 /// Defaults that differ from Kafka's on purpose.
 const OTHER_DEFAULTS: &[&str] = &[
@@ -151,6 +153,29 @@ fn a_description_names_the_source_and_all_synonyms() {
 }
 
 #[test]
+fn a_topic_is_described_as_kafka_describes_it_but_for_our_defaults() {
+    let none = BTreeMap::new();
+    let own = values(&[("retention.ms", "5"), ("local.retention.ms", "3")]);
+    let mut different = Vec::new();
+    for entry in describe(&own, &BrokerLayers::fixed(&none)).iter().filter(|entry| !OURS.contains(&entry.name)) {
+        let source =
+            |source| if source == ConfigSource::DynamicTopic { "DYNAMIC_TOPIC_CONFIG" } else { "DEFAULT_CONFIG" };
+        let synonym = |one: &ConfigSynonym| format!("{}:{}={}", source(one.source), one.name, one.value);
+        let synonyms: Vec<_> = entry.synonyms.iter().map(synonym).collect();
+        let value = entry.value.as_deref().unwrap();
+        let line = format!("{}={value} sensitive=false synonyms={{{}}}", entry.name, synonyms.join(", "));
+        if !KAFKA_DESCRIBED.lines().any(|other| other == line) {
+            different.push(entry.name);
+        }
+    }
+    // Some broker defaults Kafka leaves unset in favour of a name with another unit, and it sets min.insync.replicas itself.
+    let unset_in_kafka = ["flush.ms", "min.insync.replicas", "segment.jitter.ms"];
+    let mut expected: Vec<_> = OTHER_DEFAULTS.iter().copied().chain(unset_in_kafka).collect();
+    expected.sort_unstable();
+    assert_eq!(different, expected);
+}
+
+#[test]
 fn creating_normalizes_values_and_refuses_what_is_unknown_or_unsupported() {
     let none = BTreeMap::new();
     let layers = BrokerLayers::fixed(&none);
@@ -176,6 +201,12 @@ fn a_topic_that_contradicts_itself_is_refused() {
     assert!(create(&[("retention.bytes", "10"), ("local.retention.bytes", "-1")]).is_err());
     assert!(create(&[("retention.ms", "10")]).is_ok(), "the inherited local retention is capped, not a contradiction");
     assert!(create(&[("retention.ms", "-1"), ("local.retention.ms", "-1")]).is_ok());
+    assert!(
+        create(&[("retention.ms", "10"), ("local.retention.ms", "11"), ("remote.storage.enable", "false")]).is_ok()
+    );
+    let lag = create(&[("min.compaction.lag.ms", "5"), ("max.compaction.lag.ms", "3")]).unwrap_err();
+    let expected = "conflict topic config setting min.compaction.lag.ms (5) > max.compaction.lag.ms (3)";
+    assert_eq!(lag.to_string(), expected);
 }
 
 #[test]
@@ -194,6 +225,8 @@ fn operations_are_resolved_against_what_is_set() {
         operation(replicas, ConfigOperation::Subtract, "0:1"),
         operation("cleanup.policy", ConfigOperation::Append, "delete"),
     ];
+    let unknown = [("no.such.config".to_owned(), ConfigOperation::Delete)];
+    assert!(alter(&current, &unknown, TopicKind::Ordinary, &layers).unwrap().values.is_empty());
     let change = alter(&current, &operations, TopicKind::Ordinary, &layers).unwrap();
     assert_eq!(change.expected_version, 4);
     let expected = [

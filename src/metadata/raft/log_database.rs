@@ -215,7 +215,10 @@ fn create(disk: &dyn Disk, path: &Path, stamp: Stamp) -> Result<(), StoreError> 
 
 fn open_file(disk: &dyn Disk, path: &Path, how: Open) -> Result<Database, StoreError> {
     let file = disk.open(path, how).map_err(|source| StoreError::Disk { path: path.to_owned(), source })?;
-    Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(FileBackend(file)).map_err(database)
+    let mut builder = Builder::new();
+    // Without the check a damaged page is trusted. It reads the whole file, which the purged log keeps small.
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder.create_with_backend(FileBackend(file)).map_err(database)
 }
 
 fn read_stamp(database: &Database, path: &Path) -> Result<Stamp, StoreError> {

@@ -15,7 +15,7 @@ use crate::metadata::error::{CommandError, MetadataError};
 use crate::metadata::image::{Configs, Image};
 use crate::metadata::testing::{CLUSTER, create_topic, epoch_of, register};
 use crate::runtime::Runtime;
-use crate::runtime::disk::{Disk, Open};
+use crate::runtime::disk::{self, Disk, Open};
 use crate::runtime::production::{LocalDisk, Threads};
 use crate::runtime::tasks::Priority;
 use crate::types::ClusterId;
@@ -238,6 +238,41 @@ fn a_newer_directory_format_and_a_corrupt_snapshot_are_refused() {
     assert!(error.to_string().starts_with("metadata snapshot file are corrupt"), "{error}");
     file.write_all_at(br#"{"format":2"#, 0).unwrap();
     assert!(files.read().unwrap_err().to_string().contains("newer version"));
+}
+
+#[test]
+fn a_damaged_byte_in_the_database_is_found_or_does_not_matter() {
+    let disk = PowerCutDisk::new();
+    let directory = Path::new("/metadata");
+    let path = directory.join("metadata.redb");
+    let entry = |index: u64| {
+        let log_id = LogId::new(openraft::CommittedLeaderId::new(1, NODE), index);
+        let group = CommandGroup(vec![Command::SetClusterId(CLUSTER); 20]);
+        Entry { log_id, payload: openraft::EntryPayload::Normal(group) }
+    };
+    let mut database = LogDatabase::open(&disk, directory, NODE, CLUSTER).unwrap();
+    let entries: Vec<_> = (0..20).map(|index| (index, codec::encode_entry(&entry(index)))).collect();
+    database.append(&entries).unwrap();
+    database.save_vote(&Vote::new_committed(1, NODE)).unwrap();
+    drop(database);
+    let content = disk::read_file(&disk, &path, u64::MAX).unwrap();
+    let mut found = 0;
+    for at in (0..content.len()).step_by(997).filter(|at| content[*at] != 0) {
+        let file = disk.open(&path, Open::CreateEmpty).unwrap();
+        let mut damaged = content.clone();
+        damaged[at] ^= 0x55;
+        file.write_all_at(&damaged, 0).unwrap();
+        let read = LogDatabase::open(&disk, directory, NODE, CLUSTER)
+            .and_then(|database| Ok((database.entries(.., usize::MAX)?, database.vote()?)));
+        match read {
+            Ok((entries, vote)) => {
+                assert!(entries == (0..20).map(entry).collect::<Vec<_>>(), "damage at {at} changed the log");
+                assert_eq!(vote, Some(Vote::new_committed(1, NODE)), "damage at {at} changed the vote");
+            }
+            Err(_) => found += 1,
+        }
+    }
+    assert!(found > 0, "no damage was found");
 }
 
 /// What a workload was told before the power went.

@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::key::{BUCKET_ROOT, ClusterKeys};
 use super::manifest::{
     ClusterStamp, Hex128, MANIFEST_FORMAT, ManifestError, ProducerIdMark, TopicDescription, TopicState,
+    compress_manifest, decompress_manifest,
 };
 use super::store::{Expected, ReplaceError, Store, StoreError};
 use crate::runtime::Runtime;
@@ -96,22 +97,10 @@ impl Bucket {
         &self.keys
     }
 
-    /// The clusters that a store holds, by their stamps.
+    /// The clusters that a store holds.
     pub async fn clusters(store: &Store) -> Result<Vec<ClusterId>, BucketError> {
-        // A listing by directory would do; object stores give all keys below, so the walk stops at the first of each.
-        let mut found = Vec::new();
-        let mut objects = store.list(BUCKET_ROOT);
-        while let Some(object) = objects.try_next().await? {
-            let name = object.key.strip_prefix(BUCKET_ROOT).and_then(|below| below.split('/').next());
-            if let Some(Ok(cluster_id)) = name.map(str::parse)
-                && found.last() != Some(&cluster_id)
-            {
-                found.push(cluster_id);
-            }
-        }
-        found.sort();
-        found.dedup();
-        Ok(found)
+        let names = store.directories(BUCKET_ROOT).await?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     /// Makes sure that the bucket is this cluster's and in the life that the data directory knows, or stamps an unused one.
@@ -187,8 +176,8 @@ impl Bucket {
 
     /// Keeps a snapshot of the groups' committed offsets, in the group coordinator's own format, and drops old ones.
     pub async fn put_group_snapshot(&self, generation: u64, snapshot: &[u8]) -> Result<(), BucketError> {
-        let content = zstd::bulk::compress(snapshot, 3).expect("memory is the only thing compression needs");
-        self.store.put_immutable(&self.keys.group_snapshot(generation), Bytes::from(content)).await?;
+        let content = compress_manifest(snapshot);
+        self.store.put_immutable(&self.keys.group_snapshot(generation), content).await?;
         let directory = self.keys.group_snapshots();
         let mut kept: Vec<String> = self.store.list(&directory).map_ok(|object| object.key).try_collect().await?;
         kept.sort();
@@ -199,15 +188,15 @@ impl Bucket {
     }
 
     /// The latest snapshot of the groups' committed offsets and its generation.
-    pub async fn latest_group_snapshot(&self) -> Result<Option<(u64, Vec<u8>)>, BucketError> {
+    pub async fn latest_group_snapshot(&self) -> Result<Option<(u64, Bytes)>, BucketError> {
         let directory = self.keys.group_snapshots();
         let keys: Vec<String> = self.store.list(&directory).map_ok(|object| object.key).try_collect().await?;
         let Some(latest) = keys.iter().max() else { return Ok(None) };
         let (bytes, _) = self.store.get(latest).await?;
         let name = latest.strip_prefix(&directory).and_then(|name| name.strip_suffix(".zst"));
         let generation = name.and_then(|name| name.parse().ok()).unwrap_or_default();
-        let snapshot = zstd::stream::decode_all(&bytes[..])
-            .map_err(|_| BucketError::Manifest { key: latest.clone(), source: ManifestError::Compression })?;
+        let snapshot =
+            decompress_manifest(&bytes).map_err(|source| BucketError::Manifest { key: latest.clone(), source })?;
         Ok(Some((generation, snapshot)))
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -58,7 +59,8 @@ impl Workers {
         let permit = Arc::clone(&self.pool.room).acquire_owned().await.expect("the semaphore is never closed");
         let (sender, receiver) = oneshot::channel();
         self.pool.queue.lock().push_back(Box::new(move || {
-            let result = work();
+            // A panic ends the task that asked for the work, not the lane.
+            let result = catch_unwind(AssertUnwindSafe(work));
             drop(permit);
             // The caller may have gone away; the work is done all the same.
             let _ = sender.send(result);
@@ -66,7 +68,10 @@ impl Workers {
         for waker in &self.pool.wakers {
             waker.wake();
         }
-        receiver.await.expect("a lane runs every job it accepted unless the job panicked, which is a bug")
+        match receiver.await.expect("a lane runs every job that it accepted") {
+            Ok(result) => result,
+            Err(panic) => resume_unwind(panic),
+        }
     }
 }
 
@@ -80,6 +85,15 @@ impl fmt::Debug for Workers {
 mod tests {
     use super::*;
     use crate::runtime::production::Threads;
+
+    #[tokio::test]
+    async fn a_job_that_panics_ends_its_caller_and_not_the_lane() {
+        let workers = Workers::start(&Threads, "test", Priority::Background, 1);
+        let doomed = workers.clone();
+        let caller = tokio::spawn(async move { doomed.run(|| panic!("planned")).await });
+        assert!(caller.await.unwrap_err().is_panic());
+        assert_eq!(workers.run(|| 7).await, 7);
+    }
 
     #[tokio::test]
     async fn every_job_runs_and_returns_to_its_caller() {

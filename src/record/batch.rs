@@ -2,8 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::compression::decompress;
-use super::header::{CHECKSUM_AT, CHECKSUM_START, LEADER_EPOCH_AT};
+use super::compression::{compress, decompress};
+use super::header::{CHECKSUM_AT, CHECKSUM_START, LEADER_EPOCH_AT, LENGTH_PREFIX_BYTES};
 use super::{BatchHeader, Compression, HEADER_BYTES, RecordError};
 use crate::types::{LeaderEpoch, Offset};
 
@@ -59,6 +59,16 @@ impl Batch {
             return Err(RecordError::ChecksumMismatch { stored: self.header.checksum, computed });
         }
         Ok(())
+    }
+
+    /// The same records in another codec; `self` must be uncompressed.
+    pub fn compressed(&self, codec: Compression) -> Result<Self, RecordError> {
+        assert_eq!(self.header.attributes.compression(), Ok(Compression::None), "the batch is compressed already");
+        let payload = compress(codec, &self.bytes[HEADER_BYTES..])?;
+        let batch_length = i32::try_from(HEADER_BYTES - LENGTH_PREFIX_BYTES + payload.len())
+            .map_err(|_| RecordError::TooLarge { limit: i32::MAX as usize })?;
+        let attributes = self.header.attributes.with_compression(codec);
+        Self::from_parts(BatchHeader { batch_length, attributes, ..self.header }, &payload)
     }
 
     /// A batch of a header and its records as stored; the checksum is made here.

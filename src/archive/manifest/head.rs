@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Hex128, MANIFEST_FORMAT, MANIFEST_LIMIT_BYTES, ManifestError, Segment, TransitionError, parse, to_json};
+use super::{
+    Hex128, MANIFEST_FORMAT, ManifestError, Segment, TransitionError, compress_manifest, decompress_manifest, parse,
+    to_json,
+};
 use crate::archive::key::{Fence, PartitionKeys, SegmentName};
 use crate::types::{ClusterId, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerId, Timestamp, TopicId};
 
@@ -88,12 +91,12 @@ pub struct SpillList {
 impl SpillList {
     /// The object's content.
     pub fn to_bytes(&self) -> Bytes {
-        zstd::bulk::compress(&to_json(self), 3).expect("memory is the only thing compression needs").into()
+        compress_manifest(&to_json(self))
     }
 
     /// Reads and checks the content of the spill that `reference` names.
     pub fn parse(bytes: &[u8], identity: &HeadIdentity, reference: &SpillRef) -> Result<Self, ManifestError> {
-        let json = zstd::bulk::decompress(bytes, MANIFEST_LIMIT_BYTES).map_err(|_| ManifestError::Compression)?;
+        let json = decompress_manifest(bytes)?;
         let list: Self = parse(&json)?;
         check_identity(identity, &list.identity)?;
         let inconsistent = |what, at| Err(ManifestError::Inconsistent { what, at });

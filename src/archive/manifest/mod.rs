@@ -20,6 +20,8 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::record::{Compression, compression};
+
 pub use cluster::{ClusterStamp, ProducerIdMark, TopicDescription, TopicState};
 pub use error::{ManifestError, TransitionError};
 pub use head::{
@@ -95,6 +97,17 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestError> {
         return Err(ManifestError::NewerFormat { format: stamp.format, newest_known: MANIFEST_FORMAT });
     }
     serde_json::from_slice(bytes).map_err(|cause| ManifestError::Malformed { cause })
+}
+
+/// Compresses a manifest object with zstd.
+pub(super) fn compress_manifest(bytes: &[u8]) -> bytes::Bytes {
+    let compressed = compression::compress(Compression::Zstd, bytes);
+    compressed.expect("memory is the only thing that compression needs").into()
+}
+
+/// Reverses [`compress_manifest`], within bounds.
+pub(super) fn decompress_manifest(bytes: &[u8]) -> Result<bytes::Bytes, ManifestError> {
+    compression::decompress(Compression::Zstd, bytes, MANIFEST_LIMIT_BYTES).map_err(|_| ManifestError::Compression)
 }
 
 fn to_json<T: Serialize>(value: &T) -> bytes::Bytes {

@@ -14,7 +14,7 @@ use bytes::{Buf, Bytes};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::DecodeError;
-use crate::record::Batch;
+use crate::record::{Batch, Compression};
 
 /// Bytes before the first part.
 pub const COMPANION_HEADER_BYTES: u64 = 16;
@@ -67,6 +67,8 @@ impl Fate {
 pub struct ArchivedBatch {
     /// The batch: uncompressed when it was rows, as it was in the log otherwise.
     pub batch: Batch,
+    /// How it was compressed when it was produced.
+    pub produced_with: Compression,
     /// Where it was kept, and why.
     pub fate: Fate,
 }
@@ -162,7 +164,8 @@ pub(super) fn read_part(mut part: Bytes) -> Result<Vec<ArchivedBatch>, DecodeErr
         if !content.is_empty() {
             return Err(DecodeError::Malformed { what: "companion frame holds more than a batch", at: kind.into() });
         }
-        batches.push(ArchivedBatch { batch, fate });
+        let produced_with = batch.header().attributes.compression()?;
+        batches.push(ArchivedBatch { batch, produced_with, fate });
     }
     Ok(batches)
 }

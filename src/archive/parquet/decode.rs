@@ -4,6 +4,7 @@
 //! back in offset order, each byte for byte as it was in the log but for its compression. A checksum over them, made when
 //! they were archived, shows damage anywhere between: bucket, network, decoder.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -21,9 +22,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::companion::{ArchivedBatch, Fate, read_part};
 use super::{DecodeError, schema};
 use crate::archive::manifest::Chunk;
-use crate::record::{
-    Attributes, Batch, BatchBuilder, BatchOptions, Compression, HeaderView, RecordError, TimestampType,
-};
+use crate::record::{Attributes, BatchBuilder, BatchOptions, Compression, HeaderView, RecordError, TimestampType};
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
 
 /// Rows decoded at a time; a row group of small records is decoded in several portions.
@@ -119,6 +118,17 @@ impl ChunkReader for Window {
 
 /// Decodes one chunk from the bytes of its row group (with the file's metadata) and of its companion part.
 pub fn decode_chunk(
+    chunk: &Chunk,
+    rows: Option<(&FileMetadata, Bytes)>,
+    companion: Bytes,
+) -> Result<Vec<ArchivedBatch>, DecodeError> {
+    // The reader of the bytes is not ours: damage that makes it panic is damage all the same.
+    catch_unwind(AssertUnwindSafe(|| decode_whole(chunk, rows, companion))).unwrap_or_else(|_| {
+        Err(DecodeError::Malformed { what: "the Parquet reader cannot cope with a row group", at: chunk.base.0 })
+    })
+}
+
+fn decode_whole(
     chunk: &Chunk,
     rows: Option<(&FileMetadata, Bytes)>,
     companion: Bytes,
@@ -279,7 +289,7 @@ impl<'a> Columns<'a> {
     fn options(&self, row: usize) -> Result<BatchOptions, DecodeError> {
         let malformed = |what| DecodeError::Malformed { what, at: self.batch_offsets.value(row) };
         let attributes = i16::try_from(self.attributes.value(row)).map_err(|_| malformed("attributes out of range"))?;
-        let attributes = Attributes(attributes).with_compression(Compression::None);
+        let attributes = Attributes(attributes);
         let producer_epoch =
             i16::try_from(self.producer_epochs.value(row)).map_err(|_| malformed("producer epoch out of range"))?;
         let stored = |array: &Int64Array| array.is_valid(row).then(|| Timestamp(array.value(row)));
@@ -315,10 +325,18 @@ impl<'a> Columns<'a> {
     }
 }
 
+/// A batch whose rows are being read.
+struct OpenBatch {
+    base: Offset,
+    leader_epoch: LeaderEpoch,
+    produced_with: Compression,
+    builder: BatchBuilder,
+}
+
 /// Gathers rows into batches; a batch may go on in the next portion.
 #[derive(Default)]
 struct Rebuild {
-    open: Option<(Offset, LeaderEpoch, BatchBuilder)>,
+    open: Option<OpenBatch>,
     batches: Vec<ArchivedBatch>,
     rows: u64,
 }
@@ -327,12 +345,16 @@ impl Rebuild {
     fn add(&mut self, columns: &Columns<'_>) -> Result<(), DecodeError> {
         for row in 0..columns.rows {
             let base = Offset(columns.batch_offsets.value(row));
-            if self.open.as_ref().is_none_or(|(open, ..)| *open != base) {
+            if self.open.as_ref().is_none_or(|open| open.base != base) {
                 self.close()?;
-                let builder = BatchBuilder::new(columns.options(row)?);
-                self.open = Some((base, LeaderEpoch(columns.leader_epochs.value(row)), builder));
+                let options = columns.options(row)?;
+                let produced_with = options.attributes.compression()?;
+                let attributes = options.attributes.with_compression(Compression::None);
+                let builder = BatchBuilder::new(BatchOptions { attributes, ..options });
+                let leader_epoch = LeaderEpoch(columns.leader_epochs.value(row));
+                self.open = Some(OpenBatch { base, leader_epoch, produced_with, builder });
             }
-            let (_, _, builder) = self.open.as_mut().expect("opened above");
+            let builder = &mut self.open.as_mut().expect("opened above").builder;
             let delta = i32::try_from(columns.offsets.value(row).wrapping_sub(base.0))
                 .map_err(|_| DecodeError::Malformed { what: "record lies outside its batch", at: base.0 })?;
             let value = |array: &'_ BinaryArray| array.is_valid(row);
@@ -345,9 +367,9 @@ impl Rebuild {
     }
 
     fn close(&mut self) -> Result<(), RecordError> {
-        if let Some((base, leader_epoch, builder)) = self.open.take() {
-            let batch: Batch = builder.build(base, leader_epoch)?;
-            self.batches.push(ArchivedBatch { batch, fate: Fate::Rows });
+        if let Some(OpenBatch { base, leader_epoch, produced_with, builder }) = self.open.take() {
+            let batch = builder.build(base, leader_epoch)?;
+            self.batches.push(ArchivedBatch { batch, produced_with, fate: Fate::Rows });
         }
         Ok(())
     }

@@ -81,7 +81,8 @@ fn round_trip(
 /// What came back equals what went in, up to compression.
 fn assert_same(sources: &[Batch], back: &[ArchivedBatch]) {
     assert_eq!(sources.len(), back.len());
-    for (source, ArchivedBatch { batch, fate }) in sources.iter().zip(back) {
+    for (source, ArchivedBatch { batch, produced_with, fate }) in sources.iter().zip(back) {
+        assert_eq!(source.header().attributes.compression(), Ok(*produced_with));
         if *fate != Fate::Rows || source.header().attributes.compression() == Ok(Compression::None) {
             assert_eq!(source.bytes(), batch.bytes(), "{fate:?}");
             continue;

@@ -101,6 +101,9 @@ pub trait Backend: Send + Sync + Debug {
     /// Objects whose key begins with `prefix`, which ends with `/` or is empty. Not a snapshot; never a source of truth.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Attempt<Listed>>;
 
+    /// The names directly below `prefix` that have objects below them, sorted; `prefix` as in [`Backend::list`].
+    fn directories<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Attempt<Vec<String>>>;
+
     /// Removes an object; one that is absent is removed already.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Attempt<()>>;
 

@@ -152,6 +152,17 @@ impl Backend for CloudBackend {
             .boxed()
     }
 
+    fn directories<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Attempt<Vec<String>>> {
+        Box::pin(async move {
+            let path = Path::from(format!("{}{prefix}", self.prefix));
+            let found = self.client.list_with_delimiter(Some(&path)).await.map_err(|error| failure(prefix, error))?;
+            let names = found.common_prefixes.iter().filter_map(Path::filename);
+            let mut names: Vec<String> = names.map(str::to_owned).collect();
+            names.sort();
+            Ok(names)
+        })
+    }
+
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Attempt<()>> {
         Box::pin(async move {
             match self.client.delete(&self.path(key)?).await {

@@ -64,6 +64,9 @@ async fn conforms(store: &Store) {
     assert_eq!(keys(store, &root).await, [small.clone(), large.clone()]);
     assert_eq!(keys(store, &format!("{root}deep/")).await, std::slice::from_ref(&small));
     assert!(keys(store, &format!("{root}nothing/")).await.is_empty());
+    assert_eq!(store.directories(&root).await.unwrap(), ["deep"]);
+    assert_eq!(store.directories(&format!("{root}deep/")).await.unwrap(), ["a=1"]);
+    assert!(store.directories(&format!("{root}nothing/")).await.unwrap().is_empty());
     store.delete(&small).await.unwrap();
     store.delete(&small).await.unwrap();
     store.delete(&large).await.unwrap();

@@ -119,6 +119,10 @@ impl Backend for FaultyBackend {
         }
     }
 
+    fn directories<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Attempt<Vec<String>>> {
+        Box::pin(self.apply(Operation::List, prefix, self.inner.directories(prefix)))
+    }
+
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Attempt<()>> {
         Box::pin(self.apply(Operation::Delete, key, self.inner.delete(key)))
     }

@@ -258,6 +258,14 @@ impl Backend for FileBackend {
         walk.flat_map(stream::iter).boxed()
     }
 
+    fn directories<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Attempt<Vec<String>>> {
+        Box::pin(async move {
+            let (_, directories) = self.on_disk(prefix, Files::list_one).await?;
+            let names = directories.iter().rev().filter_map(|key| key.strip_prefix(prefix)?.strip_suffix('/'));
+            Ok(names.map(str::to_owned).collect())
+        })
+    }
+
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Attempt<()>> {
         Box::pin(self.on_disk(key, Files::delete))
     }

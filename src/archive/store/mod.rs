@@ -253,6 +253,12 @@ impl Store {
         self.inner.backend.list(prefix)
     }
 
+    /// The names directly below `prefix` that have objects below them, sorted. Also no source of truth.
+    pub async fn directories(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        assert!(prefix.is_empty() || prefix.ends_with('/'), "listings are by directory");
+        self.retried(Operation::List, prefix, Duration::ZERO, || self.inner.backend.directories(prefix)).await
+    }
+
     /// Removes an object; one that is absent is removed already.
     pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
         self.retried(Operation::Delete, key, Duration::ZERO, || self.inner.backend.delete(key)).await

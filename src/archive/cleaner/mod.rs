@@ -1,0 +1,228 @@
+//! Makes the archive smaller: retention, tombstones, orphans, and deleted topics.
+//!
+//! Order is what keeps this safe. The log start moves up in the head before anything is deleted; objects are deleted only
+//! after their tombstone's grace, and the tombstone goes last, so that a crash repeats work and loses none. An object that
+//! no head lists is deleted only if its name carries a fence below the head's: that writer can never commit again. No
+//! clock and no listing decides whether deleting is safe; a clock that jumps only hastens or delays, and retention moves a
+//! bounded way per pass.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::stream::{StreamExt, TryStreamExt};
+use thiserror::Error;
+
+use super::bucket::{Bucket, BucketError};
+use super::key::{SegmentName, TopicKeys};
+use super::manifest::{Head, Segment, Tombstone, Tombstoned, TopicDescription, TopicState, Writer};
+use super::partition::{HeadError, PartitionArchive};
+use super::store::{Store, StoreError};
+use crate::types::{Offset, Timestamp};
+
+/// Tombstones whose objects are deleted in one pass over a partition; bounds the requests of a pass.
+const TOMBSTONES_PER_PASS: usize = 64;
+/// Deletions of one pass that are under way at once.
+const CONCURRENT_DELETES: usize = 4;
+/// Segments that retention expires in one pass: a clock that jumps ahead takes many passes to do harm, and shows meanwhile.
+const EXPIRED_PER_PASS: usize = 64;
+
+/// Why cleaning stopped.
+#[derive(Debug, Error)]
+pub enum CleanError {
+    /// The head could not be read or changed.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// The topic's description could not be read or changed.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a topic keeps in all tiers together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// `retention.ms`; `None` keeps for ever.
+    pub retention_ms: Option<u64>,
+    /// `retention.bytes`; `None` does not bound.
+    pub retention_bytes: Option<u64>,
+}
+
+/// The log start that retention calls for, going by archived segments, oldest first. `unarchived_bytes` are those of the
+/// log that only the local disk has; they count towards the size and are never expired here.
+pub fn retention_start<'a>(
+    segments: impl IntoIterator<Item = &'a Segment>,
+    total_bytes: u64,
+    keep: Retention,
+    now: Timestamp,
+    log_start_offset: Offset,
+) -> Offset {
+    let mut start = log_start_offset;
+    let mut bytes = total_bytes;
+    let live = segments.into_iter().filter(|segment| segment.next() > log_start_offset);
+    for segment in live.take(EXPIRED_PER_PASS) {
+        let age_ms = u64::try_from(now.0.saturating_sub(segment.max_timestamp.0)).unwrap_or(0);
+        let is_old = keep.retention_ms.is_some_and(|limit| age_ms > limit);
+        let is_over = keep.retention_bytes.is_some_and(|limit| bytes.saturating_sub(segment.log_bytes) >= limit);
+        if !is_old && !is_over {
+            break;
+        }
+        bytes = bytes.saturating_sub(segment.log_bytes);
+        start = segment.next();
+    }
+    start
+}
+
+/// What one pass did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Objects deleted.
+    pub objects: u64,
+}
+
+/// Applies retention to one partition: the head's log start moves up. Returns the head in force.
+pub async fn apply_retention(
+    partition: &PartitionArchive,
+    writer: Writer,
+    keep: Retention,
+    unarchived_bytes: u64,
+    now: Timestamp,
+    grace: Duration,
+) -> Result<std::sync::Arc<Head>, CleanError> {
+    let head = match partition.head() {
+        Some(head) => head,
+        None => partition.take_over(writer, Offset::ZERO).await?,
+    };
+    let total = head.log_bytes() + unarchived_bytes;
+    let start = match head.spills.iter().find(|spill| spill.next > head.log_start_offset) {
+        // The oldest segments are in a list: one list a pass.
+        Some(spill) => {
+            let list = partition.read_spill(spill).await?;
+            retention_start(&list.segments, total, keep, now, head.log_start_offset)
+        }
+        None => retention_start(&head.segments, total, keep, now, head.log_start_offset),
+    };
+    if start > head.log_start_offset || head.has_expired() {
+        return Ok(partition.advance_log_start(writer, start, grace).await?);
+    }
+    Ok(head)
+}
+
+/// Deletes the objects of tombstones whose time has come, then the tombstones. Reads the head first, so that only what a
+/// committed head has tombstoned is ever deleted, also by a writer that does not know yet that it is deposed.
+pub async fn sweep_tombstones(
+    partition: &PartitionArchive,
+    writer: Writer,
+    now: Timestamp,
+) -> Result<Cleaned, CleanError> {
+    let Some(head) = partition.refresh().await? else { return Ok(Cleaned::default()) };
+    let due: Vec<Tombstone> = head.due_tombstones(now).take(TOMBSTONES_PER_PASS).copied().collect();
+    if due.is_empty() {
+        return Ok(Cleaned::default());
+    }
+    let mut keys = Vec::new();
+    for tombstone in &due {
+        match tombstone.what {
+            Tombstoned::Segment(name) => keys.extend(segment_keys(partition, &name)),
+            Tombstoned::Spill(spill) => {
+                let list = match partition.read_spill(&spill).await {
+                    Ok(list) => list.segments,
+                    // An earlier pass got as far as the list itself, and so was done with its segments.
+                    Err(HeadError::Store(StoreError::NotFound { .. })) => Vec::new(),
+                    Err(error) => return Err(error.into()),
+                };
+                let live = list.iter().filter(|segment| segment.next() > spill.live_from);
+                let segments: Vec<String> = live.flat_map(|segment| segment_keys(partition, &segment.name)).collect();
+                // The list goes last, or a crash would leave its segments without a name.
+                delete_all(partition.store(), segments).await?;
+                keys.push(spill.key(partition.keys()));
+            }
+        }
+    }
+    let objects = delete_all(partition.store(), keys).await?;
+    partition.drop_tombstones(writer, &due).await?;
+    Ok(Cleaned { objects })
+}
+
+/// Deletes log objects and spilled lists that no head refers to and no writer can commit any more.
+pub async fn sweep_orphans(partition: &PartitionArchive) -> Result<Cleaned, CleanError> {
+    let Some(head) = partition.refresh().await? else { return Ok(Cleaned::default()) };
+    let known = known_segments(partition, &head).await?;
+    let keys = partition.keys();
+    let log_objects: Vec<String> =
+        partition.store().list(keys.log_directory()).map_ok(|object| object.key).try_collect().await?;
+    let is_orphan = |key: &String| {
+        keys.parse_segment(key).is_some_and(|name| name.fence < head.writer.fence && !known.contains(&name))
+    };
+    let mut orphans: Vec<String> = log_objects.into_iter().filter(is_orphan).collect();
+
+    let spills = known_spills(partition, &head);
+    let spill_directory = keys.spill_directory();
+    let lists: Vec<String> = partition.store().list(&spill_directory).map_ok(|object| object.key).try_collect().await?;
+    // A list is written for one generation of the head; once that has passed without it, it is never referred to.
+    let is_unused = |key: &String| {
+        keys.parse_spill(key).is_some_and(|generation| generation <= head.generation && !spills.contains(key))
+    };
+    orphans.extend(lists.into_iter().filter(is_unused));
+    let objects = delete_all(partition.store(), orphans).await?;
+    Ok(Cleaned { objects })
+}
+
+/// Deletes everything of a deleted topic but its description, which says that it is gone. Safe to repeat.
+pub async fn purge_topic(bucket: &Bucket, topic: &TopicDescription) -> Result<Cleaned, CleanError> {
+    let deleting = TopicDescription { state: TopicState::Deleting, ..topic.clone() };
+    bucket.describe_topic(&deleting).await?;
+    let keys: TopicKeys = bucket.keys().topic(&topic.topic, topic.topic_id);
+    let description = keys.description();
+    let mut objects = 0;
+    // Heads first: without them nothing can be committed, and what is uploaded meanwhile is swept by the next call.
+    for directory in [keys.metadata_directory(), keys.log_directory()] {
+        let found: Vec<String> = bucket.store().list(directory).map_ok(|object| object.key).try_collect().await?;
+        objects += delete_all(bucket.store(), found.into_iter().filter(|key| *key != description).collect()).await?;
+    }
+    bucket.describe_topic(&TopicDescription { state: TopicState::Purged, ..deleting }).await?;
+    Ok(Cleaned { objects })
+}
+
+/// Every segment that the head refers to, by itself or by its lists.
+async fn known_segments(partition: &PartitionArchive, head: &Head) -> Result<BTreeSet<SegmentName>, CleanError> {
+    let mut known = head.known_segments();
+    let tombstoned = head.tombstones.iter().filter_map(|tombstone| match tombstone.what {
+        Tombstoned::Spill(spill) => Some(spill),
+        Tombstoned::Segment(_) => None,
+    });
+    for spill in tombstoned {
+        match partition.read_spill(&spill).await {
+            Ok(list) => known.extend(list.segments.iter().map(|segment| segment.name)),
+            Err(HeadError::Store(StoreError::NotFound { .. })) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    for spill in &head.spills {
+        known.extend(partition.read_spill(spill).await?.segments.iter().map(|segment| segment.name));
+    }
+    Ok(known)
+}
+
+fn known_spills(partition: &PartitionArchive, head: &Head) -> BTreeSet<String> {
+    let tombstoned = head.tombstones.iter().filter_map(|tombstone| match &tombstone.what {
+        Tombstoned::Spill(spill) => Some(spill),
+        Tombstoned::Segment(_) => None,
+    });
+    head.spills.iter().chain(tombstoned).map(|spill| spill.key(partition.keys())).collect()
+}
+
+fn segment_keys(partition: &PartitionArchive, name: &SegmentName) -> [String; 2] {
+    [partition.keys().parquet(name), partition.keys().companion(name)]
+}
+
+async fn delete_all(store: &Store, keys: Vec<String>) -> Result<u64, StoreError> {
+    let count = keys.len() as u64;
+    let deletions = futures_util::stream::iter(keys.into_iter().map(|key| async move { store.delete(&key).await }));
+    deletions.buffer_unordered(CONCURRENT_DELETES).try_collect::<()>().await?;
+    Ok(count)
+}

@@ -1,0 +1,240 @@
+//! What is deleted is what may be deleted, whatever happens in between.
+
+use std::sync::Arc;
+
+use futures_util::stream::TryStreamExt;
+
+use super::*;
+use crate::archive::inspect::{Inspector, committed_records};
+use crate::archive::key::{Fence, SegmentUuid};
+use crate::archive::manifest::{ChunkRow, CommitFacts, Hex128};
+use crate::archive::store::faulty::{Fault, FaultyBackend};
+use crate::archive::tests::{Broker, end, log, open_store, writer};
+use crate::archive::workers::Workers;
+use crate::runtime::Runtime;
+use crate::runtime::tasks::Priority;
+use crate::types::{Incarnation, LeaderEpoch};
+
+const NO_GRACE: Duration = Duration::ZERO;
+const LATE: Timestamp = Timestamp(i64::MAX);
+
+async fn objects(store: &Store, prefix: &str) -> Vec<String> {
+    store.list(prefix).map_ok(|object| object.key).try_collect().await.unwrap()
+}
+
+fn segment(base: i64, next: i64, log_bytes: u64) -> Segment {
+    let fence = Fence { incarnation: Incarnation(0), leader_epoch: LeaderEpoch(1) };
+    let uuid = SegmentUuid::from_entropy([base as u8; 16]);
+    Segment {
+        name: SegmentName { base: Offset(base), next: Offset(next), fence, uuid },
+        min_timestamp: Timestamp(base),
+        max_timestamp: Timestamp(next),
+        record_count: 1,
+        batch_count: 1,
+        log_bytes,
+        parquet_bytes: 0,
+        footer_start: 0,
+        metadata_start: 0,
+        companion_bytes: 20,
+        hash: Hex128(0),
+        chunks: vec![ChunkRow {
+            offsets: (next - base).cast_unsigned(),
+            max_timestamp: next,
+            rows: 0,
+            parquet_bytes: 0,
+            companion_bytes: 4,
+            raw_bytes: 1,
+            hash: 0,
+        }],
+    }
+}
+
+#[test]
+fn retention_goes_by_age_and_size_and_stops_at_the_first_segment_that_stays() {
+    let segments = [segment(0, 10, 100), segment(10, 20, 100), segment(20, 30, 100)];
+    let start = |retention_ms, retention_bytes, now, total| {
+        retention_start(&segments, total, Retention { retention_ms, retention_bytes }, Timestamp(now), Offset(0))
+    };
+    assert_eq!(start(None, None, i64::MAX, 300), Offset(0));
+    assert_eq!(start(Some(5), None, 16, 300), Offset(10));
+    assert_eq!(start(Some(5), None, 1000, 300), Offset(30));
+    assert_eq!(start(None, Some(150), 0, 300), Offset(10));
+    // What only the local disk has counts too, and is not expired here.
+    assert_eq!(start(None, Some(150), 0, 600), Offset(30));
+    assert_eq!(start(None, Some(300), 0, 300), Offset(0));
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_expires_a_bounded_number_of_segments() {
+    let segments: Vec<Segment> = (0..200).map(|base| segment(base, base + 1, 1)).collect();
+    let keep = Retention { retention_ms: Some(1), retention_bytes: None };
+    let start = retention_start(&segments, 200, keep, LATE, Offset(0));
+    assert_eq!(start, Offset(EXPIRED_PER_PASS as i64));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_moves_the_log_start_first_and_objects_go_after_their_grace() {
+    let broker = Broker::new(open_store("memory:///"));
+    broker.describe_topic().await;
+    let log = log(1, 100);
+    broker.archive(writer(1), &log, 20, end(&log)).await.unwrap();
+    let store = broker.bucket.store().clone();
+    let before = objects(&store, broker.partition.keys().log_directory()).await.len();
+    let head = broker.partition.head().unwrap();
+    let third = head.segments[2].base();
+    let keep =
+        Retention { retention_ms: None, retention_bytes: Some(head.segments[2..].iter().map(|s| s.log_bytes).sum()) };
+
+    let day = Duration::from_secs(86_400);
+    let head = apply_retention(&broker.partition, writer(1), keep, 0, Timestamp(0), day).await.unwrap();
+    assert_eq!((head.log_start_offset, head.segments.len(), head.tombstones.len()), (third, 3, 2));
+    let now = Runtime::production().clock.wall();
+    assert_eq!(sweep_tombstones(&broker.partition, writer(1), now).await.unwrap().objects, 0);
+    assert_eq!(objects(&store, broker.partition.keys().log_directory()).await.len(), before);
+
+    let head = broker.partition.advance_log_start(writer(1), head.segments[1].base(), NO_GRACE).await.unwrap();
+    let now = Runtime::production().clock.wall();
+    assert_eq!(sweep_tombstones(&broker.partition, writer(1), now).await.unwrap().objects, 2);
+    assert!(objects(&store, broker.partition.keys().log_directory()).await.len() < before);
+    let found = broker.read_all(head.segments[1].base(), false).await;
+    assert_eq!(found.last(), log.last());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_that_dies_anywhere_is_finished_by_the_next() {
+    for number in 0..20 {
+        let store = open_store("memory:///");
+        let broker = Broker::new(store.clone());
+        broker.describe_topic().await;
+        let log = log(2, 60);
+        broker.archive(writer(1), &log, 10, end(&log)).await.unwrap();
+        let start = broker.partition.head().unwrap().segments[3].base();
+        broker.partition.advance_log_start(writer(1), start, NO_GRACE).await.unwrap();
+        let now = Runtime::production().clock.wall();
+
+        let plan = FaultyBackend::dies_at(number, Fault::ReplyLost);
+        let dying = Broker::new(store.wrapped(|inner| Arc::new(FaultyBackend::new(inner, plan))));
+        let died = sweep_tombstones(&dying.partition, writer(1), now).await.is_err();
+        sweep_tombstones(&broker.partition, writer(1), now).await.unwrap();
+        let head = broker.partition.refresh().await.unwrap().unwrap();
+        assert!(head.tombstones.is_empty());
+        let listed: BTreeSet<String> =
+            head.segments.iter().flat_map(|s| segment_keys(&broker.partition, &s.name)).collect();
+        let left = objects(&store, broker.partition.keys().log_directory()).await;
+        assert!(left.iter().all(|key| listed.contains(key)), "{number}: {left:?}");
+        broker.read_all(start, false).await;
+        if !died {
+            return;
+        }
+    }
+    panic!("the sweep makes fewer requests than that");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orphans_go_only_when_their_writer_can_never_commit_again() {
+    let store = open_store("memory:///");
+    let broker = Broker::new(store.clone());
+    broker.describe_topic().await;
+    let log = log(3, 40);
+    // The first leader uploads its objects and dies before the head is written.
+    let mut orphans = Vec::new();
+    for number in 0..40 {
+        let plan = FaultyBackend::dies_at(number, Fault::Refused);
+        let dying = Broker::new(store.wrapped(|inner| Arc::new(FaultyBackend::new(inner, plan))));
+        dying.archive(writer(1), &log, 20, end(&log)).await.ok();
+        orphans = objects(&store, broker.partition.keys().log_directory()).await;
+        if !orphans.is_empty() {
+            break;
+        }
+    }
+    assert!(!orphans.is_empty());
+    assert!(broker.partition.refresh().await.unwrap().unwrap().segments.is_empty());
+    assert_eq!(sweep_orphans(&broker.partition).await.unwrap().objects, 0, "that writer may still commit them");
+
+    broker.archive(writer(2), &log, 20, end(&log)).await.unwrap();
+    assert_eq!(sweep_orphans(&broker.partition).await.unwrap().objects, orphans.len() as u64);
+    assert_eq!(sweep_orphans(&broker.partition).await.unwrap().objects, 0);
+    assert_eq!(broker.read_all(Offset(0), false).await.len(), log.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spilled_segments_are_read_expired_and_swept_like_any_other() {
+    let store = open_store("memory:///");
+    let broker = Broker::new(store.clone());
+    broker.describe_topic().await;
+    let mut head = broker.partition.take_over(writer(1), Offset(0)).await.unwrap();
+    while head.spills.len() < 2 {
+        let base = head.next_offset.0;
+        let segment = segment(base, base + 1, 1);
+        let segment = Segment { name: SegmentName { fence: writer(1).fence, ..segment.name }, ..segment };
+        let keys = segment_keys(&broker.partition, &segment.name);
+        store.put_immutable(&keys[1], bytes::Bytes::from_static(b"stand-in")).await.unwrap();
+        head = broker.partition.commit(writer(1), &segment, &CommitFacts::default()).await.unwrap();
+    }
+    let count = head.next_offset.0;
+    let cut = Offset(head.spills[1].first.0 + 10);
+    let mut sweeps = 0;
+    head = broker.partition.advance_log_start(writer(1), cut, NO_GRACE).await.unwrap();
+    while !head.tombstones.is_empty() {
+        let now = Runtime::production().clock.wall();
+        sweep_tombstones(&broker.partition, writer(1), now).await.unwrap();
+        head = broker.partition.head().unwrap();
+        sweeps += 1;
+        assert!(sweeps < 10);
+    }
+    let left = objects(&store, broker.partition.keys().log_directory()).await;
+    assert_eq!(left.len() as i64, count - cut.0);
+    assert_eq!(objects(&store, &broker.partition.keys().spill_directory()).await.len(), 1);
+    assert_eq!(sweep_orphans(&broker.partition).await.unwrap().objects, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purged_topic_leaves_only_its_description() {
+    let store = open_store("memory:///");
+    let broker = Broker::new(store.clone());
+    broker.describe_topic().await;
+    let log = log(4, 40);
+    broker.archive(writer(1), &log, 20, end(&log)).await.unwrap();
+    let identity = broker.partition.identity().clone();
+    let topic = broker.bucket.topic(&identity.topic, identity.topic_id).await.unwrap().unwrap();
+    purge_topic(&broker.bucket, &topic).await.unwrap();
+    let left = objects(&store, "").await;
+    assert_eq!(left, [broker.bucket.keys().topic(&identity.topic, identity.topic_id).description()]);
+    let found = broker.bucket.topic(&identity.topic, identity.topic_id).await.unwrap().unwrap();
+    assert_eq!(found.state, TopicState::Purged);
+    assert!(broker.bucket.describe_topic(&topic).await.is_err(), "a deleted topic never comes back");
+    assert!(Broker::new(store).partition.take_over(writer(2), Offset(0)).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_is_looked_at_and_checked_without_a_broker() {
+    let store = open_store("memory:///");
+    let broker = Broker::new(store.clone());
+    broker.describe_topic().await;
+    let log = log(5, 100);
+    broker.archive(writer(1), &log, 30, end(&log)).await.unwrap();
+    let runtime = Runtime::production();
+    let workers = Workers::start(runtime.tasks.as_ref(), "inspect", Priority::Foreground, 1);
+    let inspector = Inspector::open(store.clone(), None, workers).await.unwrap();
+    let topic = inspector.topic("flights").await.unwrap();
+    let (_, head) = topic.heads.first_key_value().unwrap();
+    let partition = inspector.partition(&topic, head).await.unwrap();
+    let report = inspector.verify(&partition, |_| {}).await;
+    assert_eq!((&report.problems[..], report.batches), (&[][..], log.len() as u64));
+
+    let batches: Vec<_> = inspector.batches(&partition, Offset(30)).try_collect().await.unwrap();
+    let first = committed_records(&batches[0], Offset(30)).unwrap();
+    assert!(first.iter().all(|record| record.offset >= Offset(30)));
+    assert_eq!(batches.last().map(|batch| &batch.batch), log.last());
+
+    store.delete(&partition.keys.parquet(&partition.segments[1].name)).await.unwrap();
+    let report = inspector.verify(&partition, |_| {}).await;
+    assert!(report.problems.iter().any(|problem| problem.offset == partition.segments[1].base()));
+    let gap = crate::archive::inspect::ArchivedPartition {
+        segments: [&partition.segments[..1], &partition.segments[2..]].concat(),
+        ..partition.clone()
+    };
+    let report = inspector.verify(&gap, |_| {}).await;
+    assert!(report.problems.iter().any(|problem| problem.what.contains("missing")), "{:?}", report.problems);
+    assert!(inspector.topic("nothing").await.is_err());
+}

@@ -1,0 +1,348 @@
+//! Looks at an archive with nothing but its bucket: what `alluvium archive ls|describe|verify|cat` do.
+//!
+//! Nothing here writes. It works beside a running cluster or after its end: whatever a head lists stays in place for at
+//! least the grace of a tombstone, which is longer than a look takes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
+use thiserror::Error;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::bucket::{Bucket, BucketError};
+use super::chunk_source::ChunkSource;
+use super::key::{ClusterKeys, PartitionKeys, parse_topic};
+use super::manifest::{Head, Hex128, ManifestError, Segment, SpillList, TopicDescription};
+use super::parquet::{ArchivedBatch, Fate};
+use super::remote_reader::ReadError;
+use super::store::{Store, StoreError};
+use super::workers::Workers;
+use crate::record::{MAX_DECOMPRESSED_BYTES, RecordError};
+use crate::types::{ClusterId, Offset, PartitionIndex, TopicId};
+
+/// Problems that one check reports, at most; the first ones say the most.
+const REPORTED_PROBLEMS: usize = 100;
+
+/// Why an archive could not be looked at.
+#[derive(Debug, Error)]
+pub enum InspectError {
+    /// The bucket holds no cluster.
+    #[error("the object store holds no archive; check the URL and its prefix")]
+    NoCluster,
+    /// The bucket holds several clusters and none was named.
+    #[error("the object store holds several clusters, name one of them clusters={clusters:?}")]
+    SeveralClusters {
+        /// Those that were found.
+        clusters: Vec<ClusterId>,
+    },
+    /// No topic of that name was ever archived.
+    #[error("the archive has no topic of that name topic={topic}")]
+    NoTopic {
+        /// The name.
+        topic: String,
+    },
+    /// An object is not what it should be.
+    #[error("archive object {key}: {source}")]
+    Manifest {
+        /// The object.
+        key: String,
+        /// What is wrong with it.
+        source: ManifestError,
+    },
+    /// The bucket's stamps could not be read.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// A chunk could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A batch could not be read.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// One archived topic.
+#[derive(Clone, Debug)]
+pub struct ArchivedTopic {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub topic_id: TopicId,
+    /// Its description, unless that is missing.
+    pub description: Option<TopicDescription>,
+    /// The heads of its partitions.
+    pub heads: BTreeMap<PartitionIndex, Arc<Head>>,
+}
+
+/// One partition with all its segments, spilled ones included.
+#[derive(Clone, Debug)]
+pub struct ArchivedPartition {
+    /// Where its objects are.
+    pub keys: PartitionKeys,
+    /// Its head.
+    pub head: Arc<Head>,
+    /// Its readable segments, in offset order.
+    pub segments: Vec<Segment>,
+}
+
+/// Something that a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The object it is about.
+    pub key: String,
+    /// The first offset concerned.
+    pub offset: Offset,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} offset={} key={}", self.what, self.offset, self.key)
+    }
+}
+
+/// What a check of one partition covered and found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Segments looked at.
+    pub segments: u64,
+    /// Batches decoded.
+    pub batches: u64,
+    /// Records decoded.
+    pub records: u64,
+    /// Bytes of their objects.
+    pub stored_bytes: u64,
+    /// Problems found; at most [`REPORTED_PROBLEMS`] are kept.
+    pub problems: Vec<Problem>,
+}
+
+impl VerifyReport {
+    fn note(&mut self, key: &str, offset: Offset, what: impl fmt::Display) {
+        if self.problems.len() < REPORTED_PROBLEMS {
+            self.problems.push(Problem { key: key.to_owned(), offset, what: what.to_string() });
+        }
+    }
+}
+
+/// Looks at the archive of one cluster.
+#[derive(Debug)]
+pub struct Inspector {
+    store: Store,
+    keys: ClusterKeys,
+    source: ChunkSource,
+}
+
+impl Inspector {
+    /// Opens the archive of `cluster_id`, or of the only cluster in the bucket. Chunks are decoded on `workers`.
+    pub async fn open(store: Store, cluster_id: Option<ClusterId>, workers: Workers) -> Result<Self, InspectError> {
+        let cluster_id = match cluster_id {
+            Some(cluster_id) => cluster_id,
+            None => match Bucket::clusters(&store).await?[..] {
+                [] => return Err(InspectError::NoCluster),
+                [only] => only,
+                ref several => return Err(InspectError::SeveralClusters { clusters: several.to_vec() }),
+            },
+        };
+        Ok(Self { store, keys: ClusterKeys::new(cluster_id), source: ChunkSource::new(workers) })
+    }
+
+    /// Which cluster.
+    pub const fn cluster_id(&self) -> ClusterId {
+        self.keys.cluster_id()
+    }
+
+    /// All topics that are or were archived, by name.
+    pub async fn topics(&self) -> Result<Vec<ArchivedTopic>, InspectError> {
+        let directory = self.keys.topics();
+        let mut topics: BTreeMap<(String, TopicId), ArchivedTopic> = BTreeMap::new();
+        let mut objects = self.store.list(&directory);
+        while let Some(object) = objects.try_next().await? {
+            let Some((name, topic_id)) = parse_topic(&object.key) else { continue };
+            let topic = topics.entry((name.to_owned(), topic_id)).or_insert_with(|| ArchivedTopic {
+                name: name.to_owned(),
+                topic_id,
+                description: None,
+                heads: BTreeMap::new(),
+            });
+            if object.key.ends_with("/topic.json") {
+                topic.description = Some(self.read(&object.key, TopicDescription::parse).await?);
+            } else if object.key.ends_with("/head.json") {
+                let head = self.read(&object.key, Head::parse_any).await?;
+                topic.heads.insert(head.identity.partition, Arc::new(head));
+            }
+        }
+        Ok(topics.into_values().collect())
+    }
+
+    /// The topic of this name; of several that had it, one by one, the live one, or else any.
+    pub async fn topic(&self, name: &str) -> Result<ArchivedTopic, InspectError> {
+        let mut found: Vec<ArchivedTopic> =
+            self.topics().await?.into_iter().filter(|topic| topic.name == name).collect();
+        let is_live = |topic: &ArchivedTopic| {
+            topic.description.as_ref().is_some_and(|found| found.state == super::manifest::TopicState::Live)
+        };
+        let at = found.iter().position(is_live).unwrap_or(0);
+        if found.is_empty() {
+            return Err(InspectError::NoTopic { topic: name.to_owned() });
+        }
+        Ok(found.swap_remove(at))
+    }
+
+    /// One partition with all its readable segments.
+    pub async fn partition(&self, topic: &ArchivedTopic, head: &Arc<Head>) -> Result<ArchivedPartition, InspectError> {
+        let keys = self.keys.topic(&topic.name, topic.topic_id).partition(head.identity.partition.0);
+        let mut segments = Vec::new();
+        for spill in &head.spills {
+            let key = spill.key(&keys);
+            let list = self.read(&key, |bytes| SpillList::parse(bytes, &head.identity, spill)).await?;
+            segments.extend(list.segments);
+        }
+        segments.extend(head.segments.iter().cloned());
+        segments.retain(|segment| segment.next() > head.log_start_offset);
+        Ok(ArchivedPartition { keys, head: Arc::clone(head), segments })
+    }
+
+    /// Checks one partition: no gap and no overlap, every object there with its length, every chunk decodable and as it
+    /// was archived. Calls `progress` after each segment.
+    pub async fn verify(&self, partition: &ArchivedPartition, progress: impl Fn(&VerifyReport)) -> VerifyReport {
+        let mut report = VerifyReport::default();
+        let head = &partition.head;
+        let mut expected = head.log_start_offset;
+        for segment in &partition.segments {
+            let key = partition.keys.parquet(&segment.name);
+            if segment.base() > expected {
+                report.note(&key, expected, "offsets are missing before this segment");
+            } else if segment.base() < expected && expected > head.log_start_offset {
+                report.note(&key, segment.base(), "this segment overlaps the one before it");
+            }
+            expected = segment.next();
+            self.verify_segment(partition, segment, &mut report).await;
+            progress(&report);
+        }
+        if expected != head.next_offset && !head.is_empty() {
+            report.note(&partition.keys.head(), expected, "the head ends beyond its last segment");
+        }
+        report
+    }
+
+    async fn verify_segment(&self, partition: &ArchivedPartition, segment: &Segment, report: &mut VerifyReport) {
+        let keys = &partition.keys;
+        report.segments += 1;
+        report.stored_bytes += segment.stored_bytes();
+        let objects = [
+            (keys.parquet(&segment.name), segment.parquet_bytes),
+            (keys.companion(&segment.name), segment.companion_bytes),
+        ];
+        for (key, expected) in objects.iter().filter(|(_, expected)| *expected > 0) {
+            match self.store.size(key).await {
+                Ok(found) if found == *expected => {}
+                Ok(found) => {
+                    report.note(key, segment.base(), format_args!("object has {found} bytes instead of {expected}"));
+                }
+                Err(error) => report.note(key, segment.base(), error),
+            }
+        }
+        let mut hash = Xxh3::new();
+        let mut records = 0;
+        for chunk in segment.chunks() {
+            match self.source.decode(&self.store, keys, segment, &chunk).await {
+                Ok(batches) => {
+                    for batch in &batches {
+                        hash.update(batch.batch.bytes());
+                        records += u64::from(batch.batch.header().record_count.unsigned_abs());
+                    }
+                    report.batches += batches.len() as u64;
+                }
+                Err(error) => return report.note(&keys.parquet(&segment.name), chunk.base, error),
+            }
+        }
+        report.records += records;
+        if records != segment.record_count || Hex128(hash.digest128()) != segment.hash {
+            report.note(&keys.parquet(&segment.name), segment.base(), "the segment is not what was archived");
+        }
+    }
+
+    /// The batches of a partition from `from` on, in order, as they were archived.
+    pub fn batches<'a>(
+        &'a self,
+        partition: &'a ArchivedPartition,
+        from: Offset,
+    ) -> BoxStream<'a, Result<ArchivedBatch, InspectError>> {
+        let chunks = partition.segments.iter().flat_map(|segment| segment.chunks().map(move |chunk| (segment, chunk)));
+        let wanted = chunks.filter(move |(_, chunk)| chunk.next > from);
+        futures_util::stream::iter(wanted)
+            .then(move |(segment, chunk)| async move {
+                let batches = self.source.decode(&self.store, &partition.keys, segment, &chunk).await?;
+                let wanted = batches.into_iter().filter(move |batch| batch.batch.header().next_offset() > from);
+                Ok::<_, InspectError>(futures_util::stream::iter(wanted.map(Ok)))
+            })
+            .try_flatten()
+            .boxed()
+    }
+
+    async fn read<T>(
+        &self,
+        key: &str,
+        parse: impl FnOnce(&[u8]) -> Result<T, ManifestError>,
+    ) -> Result<T, InspectError> {
+        let (bytes, _) = self.store.get(key).await?;
+        parse(&bytes).map_err(|source| InspectError::Manifest { key: key.to_owned(), source })
+    }
+}
+
+/// A header of a record, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedHeader {
+    /// Key as raw bytes.
+    pub key: Vec<u8>,
+    /// Value; `None` is null.
+    pub value: Option<Vec<u8>>,
+}
+
+/// A record, owned, as `alluvium archive cat` prints it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedRecord {
+    /// Its offset.
+    pub offset: Offset,
+    /// Its timestamp, in milliseconds.
+    pub timestamp: crate::types::Timestamp,
+    /// Key; `None` is null.
+    pub key: Option<Vec<u8>>,
+    /// Value; `None` is null.
+    pub value: Option<Vec<u8>>,
+    /// Headers, in order.
+    pub headers: Vec<OwnedHeader>,
+}
+
+/// The records of a batch as consumers of committed data see them: none for control batches and aborted data.
+pub fn committed_records(batch: &ArchivedBatch, from: Offset) -> Result<Vec<OwnedRecord>, RecordError> {
+    if matches!(batch.fate, Fate::Control | Fate::Aborted) {
+        return Ok(Vec::new());
+    }
+    let payload = batch.batch.decompressed(MAX_DECOMPRESSED_BYTES)?;
+    let records = batch.batch.header().records(&payload).filter(|record| match record {
+        Ok(record) => record.offset >= from,
+        Err(_) => true,
+    });
+    records
+        .map(|record| {
+            let record = record?;
+            let owned = |header: crate::record::HeaderView<'_>| OwnedHeader {
+                key: header.key.to_vec(),
+                value: header.value.map(<[u8]>::to_vec),
+            };
+            Ok(OwnedRecord {
+                offset: record.offset,
+                timestamp: record.timestamp,
+                key: record.key.map(<[u8]>::to_vec),
+                value: record.value.map(<[u8]>::to_vec),
+                headers: record.headers.map(owned).collect(),
+            })
+        })
+        .collect()
+}

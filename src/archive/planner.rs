@@ -1,0 +1,223 @@
+//! What to archive next, what may leave the local disk, and when producers have to slow down: pure decisions.
+//!
+//! Callers gather what they know of their partitions and act on the answers; nothing here reads a clock, a disk or a head.
+
+use crate::types::{Offset, Timestamp};
+
+/// A sealed segment of the hot log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedSegment {
+    /// First offset.
+    pub base: Offset,
+    /// First offset after.
+    pub next: Offset,
+    /// Bytes on local disk.
+    pub bytes: u64,
+    /// Largest record timestamp, by which retention goes.
+    pub max_timestamp: Timestamp,
+}
+
+/// What is known of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionView {
+    /// Sealed segments on local disk, in offset order.
+    pub sealed: Vec<SealedSegment>,
+    /// First offset that a client may read.
+    pub log_start_offset: Offset,
+    /// First offset on local disk.
+    pub local_log_start_offset: Offset,
+    /// Everything below is synced, decided and committed: the least of recovery point, last stable offset and high
+    /// watermark. Nothing at or above it is archived.
+    pub archivable_to: Offset,
+    /// First offset that is not archived, by the head in the bucket; `None` while that is not known.
+    pub archived_to: Option<Offset>,
+}
+
+impl PartitionView {
+    /// Bytes that only the local disk has.
+    pub fn unarchived_bytes(&self) -> u64 {
+        let archived_to = self.archived_to.unwrap_or(Offset::ZERO);
+        self.sealed.iter().filter(|segment| segment.next > archived_to).map(|segment| segment.bytes).sum()
+    }
+
+    /// The oldest largest timestamp that is sealed and not archived, for the archive's lag.
+    pub fn oldest_unarchived(&self) -> Option<Timestamp> {
+        self.next_upload().map(|upload| upload.max_timestamp)
+    }
+
+    /// The next run to archive: the rest of the first sealed segment that is not archived whole. Segments below the log
+    /// start are passed over, since nobody may read them.
+    pub fn next_upload(&self) -> Option<SealedSegment> {
+        let archived_to = self.archived_to?;
+        let wanted = |segment: &&SealedSegment| segment.next > archived_to && segment.next > self.log_start_offset;
+        let segment = self.sealed.iter().find(wanted)?;
+        (segment.next <= self.archivable_to).then(|| SealedSegment { base: segment.base.max(archived_to), ..*segment })
+    }
+}
+
+/// The index of the candidate to serve next, each given by its oldest unarchived timestamp and its unarchived bytes. Twice
+/// the age counts as much as twice the bytes, so that neither a trickle nor a flood is starved.
+pub fn most_urgent(candidates: &[(Timestamp, u64)], now: Timestamp) -> Option<usize> {
+    let urgency = |&(oldest, bytes): &(Timestamp, u64)| {
+        let age_ms = u128::from(now.0.saturating_sub(oldest.0).max(1).unsigned_abs());
+        age_ms * u128::from(bytes.max(1))
+    };
+    let best = candidates.iter().enumerate().max_by_key(|(index, candidate)| (urgency(candidate), usize::MAX - index));
+    best.map(|(index, _)| index)
+}
+
+/// What a topic keeps on local disk once it is archived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalRetention {
+    /// `local.retention.ms`; `None` keeps for ever.
+    pub retention_ms: Option<u64>,
+    /// `local.retention.bytes`; `None` does not bound.
+    pub retention_bytes: Option<u64>,
+}
+
+/// The first offset that has to stay on local disk: archived segments below it may be deleted. `is_durable` says that the
+/// store outlives the process; without that nothing is ever deleted. Never beyond what is archived.
+pub fn local_retention(view: &PartitionView, keep: LocalRetention, now: Timestamp, is_durable: bool) -> Offset {
+    let Some(archived_to) = view.archived_to.filter(|_| is_durable) else { return view.local_log_start_offset };
+    let mut start = view.local_log_start_offset;
+    let mut bytes: u64 = view.sealed.iter().map(|segment| segment.bytes).sum();
+    for segment in view.sealed.iter().take_while(|segment| segment.next <= archived_to) {
+        let age_ms = u64::try_from(now.0.saturating_sub(segment.max_timestamp.0)).unwrap_or(0);
+        let is_old = keep.retention_ms.is_some_and(|limit| age_ms > limit);
+        let is_over = keep.retention_bytes.is_some_and(|limit| bytes - segment.bytes >= limit);
+        if !is_old && !is_over {
+            break;
+        }
+        bytes -= segment.bytes;
+        start = start.max(segment.next);
+    }
+    start
+}
+
+/// One archived segment of some partition that could leave the local disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evictable {
+    /// Which partition, by the caller's numbering.
+    pub partition: usize,
+    /// The segment.
+    pub segment: SealedSegment,
+}
+
+/// Archived segments to delete from the local disk, whatever retention says, until at most `budget_bytes` of
+/// `local_bytes` remain: the oldest first, over all partitions.
+pub fn over_budget(mut archived: Vec<Evictable>, local_bytes: u64, budget_bytes: u64) -> Vec<Evictable> {
+    let mut excess = local_bytes.saturating_sub(budget_bytes);
+    archived.sort_by_key(|candidate| (candidate.segment.max_timestamp, candidate.partition, candidate.segment.base));
+    let needed = archived.iter().take_while(|candidate| {
+        let needed = excess > 0;
+        excess = excess.saturating_sub(candidate.segment.bytes);
+        needed
+    });
+    let count = needed.count();
+    archived.truncate(count);
+    archived
+}
+
+/// How far the local disk may fill with data that is not archived before producers are slowed down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// Unarchived bytes below which nobody is slowed down.
+    pub comfortable_bytes: u64,
+    /// Unarchived bytes at which producers get no more than the archive can take.
+    pub full_bytes: u64,
+}
+
+/// The rate at which all producers together may write, in bytes per second, given how fast the archive has been going
+/// lately; `None` does not limit. Between comfortable and full the limit glides from four times that rate down to it, so
+/// that the backlog levels off long before the disk is in danger; above full it falls on, to an eighth, and never to zero.
+pub fn produce_limit(backlog: Backlog, unarchived_bytes: u64, archive_bytes_per_second: u64) -> Option<u64> {
+    const GENEROUS: u64 = 4;
+    const LEAST_SHARE: u64 = 8;
+    let span = backlog.full_bytes.saturating_sub(backlog.comfortable_bytes).max(1);
+    let over = unarchived_bytes.checked_sub(backlog.comfortable_bytes).filter(|&over| over > 0)?;
+    let rate = u128::from(archive_bytes_per_second.max(1));
+    let (over, span) = (u128::from(over), u128::from(span));
+    let limit = if over <= span {
+        rate * (u128::from(GENEROUS) * span - u128::from(GENEROUS - 1) * over) / span
+    } else {
+        rate * span / over
+    };
+    let least = (rate / u128::from(LEAST_SHARE)).max(1);
+    Some(u64::try_from(limit.max(least)).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(base: i64, next: i64) -> SealedSegment {
+        SealedSegment { base: Offset(base), next: Offset(next), bytes: 100, max_timestamp: Timestamp(next * 10) }
+    }
+
+    fn view(archived_to: i64) -> PartitionView {
+        PartitionView {
+            sealed: vec![sealed(0, 10), sealed(10, 20), sealed(20, 30)],
+            log_start_offset: Offset(0),
+            local_log_start_offset: Offset(0),
+            archivable_to: Offset(25),
+            archived_to: Some(Offset(archived_to)),
+        }
+    }
+
+    #[test]
+    fn only_decided_and_synced_segments_are_archived_in_order() {
+        assert_eq!(view(0).next_upload(), Some(sealed(0, 10)));
+        assert_eq!(view(5).next_upload().unwrap().base, Offset(5));
+        assert_eq!(view(10).next_upload(), Some(sealed(10, 20)));
+        assert_eq!(view(20).next_upload(), None, "the third segment is not decided yet");
+        assert_eq!(PartitionView { archived_to: None, ..view(0) }.next_upload(), None);
+        let deleted = PartitionView { log_start_offset: Offset(15), ..view(0) };
+        assert_eq!(deleted.next_upload(), Some(sealed(10, 20)));
+    }
+
+    #[test]
+    fn nothing_unarchived_ever_leaves_the_local_disk() {
+        let keep = LocalRetention { retention_ms: Some(0), retention_bytes: Some(0) };
+        let late = Timestamp(i64::MAX);
+        assert_eq!(local_retention(&view(20), keep, late, true), Offset(20));
+        assert_eq!(local_retention(&view(15), keep, late, true), Offset(10));
+        assert_eq!(local_retention(&view(20), keep, late, false), Offset(0));
+        assert_eq!(local_retention(&PartitionView { archived_to: None, ..view(0) }, keep, late, true), Offset(0));
+        let forever = LocalRetention { retention_ms: None, retention_bytes: None };
+        assert_eq!(local_retention(&view(30), forever, late, true), Offset(0));
+        let by_size = LocalRetention { retention_ms: None, retention_bytes: Some(150) };
+        assert_eq!(local_retention(&view(30), by_size, late, true), Offset(10));
+        let by_age = LocalRetention { retention_ms: Some(100), retention_bytes: None };
+        assert_eq!(local_retention(&view(30), by_age, Timestamp(301), true), Offset(20));
+    }
+
+    #[test]
+    fn the_oldest_archived_segments_make_room_first() {
+        let candidate = |partition, base| Evictable { partition, segment: sealed(base, base + 10) };
+        let candidates = vec![candidate(0, 50), candidate(1, 10), candidate(2, 30)];
+        let chosen = over_budget(candidates.clone(), 1000, 850);
+        assert_eq!(chosen, [candidate(1, 10), candidate(2, 30)]);
+        assert!(over_budget(candidates, 1000, 1000).is_empty());
+    }
+
+    #[test]
+    fn neither_age_nor_size_alone_decides_who_is_next() {
+        let now = Timestamp(1_000_000);
+        assert_eq!(most_urgent(&[], now), None);
+        assert_eq!(most_urgent(&[(Timestamp(0), 100), (Timestamp(900_000), 100)], now), Some(0));
+        assert_eq!(most_urgent(&[(Timestamp(500_000), 100), (Timestamp(900_000), 10_000)], now), Some(1));
+    }
+
+    #[test]
+    fn producers_are_slowed_smoothly_and_never_stopped() {
+        let backlog = Backlog { comfortable_bytes: 1000, full_bytes: 2000 };
+        assert_eq!(produce_limit(backlog, 1000, 100), None);
+        let limits: Vec<u64> = (1001..10_000).map(|bytes| produce_limit(backlog, bytes, 100).unwrap()).collect();
+        assert!(limits.is_sorted_by(|one, two| one >= two), "more backlog never means more speed");
+        assert_eq!(limits[0], 399);
+        assert_eq!(produce_limit(backlog, 2000, 100), Some(100));
+        assert_eq!(produce_limit(backlog, u64::MAX, 100), Some(12));
+        let steps = limits.windows(2).map(|pair| pair[0] - pair[1]).max().unwrap();
+        assert!(steps <= 1, "no jumps");
+    }
+}

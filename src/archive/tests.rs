@@ -1,0 +1,427 @@
+//! The archive end to end, over every kind of store: upload, read back, crash at every step, two leaders, lost replies.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::bucket::Bucket;
+use super::chunk_cache::{ChunkCache, FetchCompression};
+use super::key::Fence;
+use super::manifest::{HeadIdentity, Hex128, MANIFEST_FORMAT, TopicDescription, TopicState, Writer};
+use super::parquet::{AbortedTransaction, ChunkLimits};
+use super::partition::{HeadError, PartitionArchive};
+use super::remote_reader::{ReadError, ReadRequest, ReadSettings, RemoteReader};
+use super::spool::Spool;
+use super::store::faulty::{Fault, FaultyBackend, split_mix};
+use super::store::{Location, Operation, Store, StoreSettings, Unobserved};
+use super::uploader::{UploadError, UploadPlan, Uploader};
+use super::workers::Workers;
+use crate::record::*;
+use crate::runtime::Runtime;
+use crate::runtime::tasks::Priority;
+use crate::types::*;
+
+/// Small chunks, so that a few records make several.
+const LIMITS: ChunkLimits = ChunkLimits { raw_bytes: 2 << 10, rows: 50 };
+
+pub(super) fn settings() -> StoreSettings {
+    StoreSettings { backoff_first_ms: 1, backoff_longest_ms: 2, max_attempts: 3, ..StoreSettings::default() }
+}
+
+pub(super) fn open_store(url: &str) -> Store {
+    let runtime = Runtime::production();
+    let workers = Workers::start(runtime.tasks.as_ref(), "store", Priority::Foreground, 2);
+    Store::open(&runtime, &Location::parse(url).unwrap(), settings(), workers, Arc::new(Unobserved)).unwrap()
+}
+
+pub(super) fn writer(epoch: i32) -> Writer {
+    let fence = Fence { incarnation: Incarnation(0), leader_epoch: LeaderEpoch(epoch) };
+    Writer { fence, broker: NodeId(epoch) }
+}
+
+/// One broker's view of the archive: everything but the store is its own.
+pub(super) struct Broker {
+    _directory: tempfile::TempDir,
+    cache_directory: PathBuf,
+    pub(super) bucket: Bucket,
+    pub(super) partition: PartitionArchive,
+    uploader: Uploader,
+    reader: RemoteReader,
+}
+
+impl Broker {
+    pub(super) fn new(store: Store) -> Self {
+        Self::with(store, ReadSettings { compression: FetchCompression::None, ..ReadSettings::default() }, 1 << 20)
+    }
+
+    fn with(store: Store, settings: ReadSettings, cache_bytes: u64) -> Self {
+        let runtime = Runtime::production();
+        let directory = tempfile::tempdir().unwrap();
+        let workers = Workers::start(runtime.tasks.as_ref(), "archive", Priority::Background, 2);
+        let bucket = Bucket::new(store, runtime.clone(), ClusterId::from_bytes([1; 16]));
+        let identity = HeadIdentity {
+            cluster_id: ClusterId::from_bytes([1; 16]),
+            topic: "flights".to_owned(),
+            topic_id: TopicId::from_bytes([2; 16]),
+            partition: PartitionIndex(7),
+        };
+        let partition = PartitionArchive::new(bucket.clone(), runtime.clone(), identity);
+        let spool = Spool::open(runtime.disk.as_ref(), &directory.path().join("spool"), 2).unwrap();
+        let cache_directory = directory.path().join("cache");
+        let cache = ChunkCache::open(&runtime, cache_directory.clone(), cache_bytes, workers.clone()).unwrap();
+        let uploader = Uploader::new(runtime, workers.clone(), spool, LIMITS);
+        let reader = RemoteReader::new(settings, workers, cache);
+        Self { _directory: directory, cache_directory, bucket, partition, uploader, reader }
+    }
+
+    pub(super) async fn describe_topic(&self) {
+        let description = TopicDescription {
+            format: MANIFEST_FORMAT,
+            cluster_id: ClusterId::from_bytes([1; 16]),
+            topic: "flights".to_owned(),
+            topic_id: TopicId::from_bytes([2; 16]),
+            partitions: 8,
+            configs: std::iter::once(("retention.ms".to_owned(), "-1".to_owned())).collect(),
+            state: TopicState::Live,
+            nonce: Hex128(0),
+        };
+        self.bucket.describe_topic(&description).await.unwrap();
+    }
+
+    /// Archives the batches of `log` from where the archive ends, `count` at a time, until `until` or a failure.
+    pub(super) async fn archive(
+        &self,
+        writer: Writer,
+        log: &[Batch],
+        count: usize,
+        until: Offset,
+    ) -> Result<(), UploadError> {
+        let mut head = self.partition.take_over(writer, Offset(0)).await?;
+        while head.next_offset < until {
+            let from = head.next_offset;
+            let run: Vec<Batch> =
+                log.iter().filter(|batch| batch.header().base_offset >= from).take(count).cloned().collect();
+            let next = run.last().unwrap().header().next_offset();
+            let aborted = vec![AbortedTransaction {
+                producer_id: ProducerId(9),
+                first_offset: Offset(0),
+                last_offset: Offset::MAX,
+            }];
+            let plan = UploadPlan { writer, base: from, next, aborted, producer_snapshot: None };
+            let source = move || run.into_iter().map(Ok::<_, RecordError>);
+            head = self.uploader.archive(&self.partition, plan, source).await?.head;
+        }
+        Ok(())
+    }
+
+    /// Reads everything from `offset` on, a little at a time, as a consumer does.
+    pub(super) async fn read_all(&self, offset: Offset, committed_only: bool) -> Vec<Batch> {
+        let head = self.partition.refresh().await.unwrap().unwrap();
+        let mut found = Vec::new();
+        let mut offset = offset;
+        while offset < head.next_offset {
+            let request = ReadRequest { offset, max_bytes: 500, committed_only };
+            let outcome = self.reader.read(&self.partition, &head, request).await.unwrap();
+            assert!(outcome.batches[0].header().next_offset() > offset, "a read has to move the consumer on");
+            offset = outcome.batches.last().unwrap().header().next_offset();
+            found.extend(outcome.batches);
+        }
+        found
+    }
+}
+
+/// A log with ordinary, transactional, aborted and control batches, and gaps.
+pub(super) fn log(seed: u64, batches: usize) -> Vec<Batch> {
+    let mut state = seed;
+    let mut next = 0;
+    let batches = (0..batches).map(|number| {
+        let dice = split_mix(&mut state) % 10;
+        let aborted = dice == 1;
+        let attributes = Attributes::default().with_control(dice == 0).with_transactional(dice < 2);
+        let producer_id = if aborted { ProducerId(9) } else { ProducerId(1) };
+        let mut builder = BatchBuilder::new(BatchOptions { attributes, producer_id, ..BatchOptions::default() });
+        for record in 0..=split_mix(&mut state) % 4 {
+            let value = format!("value {number} {record} {:0>100}", split_mix(&mut state) % 1000);
+            let timestamp = Timestamp(1_700_000_000_000 + next * 10);
+            builder.append(timestamp, Some(b"key"), Some(value.as_bytes()), std::iter::empty());
+        }
+        let base = next + i64::from(dice == 5);
+        let batch = builder.build(Offset(base), LeaderEpoch(number as i32 / 20)).unwrap();
+        next = batch.header().next_offset().0;
+        batch
+    });
+    batches.collect()
+}
+
+pub(super) fn end(log: &[Batch]) -> Offset {
+    log.last().unwrap().header().next_offset()
+}
+
+/// As `assert_eq!`, without printing megabytes.
+fn assert_same(found: &[Batch], expected: &[Batch], context: &str) {
+    let difference = found.iter().zip(expected).position(|(found, expected)| found != expected);
+    assert_eq!((difference, found.len()), (None, expected.len()), "{context}");
+}
+
+fn directory_url(directory: &tempfile::TempDir) -> String {
+    url::Url::from_directory_path(directory.path()).unwrap().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_archived_is_read_back_from_memory_a_directory_and_a_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut urls = vec!["memory:///".to_owned(), directory_url(&directory)];
+    let mut options = std::collections::BTreeMap::new();
+    if let Ok(url) = std::env::var("ALLUVIUM_TEST_S3") {
+        options = std::env::vars().filter(|(name, _)| name.starts_with("AWS_")).collect();
+        urls.push(format!("{url}/{:016x}", Runtime::production().entropy.number()));
+    }
+    for url in urls {
+        let runtime = Runtime::production();
+        let workers = Workers::start(runtime.tasks.as_ref(), "store", Priority::Foreground, 2);
+        let settings = StoreSettings { options: options.clone(), ..settings() };
+        let location = Location::parse(&url).unwrap();
+        let store = Store::open(&runtime, &location, settings, workers, Arc::new(Unobserved)).unwrap();
+        let broker = Broker::new(store);
+        broker.describe_topic().await;
+        let log = log(1, 200);
+        broker.archive(writer(3), &log, 40, end(&log)).await.unwrap();
+        assert_same(&broker.read_all(Offset(0), false).await, &log, &url);
+        // From the middle of a batch on: the batch that holds the offset comes whole.
+        let middle = log[57].header().last_offset();
+        assert_same(&broker.read_all(middle, false).await, &log[57..], "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn committed_readers_skip_aborted_batches_and_still_reach_the_end() {
+    let broker = Broker::new(open_store("memory:///"));
+    broker.describe_topic().await;
+    let log = log(2, 200);
+    broker.archive(writer(3), &log, 40, end(&log)).await.unwrap();
+    let is_aborted = |batch: &&Batch| {
+        let header = batch.header();
+        header.attributes.is_transactional() && !header.attributes.is_control() && header.producer_id == ProducerId(9)
+    };
+    assert!(log.iter().any(|batch| is_aborted(&batch)));
+    let committed: Vec<Batch> = log.iter().filter(|batch| !is_aborted(batch)).cloned().collect();
+    let found = broker.read_all(Offset(0), true).await;
+    assert_eq!(found.last().unwrap().header().next_offset(), end(&log));
+    let found: Vec<Batch> = found.into_iter().filter(|batch| batch.header().record_count > 0).collect();
+    assert_same(&found, &committed, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timestamps_and_epochs_are_found_in_the_archive() {
+    let broker = Broker::new(open_store("memory:///"));
+    broker.describe_topic().await;
+    let log = log(3, 120);
+    broker.archive(writer(9), &log, 25, end(&log)).await.unwrap();
+    let head = broker.partition.head().unwrap();
+    for offset in [0, 1, 50, 119, 200] {
+        let timestamp = Timestamp(1_700_000_000_000 + offset * 10);
+        let mut expected = None;
+        for batch in &log {
+            let payload = batch.payload();
+            let mut records = batch.header().records(&payload).map(Result::unwrap);
+            expected = expected.or_else(|| {
+                let record = records.find(|record| record.timestamp >= timestamp)?;
+                Some((record.offset, record.timestamp, batch.header().leader_epoch))
+            });
+        }
+        let found = broker.reader.offset_for_timestamp(&broker.partition, &head, timestamp).await.unwrap();
+        assert_eq!(found, expected, "{timestamp}");
+    }
+    let second_epoch = log.iter().find(|batch| batch.header().leader_epoch == LeaderEpoch(1)).unwrap();
+    assert_eq!(head.epoch_end_offset(LeaderEpoch(0)), Some((LeaderEpoch(0), second_epoch.header().base_offset)));
+    assert_eq!(head.epoch_end_offset(LeaderEpoch(5)), Some((LeaderEpoch(5), end(&log))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_at_any_request_loses_and_doubles_nothing() {
+    let log = log(4, 60);
+    for last in [Fault::Refused, Fault::ReplyLost, Fault::None] {
+        let mut number = 0;
+        loop {
+            let store = open_store("memory:///");
+            let dying =
+                store.wrapped(|inner| Arc::new(FaultyBackend::new(inner, FaultyBackend::dies_at(number, last))));
+            let survivor = Broker::new(store);
+            survivor.describe_topic().await;
+            let broker = Broker::new(dying);
+            let result = broker.archive(writer(1), &log, 20, end(&log)).await;
+            let died = result.is_err();
+            // The next leader takes over what is there, and goes on.
+            survivor.archive(writer(2), &log, 20, end(&log)).await.unwrap();
+            assert_same(&survivor.read_all(Offset(0), false).await, &log, &format!("{last:?} at request {number}"));
+            let late = broker.archive(writer(1), &log, 20, end(&log)).await;
+            assert!(late.is_err() || !died, "a deposed leader writes nothing more");
+            if !died {
+                break;
+            }
+            number += 1;
+            assert!(number < 100);
+        }
+        assert!(number > 10, "the upload makes more requests than that");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_replies_and_refusals_at_random_only_delay() {
+    for seed in 0..15 {
+        let store = open_store("memory:///");
+        let log = log(seed, 80);
+        let plan = FaultyBackend::random(seed, 80, 120);
+        let broker = Broker::new(store.wrapped(|inner| Arc::new(FaultyBackend::new(inner, plan))));
+        Broker::new(store.clone()).describe_topic().await;
+        let mut tries = 0;
+        while broker.archive(writer(1), &log, 10, end(&log)).await.is_err() {
+            tries += 1;
+            assert!(tries < 200, "seed {seed}");
+        }
+        let reader = Broker::new(store);
+        assert_same(&reader.read_all(Offset(0), false).await, &log, &format!("seed {seed}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_leaders_at_once_commit_every_range_once() {
+    let store = open_store("memory:///");
+    let log = log(5, 150);
+    let (old, new) = (Broker::new(store.clone()), Broker::new(store.clone()));
+    old.describe_topic().await;
+    old.partition.take_over(writer(1), Offset(0)).await.unwrap();
+    let (from_old, from_new) =
+        tokio::join!(old.archive(writer(1), &log, 7, end(&log)), new.archive(writer(2), &log, 11, end(&log)),);
+    from_new.unwrap();
+    if let Err(error) = from_old {
+        let UploadError::Head(error) = error else { panic!("{error}") };
+        assert!(error.is_fenced(), "{error}");
+    }
+    assert_same(&Broker::new(store).read_all(Offset(0), false).await, &log, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_topic_gets_no_new_head() {
+    let broker = Broker::new(open_store("memory:///"));
+    let refused = broker.partition.take_over(writer(1), Offset(0)).await;
+    assert!(matches!(refused, Err(HeadError::Topic(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_build_serves_many_readers_and_survives_all_of_them() {
+    let store = open_store("memory:///");
+    let broker = Broker::new(store.clone());
+    broker.describe_topic().await;
+    let log = log(6, 30);
+    broker.archive(writer(1), &log, 30, end(&log)).await.unwrap();
+    let slow = store.wrapped(|inner| {
+        let plan = Box::new(move |_, operation, _: &str| {
+            if operation == Operation::GetRanges {
+                std::thread::yield_now();
+            }
+            Fault::None
+        });
+        Arc::new(FaultyBackend::new(inner, plan))
+    });
+    let reader = Broker::with(slow, ReadSettings { read_ahead_chunks: 0, ..ReadSettings::default() }, 1 << 20);
+    let head = reader.partition.refresh().await.unwrap().unwrap();
+    let request = ReadRequest { offset: Offset(0), max_bytes: 100, committed_only: false };
+    let readers = (0..20).map(|_| reader.reader.read(&reader.partition, &head, request));
+    for outcome in futures_util::future::join_all(readers).await {
+        assert_eq!(outcome.unwrap().batches, log[..1]);
+    }
+    assert_eq!(reader.reader.cache().counts().builds, 1);
+    // A reader that gives up leaves its build running.
+    let far = ReadRequest { offset: log[29].header().base_offset, ..request };
+    {
+        let read = std::pin::pin!(reader.reader.read(&reader.partition, &head, far));
+        assert!(futures_util::FutureExt::now_or_never(read).is_none());
+    }
+    while reader.reader.cache().counts().bytes < 3 << 10 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let before = reader.reader.cache().counts().builds;
+    assert_eq!(reader.reader.read(&reader.partition, &head, far).await.unwrap().batches, log[29..]);
+    assert_eq!(reader.reader.cache().counts().builds, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cache_stays_within_its_budget_and_never_serves_damage() {
+    let broker = Broker::with(open_store("memory:///"), ReadSettings::default(), 10 << 10);
+    broker.describe_topic().await;
+    let log = log(7, 200);
+    broker.archive(writer(1), &log, 100, end(&log)).await.unwrap();
+    assert_same(&broker.read_all(Offset(0), false).await, &log, "");
+    let counts = broker.reader.cache().counts();
+    assert!(counts.bytes <= 10 << 10 && counts.evictions > 0, "{counts:?}");
+    let files: Vec<_> =
+        std::fs::read_dir(&broker.cache_directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!files.is_empty());
+    for file in files {
+        let mut content = std::fs::read(&file).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        std::fs::write(&file, content).unwrap();
+    }
+    assert_same(&broker.read_all(Offset(0), false).await, &log, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fetches_are_compressed_as_configured() {
+    let store = open_store("memory:///");
+    let broker = Broker::new(store.clone());
+    broker.describe_topic().await;
+    let record = vec![b'x'; 1000];
+    let log: Vec<Batch> = [Compression::None, Compression::Gzip, Compression::Zstd]
+        .into_iter()
+        .zip(0..)
+        .map(|(codec, offset)| {
+            let mut builder = BatchBuilder::new(BatchOptions::compressed(codec));
+            builder.append(Timestamp(5), None, Some(&record), std::iter::empty());
+            builder.build(Offset(offset), LeaderEpoch(0)).unwrap()
+        })
+        .collect();
+    broker.archive(writer(1), &log, 3, Offset(3)).await.unwrap();
+    let expectations = [
+        (FetchCompression::Auto, [Compression::None, Compression::Lz4, Compression::Lz4]),
+        (FetchCompression::Original, [Compression::None, Compression::Gzip, Compression::Zstd]),
+        (FetchCompression::None, [Compression::None; 3]),
+        (FetchCompression::Zstd, [Compression::Zstd; 3]),
+    ];
+    for (compression, expected) in expectations {
+        let reader = Broker::with(store.clone(), ReadSettings { compression, ..ReadSettings::default() }, 1 << 20);
+        let found = reader.read_all(Offset(0), false).await;
+        for ((batch, source), codec) in found.iter().zip(&log).zip(expected) {
+            assert_eq!(batch.header().attributes.compression(), Ok(codec));
+            batch.verify_checksum().unwrap();
+            assert_eq!(batch.decompressed(1 << 20).unwrap(), source.decompressed(1 << 20).unwrap());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_or_damaged_object_is_an_error_and_never_a_gap() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = Broker::new(open_store(&directory_url(&directory)));
+    broker.describe_topic().await;
+    let log = log(8, 60);
+    broker.archive(writer(1), &log, 30, end(&log)).await.unwrap();
+    let head = broker.partition.head().unwrap();
+    let key = broker.partition.keys().parquet(&head.segments[0].name);
+    let path = directory.path().join(&key);
+    let mut content = std::fs::read(&path).unwrap();
+    for byte in &mut content[50..300] {
+        *byte ^= 0x55;
+    }
+    std::fs::write(&path, content).unwrap();
+    let request = ReadRequest { offset: Offset(0), max_bytes: 100, committed_only: false };
+    let damaged = broker.reader.read(&broker.partition, &head, request).await.unwrap_err();
+    assert!(damaged.is_damage(), "{damaged}");
+    std::fs::remove_file(&path).unwrap();
+    let missing = broker.reader.read(&broker.partition, &head, request).await.unwrap_err();
+    assert!(missing.is_damage(), "{missing}");
+    let after = ReadRequest { offset: head.segments[1].base(), ..request };
+    assert!(broker.reader.read(&broker.partition, &head, after).await.is_ok());
+    let beyond = ReadRequest { offset: head.next_offset, ..request };
+    assert!(matches!(broker.reader.read(&broker.partition, &head, beyond).await, Err(ReadError::Beyond { .. })));
+}

@@ -1,4 +1,4 @@
-//! What to archive next, what may leave the local disk, and when producers have to slow down: pure decisions.
+//! What to archive next, what may leave the local disk, and when producers have to slow down. Pure.
 //!
 //! Callers gather what they know of their partitions and act on the answers; nothing here reads a clock, a disk or a head.
 

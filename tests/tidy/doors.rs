@@ -36,7 +36,7 @@ const DOORS: &[Door] = &[
     ("arrow_buffer", &["archive/parquet/"]),
     ("arrow_schema", &["archive/parquet/"]),
     ("kafka_protocol", &["protocol/", "server/", "cli/"]),
-    ("zstd", &["record/"]),
+    ("zstd", &["record/", "archive/"]),
     ("lz4_flex", &["record/"]),
     ("snap", &["record/"]),
     ("flate2", &["record/"]),

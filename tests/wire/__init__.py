@@ -1,0 +1,1 @@
+"""Every answer of alluvium beside that of Apache Kafka."""

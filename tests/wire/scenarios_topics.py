@@ -1,0 +1,197 @@
+"""Scenarios about topics, configurations and the cluster."""
+
+import uuid
+
+from wire.registry import scenario
+
+
+def topic(name, partitions=1, replication=1, **more):
+    return {"Name": name, "NumPartitions": partitions, "ReplicationFactor": replication} | more
+
+
+@scenario("Metadata")
+def metadata_of_topics(session, version):
+    name, topic_id = session.topic(partitions=2)
+    create = {"AllowAutoTopicCreation": False} if version >= 4 else {}
+    session.ask("Metadata", version, {"Topics": [{"Name": name}]} | create)
+    if version >= 4:
+        session.ask("Metadata", version, {"Topics": [{"Name": session.name("missing")}]} | create)
+    session.ask("Metadata", version, {"Topics": [{"Name": "not/a/name"}, {"Name": ""}]} | create)
+    if version >= 1:
+        session.ask("Metadata", version, {"Topics": []} | create)
+    if version >= 10:
+        by_id = {"TopicId": topic_id, "Name": None}
+        session.ask("Metadata", version, {"Topics": [by_id]} | create)
+        session.ask("Metadata", version, {"Topics": [{"TopicId": uuid.UUID(int=77), "Name": None}]} | create)
+
+
+@scenario("Metadata", since=4)
+def metadata_creates_topics_when_asked(session, version):
+    asked = {"Topics": [{"Name": session.name("auto")}], "AllowAutoTopicCreation": True}
+    for _ in range(100):
+        found = session.quietly("Metadata", version, asked)["Topics"][0]
+        if found["ErrorCode"] == 0:
+            break
+    session.ask("Metadata", version, asked)
+
+
+@scenario("DescribeTopicPartitions")
+def topics_described_page_by_page(session, version):
+    names = [session.topic(stem, partitions=3)[0] for stem in ("a", "b")]
+    every = {"Topics": [{"Name": name} for name in names]}
+    session.ask("DescribeTopicPartitions", version, every | {"ResponsePartitionLimit": 100})
+    first = session.ask("DescribeTopicPartitions", version, every | {"ResponsePartitionLimit": 2})
+    session.ask("DescribeTopicPartitions", version, every | {"ResponsePartitionLimit": 100, "Cursor": first.get("NextCursor")})
+    session.ask("DescribeTopicPartitions", version, {"Topics": [{"Name": session.name("no")}], "ResponsePartitionLimit": 9})
+    session.ask("DescribeTopicPartitions", version, every | {"ResponsePartitionLimit": 0})
+
+
+@scenario("DescribeCluster")
+def the_cluster(session, version):
+    session.ask("DescribeCluster", version, {"IncludeClusterAuthorizedOperations": False})
+
+
+@scenario("CreateTopics")
+def topics_created_and_refused(session, version):
+    name = session.name("created")
+    ask = lambda *topics, **more: session.ask("CreateTopics", version, {"Topics": list(topics), "timeoutMs": 5000} | more)
+    ask(topic(name, 2), validateOnly=True)
+    ask(topic(name, 2))
+    ask(topic(name, 2))
+    ask(topic(session.name("twice")), topic(session.name("twice")))
+    for bad in ("", ".", "..", "a b", "x" * 250, "a/b", "ä"):
+        ask(topic(bad))
+    ask(topic(session.name("zero"), 0))
+    ask(topic(session.name("minus"), -2))
+    ask(topic(session.name("copies"), 1, 3))
+    ask(topic(session.name("copies"), 1, 0))
+    if version >= 4:
+        ask(topic(session.name("defaults"), -1, -1))
+    ask(topic(session.name("dots") + ".x"))
+    ask(topic(session.name("dots") + "_x"))
+
+
+@scenario("CreateTopics")
+def topics_with_configurations_and_assignments(session, version):
+    ask = lambda *topics: session.ask("CreateTopics", version, {"Topics": list(topics), "timeoutMs": 5000})
+    for key, value in [
+        ("retention.ms", "1000"),
+        ("retention.ms", "soon"),
+        ("retention.ms", None),
+        ("no.such.config", "1"),
+        ("cleanup.policy", "shred"),
+        ("min.insync.replicas", "0"),
+        ("max.message.bytes", "-1"),
+        ("compression.type", "brotli"),
+        ("message.timestamp.type", "Never"),
+    ]:
+        name = session.name(f"{key}-{value}".lower())
+        ask(topic(name, Configs=[{"Name": key, "Value": value}]))
+    assigned = [{"PartitionIndex": 0, "BrokerIds": [7]}]
+    ask(topic(session.name("assigned"), -1, -1, Assignments=assigned))
+    ask(topic(session.name("both"), 1, 1, Assignments=assigned))
+    ask(topic(session.name("hole"), -1, -1, Assignments=[{"PartitionIndex": 1, "BrokerIds": [1]}]))
+
+
+@scenario("DeleteTopics")
+def topics_deleted(session, version):
+    name, topic_id = session.topic()
+
+    def ask(*targets):
+        body = {"Topics": list(targets)} if version >= 6 else {"TopicNames": [target["Name"] for target in targets]}
+        session.ask("DeleteTopics", version, body | {"TimeoutMs": 5000})
+
+    ask({"Name": session.name("missing")})
+    if version >= 6:
+        ask({"Name": None, "TopicId": uuid.UUID(int=77)})
+        ask({"Name": name, "TopicId": topic_id})
+        ask({"Name": None, "TopicId": topic_id})
+    else:
+        ask({"Name": name}, {"Name": name})
+        ask({"Name": name})
+    session.ask("Metadata", 12, {"Topics": [{"Name": name}], "AllowAutoTopicCreation": False})
+
+
+@scenario("CreatePartitions")
+def partitions_added(session, version):
+    name, _ = session.topic(partitions=2)
+
+    def ask(count, name=name, assignments=None, validate=False):
+        wanted = [{"Name": name, "Count": count, "Assignments": assignments}]
+        session.ask("CreatePartitions", version, {"Topics": wanted, "TimeoutMs": 5000, "ValidateOnly": validate})
+
+    for count in (2, 1, 0, -1):
+        ask(count)
+    ask(3, validate=True)
+    ask(3)
+    ask(3, name=session.name("missing"))
+    ask(4, assignments=[{"BrokerIds": [7]}])
+    ask(5, assignments=[{"BrokerIds": [1]}])
+    session.ask("Metadata", 12, {"Topics": [{"Name": name}], "AllowAutoTopicCreation": False})
+
+
+@scenario("DescribeConfigs")
+def configurations_described(session, version):
+    name, _ = session.topic(retention_ms="7777")
+    wanted = {"ResourceType": 2, "ResourceName": name, "ConfigurationKeys": ["retention.ms", "max.message.bytes"]}
+    ask = lambda *resources: session.ask("DescribeConfigs", version, {"Resources": list(resources)})
+    ask(wanted)
+    ask(wanted | {"ConfigurationKeys": ["no.such.config"]})
+    ask(wanted | {"ConfigurationKeys": []})
+    ask(wanted | {"ResourceName": session.name("missing")})
+    ask(wanted | {"ResourceName": "not/a/name"})
+    ask({"ResourceType": 4, "ResourceName": "77", "ConfigurationKeys": ["log.dirs"]})
+    ask({"ResourceType": 4, "ResourceName": "one", "ConfigurationKeys": ["log.dirs"]})
+    ask({"ResourceType": 99, "ResourceName": "x", "ConfigurationKeys": None})
+
+
+@scenario("DescribeConfigs")
+def every_topic_configuration(session, version):
+    name, _ = session.topic()
+    answer = session.quietly("DescribeConfigs", version, {"Resources": [{"ResourceType": 2, "ResourceName": name, "ConfigurationKeys": None}]})
+    configs = {config["Name"]: config for config in answer["Results"][0]["Configs"]}
+    session.transcript.append((f"DescribeConfigs v{version} {name}", configs))
+
+
+@scenario("IncrementalAlterConfigs")
+def configurations_altered_one_by_one(session, version):
+    name, _ = session.topic()
+
+    def ask(*changes, name=name, validate=False, kind=2):
+        configs = [{"Name": key, "ConfigOperation": operation, "Value": value} for key, operation, value in changes]
+        resource = {"ResourceType": kind, "ResourceName": name, "Configs": configs}
+        session.ask("IncrementalAlterConfigs", version, {"Resources": [resource], "ValidateOnly": validate})
+        wanted = {"ResourceType": 2, "ResourceName": name, "ConfigurationKeys": ["retention.ms", "cleanup.policy"]}
+        session.ask("DescribeConfigs", 4, {"Resources": [wanted]})
+
+    ask(("retention.ms", 0, "5"))
+    ask(("retention.ms", 1, None))
+    ask(("retention.ms", 0, "6"), validate=True)
+    ask(("retention.ms", 0, "6"), ("retention.ms", 0, "7"))
+    ask(("retention.ms", 0, "often"))
+    ask(("retention.ms", 2, "7"))
+    ask(("retention.ms", 9, "7"))
+    ask(("cleanup.policy", 3, "delete"))
+    ask(("cleanup.policy", 2, "delete"))
+    ask(("no.such.config", 0, "7"))
+    ask(("retention.ms", 0, None))
+    ask(("retention.ms", 0, "5"), name=session.name("missing"))
+
+
+@scenario("AlterConfigs")
+def configurations_replaced(session, version):
+    name, _ = session.topic(retention_ms="7")
+    for configs in ([("segment.ms", "5000")], [("segment.ms", "x")], [("no.such.config", "1")], []):
+        pairs = [{"Name": key, "Value": value} for key, value in configs]
+        resource = {"ResourceType": 2, "ResourceName": name, "Configs": pairs}
+        session.ask("AlterConfigs", version, {"Resources": [resource], "ValidateOnly": False})
+        wanted = {"ResourceType": 2, "ResourceName": name, "ConfigurationKeys": ["retention.ms", "segment.ms"]}
+        session.ask("DescribeConfigs", 4, {"Resources": [wanted]})
+
+
+@scenario("DescribeLogDirs")
+def log_directories(session, version):
+    name, _ = session.topic(partitions=2)
+    session.fill(name, 3)
+    session.ask("DescribeLogDirs", version, {"Topics": [{"Topic": name, "Partitions": [0, 1, 9]}]})
+    session.ask("DescribeLogDirs", version, {"Topics": []})

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::Notify;
 
 use super::Broker;
 use super::error::PartitionError;
 use super::partitions::Leader;
+use crate::log::AppendError;
 use crate::metadata::command::{Assignment, CreatePartitions, CreateTopic, ReplicaPlace};
 use crate::metadata::config_definition::ConfigError;
 use crate::metadata::image::{Configs, Topic};
@@ -137,6 +139,7 @@ impl Broker {
     /// [`AdminError`] when it can't be created.
     pub async fn offsets_topic(&self) -> Result<Arc<Topic>, AdminError> {
         if let Some(topic) = self.image().topic_named(OFFSETS_TOPIC) {
+            self.coordinate(topic);
             return Ok(Arc::clone(topic));
         }
         let configs = [("cleanup.policy", "compact"), ("remote.storage.enable", "false")];
@@ -145,7 +148,15 @@ impl Broker {
             configs: configs.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             ..NewTopic::by_default(OFFSETS_TOPIC)
         };
-        self.create(topic, TopicKind::Internal, false).await
+        let topic = match self.create(topic, TopicKind::Internal, false).await {
+            // Somebody else was faster.
+            Err(AdminError::Command(CommandError::Rejected(Rejection::TopicExists { .. }))) => {
+                self.image().topic_named(OFFSETS_TOPIC).cloned().ok_or(AdminError::UnknownTopic)?
+            }
+            created => created?,
+        };
+        self.coordinate(&topic);
+        Ok(topic)
     }
 
     /// A topic that a client asked for and that is created if there is none, as far as that is allowed.
@@ -348,19 +359,31 @@ impl Broker {
         if offset < Offset::ZERO || offset > offsets.high_watermark {
             return Err(PartitionError::OutOfRange { offset, high_watermark: offsets.high_watermark });
         }
+        tokio::time::timeout(timeout, leader.advance_log_start(offset)).await.unwrap_or(Err(PartitionError::TimedOut))
+    }
+}
+
+impl Leader {
+    /// Moves the first readable offset up to `offset`, and waits until that is durable. Gives what it is then.
+    pub(super) async fn advance_log_start(&self, offset: Offset) -> Result<Offset, PartitionError> {
+        let log = self.partition.log();
         log.advance_log_start(offset)?;
-        let advanced = async {
-            loop {
-                let notify = Arc::new(tokio::sync::Notify::new());
-                log.watch(&notify);
-                let log_start = log.offsets().log_start;
-                if log_start >= offset {
-                    return log_start;
-                }
-                notify.notified().await;
+        loop {
+            let notify = Arc::new(Notify::new());
+            log.watch(&notify);
+            let log_start = log.offsets().log_start;
+            if log_start >= offset {
+                return Ok(log_start);
             }
-        };
-        tokio::time::timeout(timeout, advanced).await.map_err(|_| PartitionError::TimedOut)
+            if log.is_deleted() {
+                return Err(AppendError::Deleted.into());
+            }
+            let directory = self.partition.directory();
+            if directory.is_offline() {
+                return Err(AppendError::Offline { directory_id: directory.identity().directory_id }.into());
+            }
+            notify.notified().await;
+        }
     }
 }
 

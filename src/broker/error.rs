@@ -72,7 +72,7 @@ pub enum PartitionError {
     /// The topic belongs to the broker; Kafka's INVALID_TOPIC_EXCEPTION.
     #[error("clients can't write to this topic")]
     InternalTopic,
-    /// Transactions are not supported; see decision record 0040.
+    /// Transactions are not supported; see decision record 0041.
     #[error("transactions are not supported yet")]
     Transactional,
     /// The records break a rule.

@@ -7,6 +7,7 @@
 //!
 //! - `partitions`: which partitions are open, and the rules of their topics.
 //! - `produce`, `fetch`, `list_offsets`, `admin`: what requests do.
+//! - `offsets_log`: the logs of the group coordinators.
 //! - `archive_seam`: the way to records whose local copy has gone.
 
 mod admin;
@@ -16,6 +17,7 @@ mod error;
 mod fetch;
 mod fetch_session;
 mod list_offsets;
+mod offsets_log;
 mod partitions;
 mod produce;
 mod producer_ids;
@@ -46,6 +48,7 @@ use partitions::Partitions;
 use producer_ids::ProducerIds;
 use readers::Readers;
 
+use crate::group::Groups;
 use crate::log::{LogDirectory, RecoveryReport};
 use crate::metadata::config_layers::BrokerLayers;
 use crate::metadata::image::Topic;
@@ -63,11 +66,14 @@ pub struct Broker {
     metadata: Metadata,
     epoch: BrokerEpoch,
     partitions: Partitions,
-    readers: Readers,
+    readers: Arc<Readers>,
     archive: Arc<dyn ArchiveReader>,
     cold_reads: ColdReads,
     sessions: Mutex<FetchSessions>,
     producer_ids: ProducerIds,
+    groups: Groups,
+    /// The topic whose partitions the coordinators run on.
+    coordinated: Mutex<Option<Arc<Topic>>>,
     recovery: RecoveryReport,
     background: Mutex<Vec<JoinHandle<()>>>,
     _metadata_lock: Box<dyn DirectoryLock>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::group::GroupSettings;
 use crate::log::DirectorySettings;
 use crate::metadata::command::Endpoint;
 use crate::types::NodeId;
@@ -26,6 +27,8 @@ pub struct BrokerSettings {
     pub topics: TopicSettings,
     /// Fetches.
     pub fetch: FetchSettings,
+    /// Consumer groups.
+    pub groups: GroupSettings,
     /// Producers remembered in one partition.
     pub max_producers_per_partition: usize,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::Broker;
+use super::admin::OFFSETS_TOPIC;
 use super::archive_seam::ArchiveReader;
 use super::cold_reads::ColdReads;
 use super::error::StartError;
@@ -15,6 +16,7 @@ use super::partitions::Partitions;
 use super::producer_ids::ProducerIds;
 use super::readers::Readers;
 use super::settings::BrokerSettings;
+use crate::group::Groups;
 use crate::log::{LogDirectory, Owner, RecoveryReport};
 use crate::metadata::command::RegisterBroker;
 use crate::metadata::{Command, CommandError, Metadata, MetadataSettings, Outcome};
@@ -25,6 +27,9 @@ use crate::types::{BrokerEpoch, BrokerIncarnationId, Incarnation};
 
 /// How often the data directories look at their timers.
 const TICK: Duration = Duration::from_millis(100);
+/// How often, and how many times, a data directory is looked at for whether it can be closed.
+const RELEASE_INTERVAL: Duration = Duration::from_millis(5);
+const RELEASE_ATTEMPTS: usize = 200;
 /// The metadata's directory, in the first data directory.
 const METADATA_DIRECTORY: &str = "metadata";
 
@@ -45,12 +50,19 @@ impl Broker {
         let (directories, recovery) = open_directories(&runtime, &settings, &metadata)?;
         let epoch = register(&runtime, &settings, &metadata, &directories).await?;
         let partitions = Partitions::new(&settings, directories, metadata.subscribe());
-        partitions.delete_strays(&metadata.image());
+        let image = metadata.image();
+        partitions.delete_strays(&image);
+        // Groups stay where they are, whatever the setting says later.
+        let offsets_topic = image.topic_named(OFFSETS_TOPIC).cloned();
+        let offsets_partitions =
+            offsets_topic.as_ref().map_or(settings.topics.offsets_partitions, |topic| topic.partition_count());
         let broker = Arc::new(Self {
-            readers: Readers::start(&*runtime.tasks, settings.fetch.reader_lanes),
+            readers: Arc::new(Readers::start(&*runtime.tasks, settings.fetch.reader_lanes)),
             cold_reads: ColdReads::default(),
             sessions: Mutex::new(FetchSessions::new(settings.fetch.max_sessions)),
             producer_ids: ProducerIds::default(),
+            groups: Groups::new(runtime.clone(), settings.groups.clone(), offsets_partitions, metrics.group.clone()),
+            coordinated: Mutex::new(None),
             background: Mutex::default(),
             _metadata_lock: metadata_lock,
             runtime,
@@ -62,6 +74,9 @@ impl Broker {
             archive,
             recovery,
         });
+        if let Some(topic) = offsets_topic {
+            broker.coordinate(&topic);
+        }
         let background = vec![tokio::spawn(follow_image(Arc::clone(&broker))), tokio::spawn(tick(Arc::clone(&broker)))];
         *broker.background.lock() = background;
         Ok(broker)
@@ -76,6 +91,7 @@ impl Broker {
             // Its end by abortion is what was asked for.
             let _ = task.await;
         }
+        self.resign();
         self.partitions.clear();
         self.metadata.shutdown().await;
         let Some(broker) = Arc::into_inner(self) else {
@@ -83,6 +99,7 @@ impl Broker {
             return;
         };
         for directory in broker.partitions.into_directories() {
+            released(&directory).await;
             match Arc::into_inner(directory) {
                 Some(directory) => directory.close(),
                 None => tracing::warn!("a data directory is still in use: the next start replays its journal"),
@@ -102,6 +119,16 @@ impl Broker {
         self.metrics.metadata.commands.inc();
         self.metrics.metadata.commit_seconds.observe(self.runtime.clock.monotonic().since(started));
         outcome
+    }
+}
+
+/// Waits for coordinators that were just told to end to let go of their logs.
+async fn released(directory: &Arc<LogDirectory>) {
+    for _ in 0..RELEASE_ATTEMPTS {
+        if Arc::strong_count(directory) == 1 {
+            return;
+        }
+        tokio::time::sleep(RELEASE_INTERVAL).await;
     }
 }
 
@@ -158,6 +185,7 @@ async fn follow_image(broker: Arc<Broker>) {
     loop {
         let newest = Arc::clone(&images.borrow_and_update());
         broker.partitions.apply(&applied, &newest);
+        broker.follow_groups(&applied, &newest).await;
         broker.metrics.metadata.image_version.set(i64::try_from(newest.version()).unwrap_or(i64::MAX));
         broker.metrics.metadata.topics.set(i64::try_from(newest.topic_count()).unwrap_or(i64::MAX));
         applied = newest;

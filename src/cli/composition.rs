@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::broker::{BrokerSettings, FetchSettings, TopicSettings};
 use crate::config::Config;
+use crate::group::GroupSettings;
 use crate::log::{DirectorySettings, JournalSettings};
 use crate::metadata::topic_config::topic_config;
 use crate::server::{ConnectionLimits, ListenerSettings, ServerSettings};
@@ -32,7 +33,24 @@ pub(super) fn broker_settings(config: &Config) -> BrokerSettings {
             max_sessions: config.network.fetch_sessions,
             reader_lanes: READER_LANES,
         },
+        groups: group_settings(config),
         max_producers_per_partition: config.producers.max_ids_per_partition,
+    }
+}
+
+fn group_settings(config: &Config) -> GroupSettings {
+    let groups = &config.groups;
+    let share = to_usize(config.memory.share_bytes(MemoryShare::Groups));
+    GroupSettings {
+        max_size: groups.max_members,
+        min_session_timeout: groups.session_timeout_min.0,
+        max_session_timeout: groups.session_timeout_max.0,
+        initial_rebalance_delay: groups.initial_rebalance_delay.0,
+        offset_metadata_max_bytes: to_usize(groups.offset_metadata_max.bytes()),
+        offsets_retention: groups.offsets_retention.0,
+        // Groups spread over many coordinators, but not evenly.
+        max_state_bytes: share / 4,
+        ..GroupSettings::default()
     }
 }
 

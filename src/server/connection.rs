@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ const MAX_SLICES: usize = 64;
 /// Who is at the other end.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
+    pub(super) address: SocketAddr,
     /// Name of the listener that it came in by.
     pub(super) listener: Arc<str>,
 }

@@ -1,6 +1,7 @@
 //! Which Kafka error each of our errors is. Exhaustive on purpose: a new variant does not compile until it has a code.
 
 use crate::broker::{AdminError, ArchiveError, PartitionError, SessionError};
+use crate::group::GroupError;
 use crate::log::{AppendError, ReadError, SequenceError};
 use crate::metadata::CommandError;
 use crate::protocol::ErrorCode;
@@ -98,4 +99,9 @@ pub(super) const fn session_code(error: SessionError) -> ErrorCode {
         SessionError::InvalidEpoch => ErrorCode::InvalidFetchSessionEpoch,
         SessionError::TopicIds => ErrorCode::FetchSessionTopicIdError,
     }
+}
+
+/// The code of a group request, or of a part of one; none is no error.
+pub(super) fn group_code(error: Option<GroupError>) -> ErrorCode {
+    error.map_or(ErrorCode::None, |error| ErrorCode::from_code(error.code()))
 }

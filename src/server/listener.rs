@@ -136,7 +136,7 @@ fn start(
             return;
         }
     };
-    let peer = Peer { listener: Arc::clone(name) };
+    let peer = Peer { address, listener: Arc::clone(name) };
     let (shared, stopped) = (Arc::clone(shared), stopped.clone());
     let span = spans::connection(name, address);
     let serve = async move {

@@ -13,5 +13,6 @@
 #![doc = include_str!("0022-persistent-maps-for-the-image.md")]
 #![doc = include_str!("0023-configuration-is-resolved-before-the-log.md")]
 #![doc = include_str!("0040-requests-are-walked-before-they-are-decoded.md")]
+#![doc = include_str!("0041-transactions-are-refused-as-unauthorized.md")]
 #![doc = include_str!("0060-house-rules-as-a-test.md")]
 #![doc = include_str!("0061-suites-speak-to-any-broker.md")]

@@ -8,33 +8,47 @@ mod api_versions;
 mod cluster;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
 mod describe_configs;
+mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
 mod fetch;
 mod find_coordinator;
+mod heartbeat;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod metadata;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod sync_group;
 mod wire;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_protocol::messages::{
-    AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
-    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest,
-    DescribeProducersRequest, DescribeTopicPartitionsRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest,
-    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+    AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
+    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+    DescribeLogDirsRequest, DescribeProducersRequest, DescribeTopicPartitionsRequest, FindCoordinatorRequest,
+    HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
+    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
+    OffsetFetchRequest, OffsetForLeaderEpochRequest, SyncGroupRequest,
 };
 
 use super::connection::Peer;
+use super::errors::group_code;
 use crate::broker::Broker;
+use crate::group::GroupError;
 use crate::protocol::{
     Api, ApiRequest, ErrorCode, ProtocolError, RequestHeader, decode_request, encode_response, split_request,
     unsupported_api_versions,
@@ -65,6 +79,13 @@ pub(super) struct Context {
 impl Context {
     const fn version(&self) -> i16 {
         self.header.version
+    }
+
+    /// Counts the error of a group request, and gives its code.
+    fn group_code(&self, error: Option<GroupError>) -> i16 {
+        let code = group_code(error);
+        self.count_error(code);
+        code.code()
     }
 
     /// Counts an error that is answered.
@@ -165,7 +186,16 @@ async fn dispatch(context: Context, body: Bytes) -> Result<Answering, ProtocolEr
         Api::DescribeProducers => respond::<DescribeProducersRequest>(context, body).await,
         Api::DescribeLogDirs => respond::<DescribeLogDirsRequest>(context, body).await,
         Api::FindCoordinator => respond::<FindCoordinatorRequest>(context, body).await,
-        other => Err(ProtocolError::UnsupportedVersion { api: other, version: context.version() }),
+        Api::JoinGroup => respond::<JoinGroupRequest>(context, body).await,
+        Api::SyncGroup => respond::<SyncGroupRequest>(context, body).await,
+        Api::Heartbeat => respond::<HeartbeatRequest>(context, body).await,
+        Api::LeaveGroup => respond::<LeaveGroupRequest>(context, body).await,
+        Api::OffsetCommit => respond::<OffsetCommitRequest>(context, body).await,
+        Api::OffsetFetch => respond::<OffsetFetchRequest>(context, body).await,
+        Api::OffsetDelete => respond::<OffsetDeleteRequest>(context, body).await,
+        Api::ListGroups => respond::<ListGroupsRequest>(context, body).await,
+        Api::DescribeGroups => respond::<DescribeGroupsRequest>(context, body).await,
+        Api::DeleteGroups => respond::<DeleteGroupsRequest>(context, body).await,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Small translations that many handlers share.
 
+use std::sync::Arc;
+
 use kafka_protocol::messages::{BrokerId, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -14,6 +16,8 @@ use crate::types::{LeaderEpoch, NodeId, TopicId};
 pub(super) const TOPIC_OPERATIONS: i32 = bits(&[3, 4, 5, 6, 7, 8, 10, 11]);
 /// The same for the cluster: CREATE, ALTER, DESCRIBE, CLUSTER_ACTION, DESCRIBE_CONFIGS, ALTER_CONFIGS, IDEMPOTENT_WRITE.
 pub(super) const CLUSTER_OPERATIONS: i32 = bits(&[5, 7, 8, 9, 10, 11, 12]);
+/// The same for a group: READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS.
+pub(super) const GROUP_OPERATIONS: i32 = bits(&[3, 6, 8, 10, 11]);
 /// Stands for operations that were not asked for.
 pub(super) const NO_OPERATIONS: i32 = i32::MIN;
 
@@ -29,6 +33,16 @@ const fn bits(codes: &[u32]) -> i32 {
 /// Text for the wire.
 pub(super) fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
+}
+
+/// Text from the wire, to be kept.
+pub(super) fn shared(text: &StrBytes) -> Arc<str> {
+    Arc::from(&**text)
+}
+
+/// Text from the wire that may be null.
+pub(super) fn shared_option(text: Option<&StrBytes>) -> Option<Arc<str>> {
+    text.map(shared)
 }
 
 /// An error's text for the wire.

@@ -1,0 +1,141 @@
+//! The partitions of `__consumer_offsets` as the group coordinators' logs, and which coordinators run.
+//!
+//! A coordinator starts with the leadership of its partition, at the broker's start or when the topic is created, and reads
+//! its log first. The topic is never archived: a coordinator keeps its log short by itself.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::Broker;
+use super::admin::OFFSETS_TOPIC;
+use super::error::PartitionError;
+use super::partitions::Leader;
+use super::readers::Readers;
+use crate::group::{Groups, OffsetsLog, OffsetsLogError};
+use crate::log::{AppendError, Level, ReadPlan, Wait};
+use crate::metadata::Image;
+use crate::metadata::image::{Topic, TopicChange};
+use crate::record::{Batch, Batches};
+use crate::runtime::clock::Clock;
+use crate::types::{LeaderEpoch, Offset, PartitionIndex};
+
+/// One partition, as its coordinator sees it.
+struct OffsetsPartition {
+    leader: Leader,
+    readers: Arc<Readers>,
+    clock: Arc<dyn Clock>,
+}
+
+impl OffsetsLog for OffsetsPartition {
+    fn range(&self) -> BoxFuture<'static, Result<Range<Offset>, OffsetsLogError>> {
+        let log = Arc::clone(self.leader.partition.log());
+        Box::pin(async move {
+            settled(log.when(Level::Committed, log.offsets().log_end)).await?;
+            let offsets = log.offsets();
+            Ok(offsets.log_start..offsets.high_watermark)
+        })
+    }
+
+    fn read(&self, from: Offset, max_bytes: usize) -> BoxFuture<'static, Result<Vec<Batch>, OffsetsLogError>> {
+        let log = Arc::clone(self.leader.partition.log());
+        let readers = Arc::clone(&self.readers);
+        Box::pin(async move {
+            let plan = log.read(from, log.offsets().high_watermark, max_bytes).map_err(unavailable)?;
+            let stretches = match plan {
+                ReadPlan::Ready(stretches) => stretches,
+                ReadPlan::Disk(read) => match readers.run(move || read.execute()).await {
+                    Some(stretches) => stretches.map_err(unavailable)?,
+                    None => return Err(unavailable("the readers have stopped")),
+                },
+            };
+            stretches.into_iter().flat_map(Batches::new).collect::<Result<_, _>>().map_err(unavailable)
+        })
+    }
+
+    fn append(&self, batch: Batch) -> BoxFuture<'static, Result<Offset, OffsetsLogError>> {
+        let Leader { partition, epoch } = self.leader.clone();
+        let now = self.clock.wall();
+        Box::pin(async move {
+            partition.begin(epoch).map_err(refused)?;
+            let permit = partition.directory().admit(batch.bytes().len()).await;
+            let log = partition.log();
+            let appended = log.append(&batch, epoch, now, Some(permit)).map_err(|error| refused(error.into()))?;
+            settled(log.when(Level::Committed, appended.next_offset)).await?;
+            Ok(appended.base_offset)
+        })
+    }
+
+    fn advance_start(&self, start: Offset) -> BoxFuture<'static, Result<(), OffsetsLogError>> {
+        let leader = self.leader.clone();
+        Box::pin(async move { leader.advance_log_start(start).await.map(|_| ()).map_err(refused) })
+    }
+}
+
+async fn settled(wait: Wait) -> Result<(), OffsetsLogError> {
+    match wait {
+        Wait::Ready => Ok(()),
+        Wait::Pending(reached) => reached.await.map_err(|_| unavailable("the log directory is offline")),
+    }
+}
+
+fn unavailable(reason: impl ToString) -> OffsetsLogError {
+    OffsetsLogError::Unavailable { reason: reason.to_string() }
+}
+
+fn refused(error: PartitionError) -> OffsetsLogError {
+    match error {
+        PartitionError::Append(AppendError::Fenced { .. } | AppendError::Deleted) => OffsetsLogError::NotLeader,
+        error => unavailable(error),
+    }
+}
+
+impl Broker {
+    /// The coordinators of this broker.
+    pub const fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// Starts the coordinators of the partitions that this broker leads, unless they run.
+    pub(super) fn coordinate(&self, topic: &Arc<Topic>) {
+        let mut coordinated = self.coordinated.lock();
+        if coordinated.as_ref().is_some_and(|running| running.topic_id == topic.topic_id) {
+            return;
+        }
+        for partition in 0..topic.partition_count() {
+            match self.leader(topic, partition, LeaderEpoch::NONE) {
+                Ok(leader) => {
+                    let (readers, clock) = (Arc::clone(&self.readers), Arc::clone(&self.runtime.clock));
+                    self.groups.lead(PartitionIndex(partition), Arc::new(OffsetsPartition { leader, readers, clock }));
+                }
+                Err(error) => tracing::warn!(%error, partition, "groups of this partition are not coordinated here"),
+            }
+        }
+        *coordinated = Some(Arc::clone(topic));
+    }
+
+    /// Ends all coordinators.
+    pub(super) fn resign(&self) {
+        if let Some(topic) = self.coordinated.lock().take() {
+            for partition in 0..topic.partition_count() {
+                self.groups.resign(PartitionIndex(partition));
+            }
+        }
+    }
+
+    /// Has the coordinators follow the image: they begin and end with their topic, and forget offsets of topics that go.
+    pub(super) async fn follow_groups(&self, older: &Image, image: &Image) {
+        for change in image.topic_changes(older) {
+            let TopicChange::Deleted(topic) = change else { continue };
+            if &*topic.name == OFFSETS_TOPIC {
+                self.resign();
+            } else {
+                self.groups.topic_deleted(Arc::clone(&topic.name), topic.topic_id).await;
+            }
+        }
+        if let Some(topic) = image.topic_named(OFFSETS_TOPIC) {
+            self.coordinate(topic);
+        }
+    }
+}

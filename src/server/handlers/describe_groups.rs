@@ -1,0 +1,58 @@
+//! DescribeGroups: groups with their members and assignments.
+
+use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
+use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
+
+use super::wire::{GROUP_OPERATIONS, NO_OPERATIONS, message, shared, text};
+use super::{Context, Handle};
+use crate::group::GroupError;
+use crate::group::request::{self, GroupState};
+use crate::protocol::ErrorCode;
+
+/// First version in which a group that does not exist is an error (KIP-1043).
+const FIRST_NOT_FOUND_VERSION: i16 = 6;
+
+impl Handle for DescribeGroupsRequest {
+    async fn handle(self, context: &Context) -> DescribeGroupsResponse {
+        let operations = if self.include_authorized_operations { GROUP_OPERATIONS } else { NO_OPERATIONS };
+        let mut groups = Vec::with_capacity(self.groups.len());
+        for group_id in self.groups {
+            let described = context.broker.groups().describe_group(shared(&group_id)).await;
+            groups.push(answer(context, group_id, described).with_authorized_operations(operations));
+        }
+        DescribeGroupsResponse::default().with_groups(groups)
+    }
+}
+
+fn answer(
+    context: &Context,
+    group_id: GroupId,
+    described: Result<request::DescribedGroup, GroupError>,
+) -> DescribedGroup {
+    let answer = DescribedGroup::default().with_group_id(group_id.clone());
+    let group = match described {
+        Ok(group) => group,
+        Err(error) => return answer.with_error_code(context.group_code(Some(error))),
+    };
+    if group.state == GroupState::Dead && context.version() >= FIRST_NOT_FOUND_VERSION {
+        context.count_error(ErrorCode::GroupIdNotFound);
+        return answer
+            .with_group_state(text(group.state.name()))
+            .with_error_code(ErrorCode::GroupIdNotFound.code())
+            .with_error_message(message(format!("Group {} not found.", &*group_id)));
+    }
+    let members = group.members.into_iter().map(|member| {
+        DescribedGroupMember::default()
+            .with_member_id(text(&member.member_id))
+            .with_group_instance_id(member.group_instance_id.as_deref().map(text))
+            .with_client_id(text(&member.client_id))
+            .with_client_host(text(&member.client_host))
+            .with_member_metadata(member.metadata)
+            .with_member_assignment(member.assignment)
+    });
+    answer
+        .with_group_state(text(group.state.name()))
+        .with_protocol_type(text(&group.protocol_type))
+        .with_protocol_data(text(&group.protocol))
+        .with_members(members.collect())
+}

@@ -1,0 +1,148 @@
+//! OffsetFetch: committed positions of one group, or from version 8 of several.
+
+use std::sync::Arc;
+
+use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use kafka_protocol::messages::offset_fetch_response::{
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic,
+    OffsetFetchResponseTopics,
+};
+use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse};
+
+use super::offset_commit::FIRST_TOPIC_ID_VERSION;
+use super::wire::{shared, text, topic_id, topic_name};
+use super::{Context, Handle};
+use crate::group::request::{FetchTopic, FetchedTopic, OffsetFetch};
+use crate::metadata::Image;
+use crate::protocol::ErrorCode;
+use crate::types::TopicId;
+
+/// First version that asks for several groups.
+const FIRST_BATCH_VERSION: i16 = 8;
+/// First version with an error of the whole request; before it, each partition carries the group's.
+const FIRST_TOP_LEVEL_ERROR_VERSION: i16 = 2;
+
+impl Handle for OffsetFetchRequest {
+    async fn handle(self, context: &Context) -> OffsetFetchResponse {
+        if context.version() >= FIRST_BATCH_VERSION {
+            let mut groups = Vec::with_capacity(self.groups.len());
+            for group in self.groups {
+                groups.push(one_group(context, group).await);
+            }
+            return OffsetFetchResponse::default().with_groups(groups);
+        }
+        let topics = self.topics.map(|topics| {
+            let topic = |topic: kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic| {
+                OffsetFetchRequestTopics::default()
+                    .with_name(topic.name)
+                    .with_partition_indexes(topic.partition_indexes)
+            };
+            topics.into_iter().map(topic).collect()
+        });
+        let group = OffsetFetchRequestGroup::default().with_group_id(self.group_id).with_topics(topics);
+        single(context, one_group(context, group).await)
+    }
+}
+
+async fn one_group(context: &Context, wanted: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+    let response = OffsetFetchResponseGroup::default().with_group_id(wanted.group_id.clone());
+    let image = context.broker.image();
+    let by_id = context.version() >= FIRST_TOPIC_ID_VERSION;
+    let mut unknown = Vec::new();
+    let topics = wanted.topics.as_ref().map(|topics| {
+        let mut known = Vec::with_capacity(topics.len());
+        for topic in topics {
+            match name_of(&image, topic, by_id) {
+                Some((name, topic_id)) => {
+                    known.push(FetchTopic { topic: name, topic_id, partitions: topic.partition_indexes.clone() });
+                }
+                None => unknown.push(failed_topic(topic, ErrorCode::UnknownTopicId)),
+            }
+        }
+        known
+    });
+    let fetch = OffsetFetch { group_id: shared(&wanted.group_id), topics };
+    match context.broker.groups().fetch_offsets(fetch).await {
+        Ok(fetched) => {
+            let found = fetched.into_iter().filter_map(|topic| found(&image, topic, by_id));
+            response.with_topics(found.chain(unknown).collect())
+        }
+        Err(error) => {
+            let code = context.group_code(Some(error));
+            let wanted = wanted.topics.unwrap_or_default();
+            let topics = match context.version() {
+                ..FIRST_TOP_LEVEL_ERROR_VERSION => {
+                    wanted.iter().map(|topic| failed_topic(topic, ErrorCode::from_code(code))).collect()
+                }
+                _ => Vec::new(),
+            };
+            response.with_error_code(code).with_topics(topics)
+        }
+    }
+}
+
+/// The name that offsets are kept under, and the identity that was asked for.
+fn name_of(image: &Image, wanted: &OffsetFetchRequestTopics, by_id: bool) -> Option<(Arc<str>, TopicId)> {
+    if !by_id {
+        return Some((shared(&wanted.name), TopicId::ZERO));
+    }
+    let topic = image.topic(topic_id(wanted.topic_id))?;
+    Some((Arc::clone(&topic.name), topic.topic_id))
+}
+
+fn failed_topic(wanted: &OffsetFetchRequestTopics, error: ErrorCode) -> OffsetFetchResponseTopics {
+    let partitions = wanted.partition_indexes.iter().map(|&index| {
+        OffsetFetchResponsePartitions::default()
+            .with_partition_index(index)
+            .with_committed_offset(-1)
+            .with_committed_leader_epoch(-1)
+            .with_metadata(Some(text("")))
+            .with_error_code(error.code())
+    });
+    OffsetFetchResponseTopics::default()
+        .with_name(wanted.name.clone())
+        .with_topic_id(wanted.topic_id)
+        .with_partitions(partitions.collect())
+}
+
+/// A topic's offsets; by identity only those of topics that exist can be told.
+fn found(image: &Image, topic: FetchedTopic, by_id: bool) -> Option<OffsetFetchResponseTopics> {
+    let topic_id = match topic.topic_id {
+        id if !by_id || !id.is_zero() => id,
+        _ => image.topic_named(&topic.topic)?.topic_id,
+    };
+    let partitions = topic.partitions.into_iter().map(|partition| {
+        OffsetFetchResponsePartitions::default()
+            .with_partition_index(partition.partition)
+            .with_committed_offset(partition.offset)
+            .with_committed_leader_epoch(partition.leader_epoch.get())
+            .with_metadata(Some(text(&partition.metadata)))
+    });
+    Some(
+        OffsetFetchResponseTopics::default()
+            .with_name(topic_name(&topic.topic))
+            .with_topic_id(topic_id.uuid())
+            .with_partitions(partitions.collect()),
+    )
+}
+
+/// The answer before version 8, which is about one group.
+fn single(context: &Context, group: OffsetFetchResponseGroup) -> OffsetFetchResponse {
+    let topics = group.topics.into_iter().map(|topic| {
+        let partitions = topic.partitions.into_iter().map(|partition| {
+            OffsetFetchResponsePartition::default()
+                .with_partition_index(partition.partition_index)
+                .with_committed_offset(partition.committed_offset)
+                .with_committed_leader_epoch(partition.committed_leader_epoch)
+                .with_metadata(partition.metadata)
+                .with_error_code(partition.error_code)
+        });
+        OffsetFetchResponseTopic::default().with_name(topic.name).with_partitions(partitions.collect())
+    });
+    let has_error = context.version() >= FIRST_TOP_LEVEL_ERROR_VERSION;
+    OffsetFetchResponse::default().with_topics(topics.collect()).with_error_code(if has_error {
+        group.error_code
+    } else {
+        0
+    })
+}

@@ -1,0 +1,32 @@
+//! SyncGroup: members get their assignments, which the leader brings.
+
+use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
+
+use super::wire::{shared, shared_option, text};
+use super::{Context, Handle};
+use crate::group::request::SyncGroup;
+
+impl Handle for SyncGroupRequest {
+    async fn handle(self, context: &Context) -> SyncGroupResponse {
+        let assignments = self.assignments.iter().map(|one| {
+            // A copy: the request's memory goes, the assignment stays.
+            (shared(&one.member_id), one.assignment.to_vec().into())
+        });
+        let sync = SyncGroup {
+            group_id: shared(&self.group_id),
+            generation: self.generation_id,
+            member_id: shared(&self.member_id),
+            group_instance_id: shared_option(self.group_instance_id.as_ref()),
+            protocol_type: shared_option(self.protocol_type.as_ref()),
+            protocol: shared_option(self.protocol_name.as_ref()),
+            assignments: assignments.collect(),
+        };
+        match context.broker.groups().sync_group(sync).await {
+            Ok(synced) => SyncGroupResponse::default()
+                .with_protocol_type(synced.protocol_type.as_deref().map(text))
+                .with_protocol_name(synced.protocol.as_deref().map(text))
+                .with_assignment(synced.assignment),
+            Err(error) => SyncGroupResponse::default().with_error_code(context.group_code(Some(error))),
+        }
+    }
+}

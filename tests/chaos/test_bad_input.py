@@ -1,0 +1,140 @@
+"""Hostile bytes: 10,000 mutated frames against a live broker. It does not crash, does not grow, and other clients notice
+nothing.
+
+    ALLUVIUM_SEED=7 ALLUVIUM_FRAMES=10000 tests/tools pytest tests/chaos/test_bad_input.py
+"""
+
+import os
+import random
+import socket
+import struct
+import threading
+import time
+import uuid
+
+from chaos import ledger
+from harness import batch, schema
+from harness.broker import Alluvium, rss_bytes
+from harness.wire import Closed, Connection
+from wire.scenarios_frames import APIS
+
+SEED = int(os.environ.get("ALLUVIUM_SEED") or random.randrange(2**32))
+FRAMES = int(os.environ.get("ALLUVIUM_FRAMES", "10000"))
+# What the process may grow by while it is under fire, after a first fifth of it has warmed it up.
+GROWTH_BYTES = 64 << 20
+
+
+def seeds(topic):
+    """Valid requests of every API in every version, for the mutations to start from."""
+    data = batch.build([batch.Record(b"v" * 50, b"k", [("h", b"x")], 1000) for _ in range(5)], "lz4")
+    fillers = {"bytes": b"\0\1", "records": data, "string": topic, "uuid": uuid.UUID(int=9), "bool": True}
+    for api in APIS:
+        for version in schema.valid_versions(api):
+            message = schema.Message(schema.request_of(api), version)
+            yield schema.encode_request(api, version, filled(message, message.fields, fillers))
+
+
+def filled(message, fields, fillers):
+    """A value for every field, one element in every list."""
+    value = {}
+    for field in fields:
+        if not schema.in_range(field["versions"], message.version):
+            continue
+        kind = field["type"]
+        element = kind.removeprefix("[]")
+        if element in schema.FIXED:
+            one = 1
+        elif element in fillers:
+            one = fillers[element]
+        else:
+            one = filled(message, message._fields_of(field), fillers)
+        value[field["name"]] = [one] if kind.startswith("[]") else one
+    return value
+
+
+def mutate(chance, frame, corpus):
+    """One to four wounds: bits, bytes, lengths, cuts, splices."""
+    frame = bytearray(frame)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(frame)) if frame else 0
+        match chance.randrange(7):
+            case 0 if frame:
+                frame[at] ^= 1 << chance.randrange(8)
+            case 1 if frame:
+                frame[at] = chance.choice([0, 1, 127, 128, 255])
+            case 2 if len(frame) >= 4:
+                at = min(at, len(frame) - 4)
+                lie = chance.choice([-1, -2, 2**31 - 1, -(2**31), 2**24, 65535, chance.getrandbits(31)])
+                frame[at : at + 4] = struct.pack(">i", lie)
+            case 3:
+                del frame[at:]
+            case 4:
+                frame[at:at] = chance.randbytes(chance.randint(1, 40))
+            case 5:
+                frame[at:] = chance.choice(corpus)[at:]
+            case 6:
+                frame[at:at] = b"\xff" * chance.randint(1, 12)
+    return bytes(frame)
+
+
+def fire(bootstrap, frames):
+    """Sends frames, some with a length that lies; a closed connection is opened again."""
+    host, port = bootstrap.split(":")
+    connection = None
+    for lie, frame in frames:
+        try:
+            if connection is None:
+                connection = socket.create_connection((host, int(port)), 10)
+                connection.settimeout(0.002)
+            connection.sendall(struct.pack(">i", len(frame) + lie) + frame)
+            connection.recv(1 << 16)
+        except TimeoutError:
+            if lie:
+                connection.close()
+                connection = None
+        except OSError:
+            connection = None
+    if connection:
+        connection.close()
+
+
+def watch(bootstrap, topic, stop, failures):
+    """Another client: produces and reads back all the time."""
+    offset = 0
+    with Connection(bootstrap, 20) as connection:
+        while not stop.is_set():
+            try:
+                data = [{"Index": 0, "Records": batch.build([batch.Record(b"%d" % offset)])}]
+                body = {"Acks": -1, "TimeoutMs": 5000, "TopicData": [{"Name": topic, "PartitionData": data}]}
+                answer = connection.ask("Produce", 9, body)["Responses"][0]["PartitionResponses"][0]
+                assert (answer["ErrorCode"], answer["BaseOffset"]) == (0, offset), answer
+                offset += 1
+            except (AssertionError, Closed, OSError) as failure:
+                failures.append(repr(failure))
+                return
+            time.sleep(0.01)
+
+
+def test_mutated_frames_change_nothing_for_others(tmp_path):
+    print(f"replay with ALLUVIUM_SEED={SEED} ALLUVIUM_FRAMES={FRAMES}")
+    chance = random.Random(SEED)
+    broker = Alluvium(tmp_path)
+    for topic in ("victim", "bystander"):
+        ledger.create_topic(broker.bootstrap, topic, {})
+    corpus = list(seeds("victim"))
+    stop, failures = threading.Event(), []
+    other = threading.Thread(target=watch, args=(broker.bootstrap, "bystander", stop, failures))
+    other.start()
+    sizes = []
+    for _ in range(5):
+        lies = [chance.choice([0, 0, 0, 0, 0, 0, 0, 1000, -3, 2**20]) for _ in range(FRAMES // 5)]
+        fire(broker.bootstrap, [(lie, mutate(chance, chance.choice(corpus), corpus)) for lie in lies])
+        assert broker.process.poll() is None, broker.tail()
+        sizes.append(rss_bytes(broker.pid))
+    stop.set()
+    other.join(30)
+    assert not failures, failures
+    assert "panicked" not in broker.log.read_text(), broker.tail()
+    assert sizes[-1] - sizes[0] < GROWTH_BYTES, f"resident bytes after each fifth: {sizes}"
+    print(f"{FRAMES} frames; resident MiB after each fifth: {[size >> 20 for size in sizes]}")
+    broker.stop()

@@ -1,0 +1,42 @@
+"""kill -9 at random moments under load: every acknowledged record is there exactly once, in order.
+
+    tests/tools pytest tests/chaos/test_kill.py                      20 rounds of a random seed
+    ALLUVIUM_SEED=7 ALLUVIUM_ROUNDS=200 tests/tools pytest tests/chaos/test_kill.py
+"""
+
+import os
+import random
+import time
+
+from chaos import ledger
+from harness.broker import Alluvium
+
+SEED = int(os.environ.get("ALLUVIUM_SEED") or random.randrange(2**32))
+ROUNDS = int(os.environ.get("ALLUVIUM_ROUNDS", "20"))
+# Small segments, so that a run seals, uploads and deletes locally many times.
+CONFIGS = {"segment.bytes": "1048576", "local.retention.bytes": "2097152"}
+
+
+def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path):
+    print(f"replay with ALLUVIUM_SEED={SEED} ALLUVIUM_ROUNDS={ROUNDS}")
+    chance = random.Random(SEED)
+    broker = Alluvium(tmp_path)
+    ledger.create_topic(broker.bootstrap, "kill", CONFIGS)
+    load = ledger.Load(broker.bootstrap, "kill", SEED)
+    slowest = 0.0
+    for number in range(ROUNDS):
+        load.start()
+        time.sleep(chance.uniform(0.05, 1.5))
+        broker.kill()
+        slowest = max(slowest, broker.start())
+        if number % 5 == 4:
+            time.sleep(chance.uniform(0.05, 0.5))
+            load.stop()
+            load.settle()
+            ledger.verify(broker.bootstrap, load.writers)
+        else:
+            load.stop()
+    load.settle()
+    ledger.verify(broker.bootstrap, load.writers)
+    print(f"{load.acknowledged} records acknowledged over {ROUNDS} kills; slowest start {slowest:.2f} s")
+    broker.stop()

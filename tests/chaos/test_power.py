@@ -1,0 +1,63 @@
+"""Power cuts under load, over the data directory, the metadata and the archive's own directory: nothing acknowledged is
+lost. And the test of the test: with syncing switched off it has to fail.
+
+    ALLUVIUM_SEED=7 ALLUVIUM_ROUNDS=50 tests/tools pytest tests/chaos/test_power.py
+"""
+
+import os
+import random
+import time
+
+import pytest
+
+from chaos import ledger, power
+from harness.broker import Alluvium
+
+SEED = int(os.environ.get("ALLUVIUM_SEED") or random.randrange(2**32))
+ROUNDS = int(os.environ.get("ALLUVIUM_ROUNDS", "8"))
+CONFIGS = {"segment.bytes": "1048576", "local.retention.bytes": "2097152"}
+# Makes every sync of the broker and of what it embeds an empty act: loaded before the C library's own.
+WITHOUT_SYNC = {"LD_PRELOAD": "libeatmydata.so"}
+
+
+@pytest.fixture(params=["ext4", "xfs"])
+def disk(request, tmp_path):
+    """A fresh file system of each kind."""
+    power.skip_unless_root()
+    made = power.Disk(tmp_path, request.param)
+    yield made
+    made.remove()
+
+
+def cut_power_under_load(disk, rounds, seed, environment=None):
+    """Runs the rounds; raises where something acknowledged is missing."""
+    chance = random.Random(seed)
+    directory = disk.mountpoint / "broker"
+    broker = Alluvium(directory, environment=environment)
+    try:
+        ledger.create_topic(broker.bootstrap, "power", CONFIGS)
+        load = ledger.Load(broker.bootstrap, "power", seed)
+        for _ in range(rounds):
+            load.start()
+            time.sleep(chance.uniform(0.2, 1.5))
+            disk.cut_power()
+            broker.kill()
+            load.stop()
+            disk.restore()
+            broker.start()
+            load.settle()
+            ledger.verify(broker.bootstrap, load.writers)
+        return load.acknowledged
+    finally:
+        broker.kill()
+
+
+def test_nothing_acknowledged_is_lost_by_a_power_cut(disk):
+    print(f"replay with ALLUVIUM_SEED={SEED} ALLUVIUM_ROUNDS={ROUNDS}")
+    acknowledged = cut_power_under_load(disk, ROUNDS, SEED)
+    print(f"{acknowledged} records acknowledged over {ROUNDS} power cuts of {disk.kind}")
+
+
+def test_without_syncing_the_power_cut_is_noticed(disk):
+    with pytest.raises((AssertionError, RuntimeError)):
+        cut_power_under_load(disk, 6, SEED, WITHOUT_SYNC)

@@ -10,6 +10,7 @@ use crate::group::request::{
 use crate::types::{LeaderEpoch, Timestamp, TopicId};
 
 mod rewriting;
+mod simulation;
 
 const SECOND: u64 = 1_000_000_000;
 

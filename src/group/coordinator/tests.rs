@@ -9,6 +9,7 @@ use crate::group::request::{
 };
 use crate::types::{LeaderEpoch, Timestamp, TopicId};
 
+mod kafka;
 mod rewriting;
 mod simulation;
 

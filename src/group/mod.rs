@@ -5,7 +5,10 @@
 //! share an append, and replies leave only once that append is durable. After a crash the log is read again and yields
 //! the same offsets and groups; what was never answered may or may not be there.
 //!
-//! - [`records`]: the log's keys and values, in Apache Kafka's own format.
+//! - [`Groups`] is what the server calls; it finds the group's [`Session`], the task that drives one coordinator.
+//! - [`Coordinator`] is the pure machine: what its log says, a machine for every classic group, and what waits for the log.
+//! - [`records`] are the log's keys and values, in Apache Kafka's own format; [`snapshot`] is what the bucket keeps of them.
+//! - [`OffsetsLog`] is what a coordinator needs of its partition's log; the broker gives it.
 
 mod classic;
 mod coordinator;

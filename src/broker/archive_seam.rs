@@ -1,6 +1,6 @@
 //! The seam to the archive: what a partition's reads need once the local copy of old records has gone.
 //!
-//! `archive` stands behind it; until it is plugged in, [`NoArchive`] refuses. Reads are futures that can be dropped: what a
+//! [`super::archiver`] stands behind it. Reads are futures that can be dropped: what a
 //! dropped one had already fetched stays in the archive's cache, so that the next attempt goes on from there.
 
 use std::sync::Arc;
@@ -70,31 +70,4 @@ pub trait ArchiveReader: Send + Sync {
         partition: TopicPartition,
         from: Offset,
     ) -> BoxFuture<'_, Result<Option<FoundOffset>, ArchiveError>>;
-}
-
-/// No archive.
-#[derive(Clone, Copy, Debug)]
-pub struct NoArchive;
-
-impl ArchiveReader for NoArchive {
-    fn read(&self, _: TopicPartition, offset: Offset, _: usize) -> BoxFuture<'_, Result<Vec<Bytes>, ArchiveError>> {
-        Box::pin(async move { Err(ArchiveError::Absent { offset }) })
-    }
-
-    fn offset_for_timestamp(
-        &self,
-        _: TopicPartition,
-        _: Timestamp,
-        from: Offset,
-    ) -> BoxFuture<'_, Result<Option<FoundOffset>, ArchiveError>> {
-        Box::pin(async move { Err(ArchiveError::Absent { offset: from }) })
-    }
-
-    fn max_timestamp(
-        &self,
-        _: TopicPartition,
-        from: Offset,
-    ) -> BoxFuture<'_, Result<Option<FoundOffset>, ArchiveError>> {
-        Box::pin(async move { Err(ArchiveError::Absent { offset: from }) })
-    }
 }

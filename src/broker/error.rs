@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::archive_seam::ArchiveError;
+use super::archiver::ArchiveStartError;
 use crate::log::{AppendError, OpenError, ReadError};
 use crate::metadata::{CommandError, MetadataError};
 use crate::record::RecordError;
@@ -33,6 +34,9 @@ pub enum StartError {
     /// A data directory can't be opened.
     #[error(transparent)]
     Directory(#[from] OpenError),
+    /// The archive can't be used.
+    #[error(transparent)]
+    Archive(#[from] ArchiveStartError),
     /// The cluster refuses this broker.
     #[error("the broker can't be registered: {0}")]
     Registration(#[source] CommandError),

@@ -12,6 +12,7 @@
 
 mod admin;
 mod archive_seam;
+mod archiver;
 mod cold_reads;
 mod error;
 mod fetch;
@@ -32,7 +33,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::task::JoinHandle;
 
 pub use admin::{AdminError, ConfigEdit, ConfigResource, NewTopic, OFFSETS_TOPIC, TopicName};
-pub use archive_seam::{ArchiveError, ArchiveReader, FoundOffset, NoArchive};
+pub use archive_seam::{ArchiveError, ArchiveReader, FoundOffset};
+pub use archiver::{ArchiveStartError, ArchiverSettings};
 pub use error::{PartitionError, StartError};
 pub use fetch::{FetchLimits, FetchPartition, Fetched, Isolation};
 pub use fetch_session::{
@@ -41,7 +43,7 @@ pub use fetch_session::{
 pub use list_offsets::OffsetQuery;
 pub use partitions::{Leader, LocalTopic, Partition, TopicRules};
 pub use produce::{Acknowledgement, Produced};
-pub use settings::{BrokerSettings, FetchSettings, TopicSettings};
+pub use settings::{ArchiveSettings, BrokerSettings, FetchSettings, TopicSettings};
 
 use cold_reads::ColdReads;
 use partitions::Partitions;

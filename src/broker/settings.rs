@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::archiver::ArchiverSettings;
+use crate::archive::store::{Location, StoreSettings};
 use crate::group::GroupSettings;
 use crate::log::DirectorySettings;
 use crate::metadata::command::Endpoint;
@@ -31,6 +33,19 @@ pub struct BrokerSettings {
     pub groups: GroupSettings,
     /// Producers remembered in one partition.
     pub max_producers_per_partition: usize,
+    /// Where the archive is and how it is worked.
+    pub archive: ArchiveSettings,
+}
+
+/// The archive of a broker.
+#[derive(Clone, Debug)]
+pub struct ArchiveSettings {
+    /// Where it is.
+    pub location: Location,
+    /// How the store is spoken to.
+    pub store: StoreSettings,
+    /// How segments get there and come back.
+    pub archiver: ArchiverSettings,
 }
 
 /// What new topics are like.

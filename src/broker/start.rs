@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::Broker;
 use super::admin::OFFSETS_TOPIC;
-use super::archive_seam::ArchiveReader;
+use super::archiver::{self, Archiver};
 use super::cold_reads::ColdReads;
 use super::error::StartError;
 use super::fetch_session::FetchSessions;
@@ -41,14 +41,23 @@ impl Broker {
     pub async fn open(
         runtime: Runtime,
         settings: BrokerSettings,
-        archive: Arc<dyn ArchiveReader>,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, StartError> {
         let metadata_path = settings.directories[0].join(METADATA_DIRECTORY);
+        let is_new = is_new(&runtime, &metadata_path)?;
         let metadata_lock = lock_metadata(&runtime, &metadata_path)?;
         let metadata = Metadata::open(&runtime, &metadata_path, MetadataSettings::new(settings.node_id)).await?;
         let (directories, recovery) = open_directories(&runtime, &settings, &metadata)?;
         let epoch = register(&runtime, &settings, &metadata, &directories).await?;
+        let owner = archiver::Owner {
+            cluster_id: metadata.cluster_id(),
+            node_id: settings.node_id,
+            incarnation: Incarnation::default(),
+            is_new,
+        };
+        let images = metadata.subscribe();
+        let archiver = Archiver::open(&runtime, &settings.archive, owner, images, Arc::clone(&metrics)).await?;
+        let archiver = Arc::new(archiver);
         let partitions = Partitions::new(&settings, directories, metadata.subscribe());
         let image = metadata.image();
         partitions.delete_strays(&image);
@@ -71,13 +80,19 @@ impl Broker {
             metadata,
             epoch,
             partitions,
-            archive,
+            archive: Arc::clone(&archiver) as _,
             recovery,
         });
         if let Some(topic) = offsets_topic {
             broker.coordinate(&topic);
         }
-        let background = vec![tokio::spawn(follow_image(Arc::clone(&broker))), tokio::spawn(tick(Arc::clone(&broker)))];
+        let background = vec![
+            tokio::spawn(follow_image(Arc::clone(&broker))),
+            tokio::spawn(tick(Arc::clone(&broker))),
+            tokio::spawn(Arc::clone(&broker).upload_forever(Arc::clone(&archiver))),
+            tokio::spawn(Arc::clone(&broker).retain_forever(Arc::clone(&archiver))),
+            tokio::spawn(Arc::clone(&broker).describe_forever(archiver)),
+        ];
         *broker.background.lock() = background;
         Ok(broker)
     }
@@ -130,6 +145,12 @@ async fn released(directory: &Arc<LogDirectory>) {
         }
         tokio::time::sleep(RELEASE_INTERVAL).await;
     }
+}
+
+/// Whether this data directory has never held a broker.
+fn is_new(runtime: &Runtime, path: &Path) -> Result<bool, StartError> {
+    let unusable = |error| StartError::MetadataDirectory { path: path.to_owned(), error };
+    Ok(!runtime.disk.exists(path).map_err(unusable)?)
 }
 
 fn lock_metadata(runtime: &Runtime, path: &Path) -> Result<Box<dyn DirectoryLock>, StartError> {

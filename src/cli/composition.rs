@@ -1,9 +1,13 @@
 //! What the configuration means to the broker and the server: their settings, filled in.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::broker::{BrokerSettings, FetchSettings, TopicSettings};
-use crate::config::Config;
+use crate::archive::parquet::ChunkLimits;
+use crate::archive::remote_reader::ReadSettings;
+use crate::archive::store::{Location, LocationError, StoreSettings};
+use crate::broker::{ArchiveSettings, ArchiverSettings, BrokerSettings, FetchSettings, TopicSettings};
+use crate::config::{ByteSize, Config};
 use crate::group::GroupSettings;
 use crate::log::{DirectorySettings, JournalSettings};
 use crate::metadata::topic_config::topic_config;
@@ -12,10 +16,14 @@ use crate::telemetry::MemoryShare;
 
 /// Lanes that read segments; each costs a thread, and two processors keep no more busy.
 const READER_LANES: usize = 4;
+/// Lanes that encode and decode Parquet, at low priority.
+const ARCHIVE_LANES: usize = 2;
+/// How long objects stay after retention has passed them: queries and readers that began before may still need them.
+const DELETION_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// The broker's settings. Its endpoints are known once the listeners are bound.
-pub(super) fn broker_settings(config: &Config) -> BrokerSettings {
-    BrokerSettings {
+pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, LocationError> {
+    Ok(BrokerSettings {
         node_id: config.node_id,
         rack: config.rack.clone(),
         directories: config.data.directories.clone(),
@@ -35,7 +43,38 @@ pub(super) fn broker_settings(config: &Config) -> BrokerSettings {
         },
         groups: group_settings(config),
         max_producers_per_partition: config.producers.max_ids_per_partition,
-    }
+        archive: archive_settings(config)?,
+    })
+}
+
+fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
+    let archive = &config.archive;
+    let own = config.data.directories[0].join("archive");
+    let options = config.store.options.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
+    let chunk_bytes = ChunkLimits::default().raw_bytes.max(1);
+    Ok(ArchiveSettings {
+        location: Location::parse(config.store.url.as_str())?,
+        store: StoreSettings {
+            attempt_timeout_ms: u64::try_from(archive.request_timeout.0.as_millis()).unwrap_or(u64::MAX),
+            concurrent_reads: archive.concurrency,
+            concurrent_writes: archive.concurrency.div_ceil(2),
+            options: options.collect(),
+            ..StoreSettings::default()
+        },
+        archiver: ArchiverSettings {
+            spool_directory: own.join("spool"),
+            cache_directory: own.join("cache"),
+            cache_bytes: archive.cache.bytes(),
+            uploads: archive.uploads,
+            lanes: ARCHIVE_LANES,
+            reads: ReadSettings {
+                read_ahead_chunks: to_usize(archive.read_ahead.bytes().div_ceil(chunk_bytes)),
+                ..ReadSettings::default()
+            },
+            deletion_grace: DELETION_GRACE,
+            local_bytes: config.data.settings.local_max.map_or(u64::MAX, ByteSize::bytes),
+        },
+    })
 }
 
 fn group_settings(config: &Config) -> GroupSettings {

@@ -11,7 +11,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::composition::{broker_settings, server_settings};
 use super::config::SettingArguments;
 use super::{Context, Exit, Failure};
-use crate::broker::NoArchive;
 use crate::config::Config;
 use crate::http::{HttpServer, HttpState};
 use crate::runtime::disk::replace_file;
@@ -50,8 +49,9 @@ async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Contex
     metrics.process.start_time_seconds.set(runtime.clock.wall().get() / 1000);
     let state = HttpState { metrics: Arc::clone(&metrics), readiness: readiness.clone(), runtime: runtime.clone() };
     let http = HttpServer::start(config.http, state).await.map_err(|error| cannot_listen(config, &error))?;
-    let (server, broker) = (server_settings(config), broker_settings(config));
-    let server = Server::start(server, broker, Arc::new(NoArchive), runtime, metrics, readiness).await;
+    let broker = broker_settings(config).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let server = server_settings(config);
+    let server = Server::start(server, broker, runtime, metrics, readiness).await;
     let server = server.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     announce(arguments, config, context, &server, &http)?;
     stop.wait().await;
@@ -85,6 +85,7 @@ fn announce(
     for directory in &config.data.directories {
         context.output.line(format!("  data      {}", directory.display()))?;
     }
+    context.output.line(format!("  archive   {}", config.store.url))?;
     context
         .output
         .line(format!("  recovered {} partitions, {} bytes replayed", recovery.partitions, recovery.replayed_bytes))?;

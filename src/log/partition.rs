@@ -367,6 +367,11 @@ impl PartitionLog {
         Ok(removed.len())
     }
 
+    /// True while a sealed segment that ends at or below `below` is on local disk.
+    pub fn has_sealed_below(&self, below: Offset) -> bool {
+        self.state.lock().sealed().first().is_some_and(|segment| segment.extent().next_offset <= below)
+    }
+
     /// True once deletion was asked for.
     pub fn is_deleted(&self) -> bool {
         self.state.lock().deletion != Deletion::No

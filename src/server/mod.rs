@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 
 pub use settings::{ConnectionLimits, ListenerSettings, ServerSettings};
 
-use crate::broker::{ArchiveReader, Broker, BrokerSettings, StartError};
+use crate::broker::{Broker, BrokerSettings, StartError};
 use crate::metadata::command::{Endpoint, SecurityProtocol};
 use crate::runtime::Runtime;
 use crate::runtime::net::Listener;
@@ -68,7 +68,6 @@ impl Server {
     pub async fn start(
         settings: ServerSettings,
         mut broker_settings: BrokerSettings,
-        archive: Arc<dyn ArchiveReader>,
         runtime: Runtime,
         metrics: Arc<Metrics>,
         readiness: Readiness,
@@ -76,7 +75,7 @@ impl Server {
         readiness.not_ready("kafka", "recovering");
         let bound = bind(&settings, &runtime).await?;
         broker_settings.endpoints = bound.iter().map(|(listener, _, address)| endpoint(listener, *address)).collect();
-        let broker = Broker::open(runtime, broker_settings, archive, metrics).await?;
+        let broker = Broker::open(runtime, broker_settings, metrics).await?;
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(listener::Shared::new(Arc::clone(&broker), settings.limits, settings.drain_timeout));
         let mut addresses = BTreeMap::new();

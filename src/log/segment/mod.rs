@@ -15,7 +15,7 @@ mod scan;
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Buf, BufMut, Bytes};
 use parking_lot::Mutex;
@@ -111,6 +111,8 @@ pub struct Segment {
     header: SegmentHeader,
     extent: Mutex<Extent>,
     index: Mutex<Option<SegmentIndex>>,
+    /// Largest timestamp, once the segment is sealed and somebody asked.
+    sealed_max_timestamp: OnceLock<Timestamp>,
 }
 
 impl Segment {
@@ -126,8 +128,8 @@ impl Segment {
         file.write_all_at(&header.encode(&identity), 0)?;
         let extent = Extent { file_bytes: SEGMENT_HEADER_BYTES, next_offset: header.base_offset };
         let index = Some(SegmentIndex::new(header.base_offset));
-        let disk = Arc::clone(disk);
-        Ok((Self { disk, path, identity, header, extent: Mutex::new(extent), index: Mutex::new(index) }, file))
+        let segment = Self { index: Mutex::new(index), ..Self::existing(disk, path, identity, header, extent) };
+        Ok((segment, file))
     }
 
     /// Takes a segment file that exists; its extent is the caller's knowledge.
@@ -139,7 +141,8 @@ impl Segment {
         extent: Extent,
     ) -> Self {
         let disk = Arc::clone(disk);
-        Self { disk, path, identity, header, extent: Mutex::new(extent), index: Mutex::new(None) }
+        let (extent, index) = (Mutex::new(extent), Mutex::new(None));
+        Self { disk, path, identity, header, extent, index, sealed_max_timestamp: OnceLock::new() }
     }
 
     /// The file.
@@ -201,9 +204,33 @@ impl Segment {
         *self.index.lock() = None;
     }
 
-    /// Largest timestamp of all batches.
-    pub fn max_timestamp(&self) -> Result<Timestamp, ReadError> {
-        self.with_index(|index| index.max_timestamp())
+    /// Largest timestamp of all batches of a sealed segment. Reads the index the first time.
+    pub fn sealed_max_timestamp(&self) -> Result<Timestamp, ReadError> {
+        if let Some(&known) = self.sealed_max_timestamp.get() {
+            return Ok(known);
+        }
+        let found = self.with_index(|index| index.max_timestamp())?;
+        self.forget_index();
+        Ok(*self.sealed_max_timestamp.get_or_init(|| found))
+    }
+
+    /// The batches from the one that holds `from` on, each with its checksum verified. Blocks.
+    pub fn batches(&self, from: Offset) -> impl Iterator<Item = Result<Batch, ReadError>> + use<> {
+        let path = self.path.clone();
+        let (scan, failed) = match self.scan(SEGMENT_HEADER_BYTES, Offset::MAX) {
+            Ok(scan) => (Some(scan), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        let verified = scan.into_iter().flatten().map(move |scanned| {
+            let Scanned { batch, position: file_offset } = scanned?;
+            let damaged = |error| ReadError::Corrupt { path: path.clone(), file_offset, error };
+            batch.verify_checksum().map_err(damaged)?;
+            Ok(batch)
+        });
+        let is_wanted = move |batch: &Result<Batch, ReadError>| {
+            batch.as_ref().map_or(true, |batch| batch.header().next_offset() > from)
+        };
+        failed.into_iter().chain(verified).filter(is_wanted)
     }
 
     fn with_index<T>(&self, then: impl FnOnce(&mut SegmentIndex) -> T) -> Result<T, ReadError> {

@@ -1,0 +1,223 @@
+//! The archive at work: sealed segments go to the bucket, reads of what is archived come back from it, and retention makes
+//! room in both tiers.
+//!
+//! [`Archiver`] owns the bucket of this cluster and one handle for each partition's head. `Broker` opens it before it serves,
+//! reads through it (it is the [`ArchiveReader`](super::ArchiveReader)), and runs its loops: `upload`, `retention` and `topics`.
+//! Nothing here decides what is archived: the head in the bucket does. A log is told that records are archived only by a
+//! head that was read or written in this process; what it then deletes locally, a checkpoint knew before.
+//!
+//! After a crash: heads are read again when they are first needed. A bucket that is slow or gone delays uploads and reads of
+//! old records, nothing else.
+
+mod observer;
+mod reads;
+mod retention;
+mod topics;
+mod upload;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use observer::Observer;
+
+use super::partitions::Leader;
+use super::settings::ArchiveSettings;
+use crate::archive::bucket::{Bucket, BucketError};
+use crate::archive::chunk_cache::ChunkCache;
+use crate::archive::key::Fence;
+use crate::archive::manifest::{Head, HeadIdentity, Writer};
+use crate::archive::parquet::ChunkLimits;
+use crate::archive::partition::{HeadError, PartitionArchive};
+use crate::archive::remote_reader::{ReadSettings, RemoteReader};
+use crate::archive::spool::Spool;
+use crate::archive::store::{LocationError, ProbeError, Store};
+use crate::archive::uploader::Uploader;
+use crate::archive::workers::Workers;
+use crate::metadata::Image;
+use crate::runtime::Runtime;
+use crate::runtime::tasks::Priority;
+use crate::telemetry::Metrics;
+use crate::types::{ClusterId, Incarnation, LeaderEpoch, Monotonic, NodeId, PartitionIndex, TopicPartition};
+
+/// Lanes that do the file work of a `file://` store.
+const STORE_LANES: usize = 2;
+
+/// How the archive is worked.
+#[derive(Clone, Debug)]
+pub struct ArchiverSettings {
+    /// Where segments are encoded to before they are uploaded; needs room for each upload's segment.
+    pub spool_directory: PathBuf,
+    /// Where rebuilt chunks are kept for readers.
+    pub cache_directory: PathBuf,
+    /// Most bytes of rebuilt chunks. More spares requests and decoding for readers that follow each other.
+    pub cache_bytes: u64,
+    /// Segments encoded and uploaded at once; each takes about 40 MiB and up to a core, at low priority.
+    pub uploads: usize,
+    /// Lanes that encode and decode.
+    pub lanes: usize,
+    /// How old records are read.
+    pub reads: ReadSettings,
+    /// How long objects stay after retention has passed them, for readers that began before.
+    pub deletion_grace: Duration,
+    /// Local bytes above which archived segments go, whatever their topic's local retention says.
+    pub local_bytes: u64,
+}
+
+/// The archive can't be used. Nothing in the bucket or on disk was changed that a next start would miss.
+#[derive(Debug, Error)]
+pub enum ArchiveStartError {
+    /// The store fails, or does not keep what the archive relies on.
+    #[error("object store can't be used: {0}")]
+    Probe(#[from] ProbeError),
+    /// The bucket belongs to another cluster, or this one's data directory is new.
+    #[error("bucket can't be used: {0}")]
+    Bucket(#[from] BucketError),
+    /// The store can't be opened.
+    #[error("object store can't be opened: {0}")]
+    Location(#[from] LocationError),
+    /// The local directories of the archive can't be made.
+    #[error("directory of the archive can't be made: {0}")]
+    Directory(#[from] std::io::Error),
+}
+
+/// What is remembered of one partition between attempts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Attempts {
+    /// The epoch in which the head was taken over.
+    owned_in: Option<LeaderEpoch>,
+    failures: u32,
+    not_before: Monotonic,
+}
+
+/// See the module.
+pub struct Archiver {
+    runtime: Runtime,
+    settings: ArchiverSettings,
+    metrics: Arc<Metrics>,
+    node_id: NodeId,
+    incarnation: Incarnation,
+    bucket: Bucket,
+    workers: Workers,
+    uploader: Uploader,
+    reader: RemoteReader,
+    images: watch::Receiver<Arc<Image>>,
+    partitions: Mutex<BTreeMap<TopicPartition, PartitionArchive>>,
+    attempts: Mutex<BTreeMap<TopicPartition, Attempts>>,
+    under_way: Mutex<BTreeSet<TopicPartition>>,
+}
+
+impl std::fmt::Debug for Archiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Archiver({:?})", self.bucket.store())
+    }
+}
+
+/// Whose archive it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner {
+    pub(super) cluster_id: ClusterId,
+    pub(super) node_id: NodeId,
+    pub(super) incarnation: Incarnation,
+    /// The data directory was just made.
+    pub(super) is_new: bool,
+}
+
+impl Archiver {
+    /// Proves the store, claims the bucket for the cluster, and empties the archive's own directories.
+    ///
+    /// # Errors
+    /// [`ArchiveStartError`].
+    pub(super) async fn open(
+        runtime: &Runtime,
+        settings: &ArchiveSettings,
+        owner: Owner,
+        images: watch::Receiver<Arc<Image>>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ArchiveStartError> {
+        let ArchiveSettings { location, store, archiver: settings } = settings.clone();
+        let workers = Workers::start(&*runtime.tasks, "archive", Priority::Background, settings.lanes);
+        let files = Workers::start(&*runtime.tasks, "store", Priority::Foreground, STORE_LANES);
+        let observer = Arc::new(Observer { metrics: Arc::clone(&metrics) });
+        let store = Store::open(runtime, &location, store, files, observer)?;
+        store.probe().await?;
+        let bucket = Bucket::new(store, runtime.clone(), owner.cluster_id);
+        let stamp = bucket.claim(owner.is_new, owner.incarnation).await?;
+        let spool = Spool::open(&*runtime.disk, &settings.spool_directory, settings.uploads)?;
+        let cache = ChunkCache::open(runtime, settings.cache_directory.clone(), settings.cache_bytes, workers.clone())?;
+        Ok(Self {
+            uploader: Uploader::new(runtime.clone(), workers.clone(), spool, ChunkLimits::default()),
+            reader: RemoteReader::new(settings.reads, workers.clone(), cache),
+            runtime: runtime.clone(),
+            settings,
+            metrics,
+            node_id: owner.node_id,
+            incarnation: stamp.incarnation,
+            bucket,
+            workers,
+            images,
+            partitions: Mutex::default(),
+            attempts: Mutex::default(),
+            under_way: Mutex::default(),
+        })
+    }
+
+    /// Whether the store outlives this process; without that nothing local is ever deleted.
+    fn is_durable(&self) -> bool {
+        self.bucket.store().is_durable()
+    }
+
+    fn image(&self) -> Arc<Image> {
+        Arc::clone(&self.images.borrow())
+    }
+
+    /// The archive of a partition, while its topic lives.
+    fn partition(&self, id: TopicPartition) -> Option<PartitionArchive> {
+        if let Some(archive) = self.partitions.lock().get(&id) {
+            return Some(archive.clone());
+        }
+        let image = self.image();
+        let topic = image.topic(id.topic_id)?;
+        let identity = HeadIdentity {
+            cluster_id: self.bucket.keys().cluster_id(),
+            topic: topic.name.to_string(),
+            topic_id: id.topic_id,
+            partition: PartitionIndex(id.partition.get()),
+        };
+        let archive = PartitionArchive::new(self.bucket.clone(), self.runtime.clone(), identity);
+        Some(self.partitions.lock().entry(id).or_insert(archive).clone())
+    }
+
+    const fn writer(&self, epoch: LeaderEpoch) -> Writer {
+        Writer { fence: Fence { incarnation: self.incarnation, leader_epoch: epoch }, broker: self.node_id }
+    }
+
+    /// The head of a partition that this broker leads, taken over in the leader's epoch; and the log told how far the
+    /// archive reaches.
+    async fn own(&self, leader: &Leader, archive: &PartitionArchive) -> Result<Arc<Head>, HeadError> {
+        let log = leader.partition.log();
+        let id = log.partition();
+        let owned_in = self.attempts.lock().get(&id).and_then(|attempts| attempts.owned_in);
+        let head = match archive.head().filter(|_| owned_in == Some(leader.epoch)) {
+            Some(head) => head,
+            None => {
+                if let Some(topic) = self.image().topic(id.topic_id) {
+                    self.bucket.describe_topic(&self.description(topic)).await?;
+                }
+                let head = archive.take_over(self.writer(leader.epoch), log.offsets().log_start).await?;
+                self.attempts.lock().entry(id).or_default().owned_in = Some(leader.epoch);
+                head
+            }
+        };
+        let offsets = log.offsets();
+        if head.next_offset <= offsets.recovery_point.min(offsets.last_stable) {
+            log.advance_archived(head.next_offset);
+        }
+        Ok(head)
+    }
+}

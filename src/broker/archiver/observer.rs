@@ -1,0 +1,33 @@
+//! Counts what is asked of the object store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::archive::store::{Operation, StoreError, StoreObserver};
+use crate::telemetry::{Metrics, StoreOperation};
+
+/// Feeds the store's metrics.
+pub(super) struct Observer {
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl StoreObserver for Observer {
+    fn request(&self, operation: Operation, elapsed: Duration, error: Option<&StoreError>) {
+        let label = match operation {
+            Operation::Put | Operation::Replace => StoreOperation::Put,
+            Operation::Get | Operation::GetRanges => StoreOperation::Get,
+            Operation::Size => StoreOperation::Head,
+            Operation::List => StoreOperation::List,
+            Operation::Delete => StoreOperation::Delete,
+        };
+        let metrics = &self.metrics.store;
+        metrics.requests.of(label).inc();
+        metrics.request_seconds.of(label).observe(elapsed);
+        // An object that is not there is an answer.
+        let failed = error.is_some_and(|error| !matches!(error, StoreError::NotFound { .. }));
+        if failed {
+            metrics.errors.of(label).inc();
+        }
+        metrics.available.set(i64::from(!failed));
+    }
+}

@@ -1,0 +1,97 @@
+//! Reads of archived records, as the fetch path asks for them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Archiver;
+use crate::archive::manifest::Head;
+use crate::archive::partition::PartitionArchive;
+use crate::archive::remote_reader::{ReadError, ReadRequest};
+use crate::broker::archive_seam::{ArchiveError, ArchiveReader, FoundOffset};
+use crate::runtime::net::BoxFuture;
+use crate::types::{Offset, Timestamp, TopicPartition};
+
+impl Archiver {
+    /// The archive of a partition and its head, as this process last knew it.
+    async fn known(&self, id: TopicPartition, offset: Offset) -> Result<(PartitionArchive, Arc<Head>), ArchiveError> {
+        let archive = self.partition(id).ok_or(ArchiveError::Absent { offset })?;
+        if let Some(head) = archive.head().filter(|head| offset < head.next_offset) {
+            return Ok((archive, head));
+        }
+        let head = archive.refresh().await.map_err(|error| unavailable(&error))?;
+        Ok((archive, head.ok_or(ArchiveError::Absent { offset })?))
+    }
+
+    async fn find(
+        &self,
+        archive: &PartitionArchive,
+        head: &Head,
+        timestamp: Timestamp,
+        from: Offset,
+    ) -> Result<Option<FoundOffset>, ArchiveError> {
+        // The log's own start may be ahead of the bucket's.
+        let head = Head { log_start_offset: head.log_start_offset.max(from), ..head.clone() };
+        let found =
+            self.reader.offset_for_timestamp(archive, &head, timestamp).await.map_err(|error| failed(&error))?;
+        Ok(found.map(|(offset, timestamp, leader_epoch)| FoundOffset { offset, timestamp, leader_epoch }))
+    }
+}
+
+impl ArchiveReader for Archiver {
+    fn read(
+        &self,
+        partition: TopicPartition,
+        offset: Offset,
+        max_bytes: usize,
+    ) -> BoxFuture<'_, Result<Vec<Bytes>, ArchiveError>> {
+        Box::pin(async move {
+            let (archive, head) = self.known(partition, offset).await?;
+            let request = ReadRequest { offset, max_bytes, committed_only: false };
+            let outcome = self.reader.read(&archive, &head, request).await.map_err(|error| failed(&error))?;
+            Ok(outcome.batches.iter().map(|batch| batch.bytes().clone()).collect())
+        })
+    }
+
+    fn offset_for_timestamp(
+        &self,
+        partition: TopicPartition,
+        timestamp: Timestamp,
+        from: Offset,
+    ) -> BoxFuture<'_, Result<Option<FoundOffset>, ArchiveError>> {
+        Box::pin(async move {
+            let (archive, head) = self.known(partition, from).await?;
+            self.find(&archive, &head, timestamp, from).await
+        })
+    }
+
+    fn max_timestamp(
+        &self,
+        partition: TopicPartition,
+        from: Offset,
+    ) -> BoxFuture<'_, Result<Option<FoundOffset>, ArchiveError>> {
+        Box::pin(async move {
+            let (archive, head) = self.known(partition, from).await?;
+            let spilled = head.spills.iter().filter(|spill| spill.next > from).map(|spill| spill.max_timestamp);
+            let listed =
+                head.segments.iter().filter(|segment| segment.next() > from).map(|segment| segment.max_timestamp);
+            match spilled.chain(listed).max() {
+                Some(largest) => self.find(&archive, &head, largest, from).await,
+                None => Ok(None),
+            }
+        })
+    }
+}
+
+fn unavailable(error: &dyn std::error::Error) -> ArchiveError {
+    ArchiveError::Unavailable { error: error.to_string().into() }
+}
+
+fn failed(error: &ReadError) -> ArchiveError {
+    if error.is_damage() {
+        tracing::error!(%error, "archived data can't be read");
+        ArchiveError::Damaged { error: error.to_string().into() }
+    } else {
+        unavailable(error)
+    }
+}

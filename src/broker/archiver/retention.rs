@@ -1,0 +1,198 @@
+//! The loop that makes room: local copies of archived records go by local retention and by the broker's budget, old
+//! records go from both tiers by `retention.ms` and `retention.bytes`.
+//!
+//! A log start moves in the log first, where it is durable before anything follows; then in the head; objects go after
+//! their grace. Local files go only below what the newest checkpoint vouches for (see [`PartitionLog::remove_local_below`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Archiver;
+use crate::archive::cleaner::{self, CleanError, Retention};
+use crate::archive::planner::{self, Evictable, LocalRetention, PartitionView, SealedSegment};
+use crate::broker::Broker;
+use crate::broker::partitions::Leader;
+use crate::log::{LogDirectory, PartitionLog, ReadError};
+use crate::metadata::topic_config::TopicConfig;
+use crate::types::{LeaderEpoch, Offset, Timestamp};
+
+/// How often local disks are looked at.
+const LOCAL_INTERVAL: Duration = Duration::from_secs(1);
+/// Every so many looks at the local disks the bucket is looked at too.
+const ARCHIVE_EVERY: u32 = 30;
+
+/// A partition with local segments, for one pass.
+struct Held {
+    leader: Leader,
+    config: TopicConfig,
+    view: PartitionView,
+}
+
+impl Broker {
+    /// Applies retention for as long as the broker runs. Without an archive only the local log is retained by.
+    pub(in crate::broker) async fn retain_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
+        let mut interval = tokio::time::interval(LOCAL_INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = 0_u32;
+        loop {
+            interval.tick().await;
+            let broker = Arc::clone(&self);
+            let is_durable = archiver.is_durable();
+            let held = archiver.workers.run(move || broker.held(is_durable)).await;
+            self.make_local_room(&archiver, &held).await;
+            if looks.is_multiple_of(ARCHIVE_EVERY) {
+                for held in held.iter().filter(|held| archiver.is_archived(held)) {
+                    if let Err(error) = archiver.retain(held).await {
+                        tracing::warn!(%error, partition = %held.log().partition(), "archive was not cleaned");
+                    }
+                }
+            }
+            looks = looks.wrapping_add(1);
+        }
+    }
+
+    /// The partitions that hold sealed segments, and what they hold. Blocks on indexes that are not in memory.
+    fn held(&self, is_durable: bool) -> Vec<Held> {
+        let image = self.image();
+        let logs = self.directories().iter().flat_map(|directory| directory.logs());
+        logs.filter_map(|log| {
+            let id = log.partition();
+            let topic = image.topic(id.topic_id).filter(|topic| !topic.internal)?;
+            let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;
+            let config = leader.partition.topic().rules().config.clone();
+            let view = match view(&log, is_durable && config.remote_storage_enable) {
+                Ok(view) => view,
+                Err(error) => {
+                    tracing::error!(%error, partition = %id, "segment can't be read");
+                    return None;
+                }
+            };
+            let is_idle = view.sealed.is_empty() && view.archived_to.is_none_or(|to| to == Offset::ZERO);
+            (!is_idle).then_some(Held { leader, config, view })
+        })
+        .collect()
+    }
+
+    async fn make_local_room(&self, archiver: &Archiver, held: &[Held]) {
+        let now = self.runtime().clock.wall();
+        let mut removable: Vec<Offset> = held.iter().map(|held| held.local_start(now)).collect();
+        let local_bytes = held.iter().flat_map(|held| &held.view.sealed).map(|segment| segment.bytes).sum();
+        for evicted in planner::over_budget(evictable(held), local_bytes, archiver.settings.local_bytes) {
+            let start = &mut removable[evicted.partition];
+            *start = (*start).max(evicted.segment.next);
+        }
+        for (held, below) in held.iter().zip(removable) {
+            if below > held.view.local_log_start_offset {
+                held.remove_local(archiver, below).await;
+            }
+        }
+    }
+}
+
+/// Archived segments of all partitions.
+fn evictable(held: &[Held]) -> Vec<Evictable> {
+    let of_one = |(partition, held): (usize, &Held)| {
+        let archived_to = held.view.archived_to.unwrap_or(Offset::ZERO);
+        let archived = held.view.sealed.iter().filter(move |segment| segment.next <= archived_to);
+        archived.map(move |&segment| Evictable { partition, segment }).collect::<Vec<_>>()
+    };
+    held.iter().enumerate().flat_map(of_one).collect()
+}
+
+fn view(log: &PartitionLog, is_archived: bool) -> Result<PartitionView, ReadError> {
+    let offsets = log.offsets();
+    let sealed = log.archivable_segments().into_iter().map(|segment| {
+        let extent = segment.extent();
+        let max_timestamp = segment.sealed_max_timestamp()?;
+        let (base, next, bytes) = (segment.base_offset(), extent.next_offset, extent.file_bytes);
+        Ok(SealedSegment { base, next, bytes, max_timestamp })
+    });
+    Ok(PartitionView {
+        sealed: sealed.collect::<Result<_, ReadError>>()?,
+        log_start_offset: offsets.log_start,
+        local_log_start_offset: offsets.local_log_start,
+        archivable_to: offsets.recovery_point.min(offsets.last_stable),
+        archived_to: is_archived.then_some(offsets.archived_to),
+    })
+}
+
+impl Held {
+    fn log(&self) -> &Arc<PartitionLog> {
+        self.leader.partition.log()
+    }
+
+    fn directory(&self) -> &Arc<LogDirectory> {
+        self.leader.partition.directory()
+    }
+
+    /// First offset that stays on local disk, by the topic's retention.
+    fn local_start(&self, now: Timestamp) -> Offset {
+        if !self.config.remote_storage_enable {
+            return self.retain_locally(now);
+        }
+        let retention_ms = self.config.local_retention_ms.and_then(|ms| u64::try_from(ms).ok());
+        let keep = LocalRetention { retention_ms, retention_bytes: self.config.local_retention_bytes };
+        let by_retention = planner::local_retention(&self.view, keep, now, self.view.archived_to.is_some());
+        by_retention.max(self.view.log_start_offset)
+    }
+
+    /// Without an archive the local log is all there is: what retention passes is gone.
+    fn retain_locally(&self, now: Timestamp) -> Offset {
+        let retention_ms = self.config.retention_ms.and_then(|ms| u64::try_from(ms).ok());
+        let keep = LocalRetention { retention_ms, retention_bytes: self.config.retention_bytes };
+        let everything = PartitionView { archived_to: Some(self.view.archivable_to), ..self.view.clone() };
+        let start = planner::local_retention(&everything, keep, now, true);
+        if start > self.view.log_start_offset
+            && let Err(error) = self.log().advance_log_start(start)
+        {
+            tracing::warn!(%error, partition = %self.log().partition(), "retention waits");
+        }
+        start
+    }
+
+    async fn remove_local(&self, archiver: &Archiver, below: Offset) {
+        let log = Arc::clone(self.log());
+        match archiver.workers.run(move || log.remove_local_below(below)).await {
+            Ok(removed) => {
+                archiver.metrics.log.deleted_segments.inc_by(removed as u64);
+                // The newest checkpoint may not know yet that these records are archived.
+                if self.log().has_sealed_below(below) {
+                    self.directory().request_checkpoint();
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, partition = %self.log().partition(), "local segment can't be removed");
+            }
+        }
+    }
+}
+
+impl Archiver {
+    fn is_archived(&self, held: &Held) -> bool {
+        held.config.remote_storage_enable && self.attempts.lock().contains_key(&held.log().partition())
+    }
+
+    /// Applies retention in the bucket, and deletes what it passed long enough ago.
+    async fn retain(&self, held: &Held) -> Result<(), CleanError> {
+        let Some(archive) = self.partition(held.log().partition()) else { return Ok(()) };
+        let writer = self.writer(held.leader.epoch);
+        self.own(&held.leader, &archive).await?;
+        let now = self.runtime.clock.wall();
+        let keep = Retention {
+            retention_ms: held.config.retention_ms.and_then(|ms| u64::try_from(ms).ok()),
+            retention_bytes: held.config.retention_bytes,
+        };
+        let (grace, unarchived) = (self.settings.deletion_grace, held.view.unarchived_bytes());
+        let log_start = held.log().offsets().log_start;
+        if archive.head().is_some_and(|head| head.log_start_offset < log_start) {
+            archive.advance_log_start(writer, log_start, grace).await?;
+        }
+        let head = cleaner::apply_retention(&archive, writer, keep, unarchived, now, grace).await?;
+        if let Err(error) = held.log().advance_log_start(head.log_start_offset) {
+            tracing::warn!(%error, partition = %held.log().partition(), "log start waits");
+        }
+        let cleaned = cleaner::sweep_tombstones(&archive, writer, now).await?;
+        self.metrics.archive.deleted_objects.inc_by(cleaned.objects);
+        Ok(())
+    }
+}

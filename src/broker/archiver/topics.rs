@@ -1,0 +1,119 @@
+//! What the bucket knows beside records, so that a cluster can be restored from it alone: topics and their settings, and how
+//! far producer ids were handed out. And the end of deleted topics: their objects go, then the metadata forgets them.
+//!
+//! Follows the image. What fails is tried again at the next look; a deleted topic stays listed in the metadata until nothing
+//! of it is left, so a restart goes on with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Archiver;
+use crate::archive::bucket::BucketError;
+use crate::archive::cleaner::{self, CleanError};
+use crate::archive::manifest::{Hex128, MANIFEST_FORMAT, TopicDescription, TopicState};
+use crate::broker::Broker;
+use crate::metadata::image::{DeletedTopic, Topic, TopicChange};
+use crate::metadata::{Command, Image};
+use crate::types::ProducerId;
+
+/// Pause between looks while something is left to do.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+impl Broker {
+    /// Keeps the bucket's picture of the cluster up to date for as long as the broker runs.
+    pub(in crate::broker) async fn describe_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
+        let mut images = archiver.images.clone();
+        let mut described: Option<Arc<Image>> = None;
+        loop {
+            let newest = Arc::clone(&images.borrow_and_update());
+            let done = archiver.describe(described.as_deref(), &newest).await;
+            match done {
+                Ok(()) => described = Some(Arc::clone(&newest)),
+                Err(error) => tracing::warn!(%error, "the bucket's description of the cluster is behind"),
+            }
+            let is_behind = described.as_ref().is_none_or(|described| described.version() != newest.version());
+            let left = self.bury(&archiver, &newest).await;
+            if is_behind || left {
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            } else if images.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Deletes what is left of deleted topics; true when there is something to come back for.
+    async fn bury(&self, archiver: &Archiver, image: &Image) -> bool {
+        let mut left = false;
+        for topic in image.deleted_topics() {
+            let is_on_disk = self
+                .directories()
+                .iter()
+                .flat_map(|directory| directory.logs())
+                .any(|log| log.partition().topic_id == topic.topic_id);
+            let result = if is_on_disk { Ok(false) } else { archiver.purge(topic).await.map(|()| true) };
+            match result {
+                Ok(true) => {
+                    if let Err(error) = self.submit(Command::ForgetTopic { topic_id: topic.topic_id }).await {
+                        tracing::warn!(%error, topic = %topic.name, "deleted topic is not forgotten yet");
+                        left = true;
+                    }
+                }
+                Ok(false) => left = true,
+                Err(error) => {
+                    tracing::warn!(%error, topic = %topic.name, "deleted topic is not gone from the bucket yet");
+                    left = true;
+                }
+            }
+        }
+        left
+    }
+}
+
+impl Archiver {
+    /// What a restore needs to create a topic again.
+    pub(super) fn description(&self, topic: &Topic) -> TopicDescription {
+        TopicDescription {
+            format: MANIFEST_FORMAT,
+            cluster_id: self.bucket.keys().cluster_id(),
+            topic: topic.name.to_string(),
+            topic_id: topic.topic_id,
+            partitions: topic.partition_count(),
+            configs: topic.configs.values.clone(),
+            state: TopicState::Live,
+            nonce: Hex128::from_entropy(self.runtime.entropy.identity()),
+        }
+    }
+
+    /// Writes what changed between two images; everything when there is no earlier one.
+    async fn describe(&self, before: Option<&Image>, after: &Image) -> Result<(), BucketError> {
+        let changed: Vec<Arc<Topic>> = match before {
+            None => after.topics().cloned().collect(),
+            Some(before) => after.topic_changes(before).filter_map(living).collect(),
+        };
+        for topic in changed.iter().filter(|topic| !topic.internal) {
+            self.bucket.describe_topic(&self.description(topic)).await?;
+        }
+        let handed_out = before.map_or(ProducerId(0), Image::next_producer_id);
+        if after.next_producer_id() > handed_out {
+            self.bucket.raise_producer_ids(after.next_producer_id()).await?;
+        }
+        Ok(())
+    }
+
+    async fn purge(&self, topic: &DeletedTopic) -> Result<(), CleanError> {
+        self.partitions.lock().retain(|id, _| id.topic_id != topic.topic_id);
+        self.attempts.lock().retain(|id, _| id.topic_id != topic.topic_id);
+        if let Some(description) = self.bucket.topic(&topic.name, topic.topic_id).await? {
+            let cleaned = cleaner::purge_topic(&self.bucket, &description).await?;
+            self.metrics.archive.deleted_objects.inc_by(cleaned.objects);
+        }
+        Ok(())
+    }
+}
+
+fn living(change: TopicChange) -> Option<Arc<Topic>> {
+    match change {
+        TopicChange::Created(topic) | TopicChange::Changed { after: topic, .. } => Some(topic),
+        TopicChange::Deleted(_) => None,
+    }
+}

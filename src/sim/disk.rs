@@ -91,7 +91,7 @@ struct World {
     fail_syncs: bool,
     /// Grows with every start of a process; handles of earlier ones are dead.
     generation: u64,
-    locked: bool,
+    locked: BTreeSet<PathBuf>,
     trace: DefaultHasher,
 }
 
@@ -122,7 +122,7 @@ impl SimDisk {
             capacity: u64::MAX,
             fail_syncs: false,
             generation: 0,
-            locked: false,
+            locked: BTreeSet::new(),
             trace: DefaultHasher::new(),
         };
         Self { world: Arc::new(Mutex::new(world)) }
@@ -176,7 +176,7 @@ impl SimDisk {
     pub(crate) fn restart(&self) {
         let mut world = self.world.lock();
         world.generation += 1;
-        world.locked = false;
+        world.locked.clear();
         world.fuse = None;
         world.powered = true;
         world.fail_syncs = false;
@@ -443,19 +443,20 @@ impl Disk for SimDisk {
         Ok(Space { total_bytes: world.capacity, available_bytes: world.capacity.saturating_sub(world.used()) })
     }
 
-    fn lock(&self, _directory: &Path) -> io::Result<Option<Box<dyn DirectoryLock>>> {
+    fn lock(&self, directory: &Path) -> io::Result<Option<Box<dyn DirectoryLock>>> {
         let mut world = self.world.lock();
-        if world.locked {
+        if !world.locked.insert(directory.to_owned()) {
             return Ok(None);
         }
-        world.locked = true;
-        Ok(Some(Box::new(SimLock { disk: self.clone(), generation: world.generation })))
+        let (disk, generation) = (self.clone(), world.generation);
+        Ok(Some(Box::new(SimLock { disk, directory: directory.to_owned(), generation })))
     }
 }
 
 #[derive(Debug)]
 struct SimLock {
     disk: SimDisk,
+    directory: PathBuf,
     generation: u64,
 }
 
@@ -465,7 +466,7 @@ impl Drop for SimLock {
     fn drop(&mut self) {
         let mut world = self.disk.world.lock();
         if world.generation == self.generation {
-            world.locked = false;
+            world.locked.remove(&self.directory);
         }
     }
 }

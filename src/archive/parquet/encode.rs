@@ -107,7 +107,10 @@ impl<'a> Encoder<'a> {
     fn new(request: &'a SegmentRequest, limits: ChunkLimits, slot: &SpoolSlot) -> Result<Self, EncodeError> {
         let properties = writer_properties(usize::try_from(limits.rows).unwrap_or(usize::MAX));
         // Without the arrow schema, which only repeats the Parquet schema in a kilobyte of base64.
-        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties)
+            .with_skip_arrow_metadata(true)
+            .with_schema_root("record".to_owned());
         let writer = ArrowWriter::try_new_with_options(slot.parquet(), schema(), options)?;
         let mut companion = slot.companion();
         companion.write_all(&companion::header())?;

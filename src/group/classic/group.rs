@@ -1,4 +1,4 @@
-//! The group's tables and the rules that only read them.
+//! The group's tables and the rules that only read them. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! JoinGroup: who is let in, and as whom.
+//! JoinGroup: who is let in, and as whom. Pure.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! One classic group as a pure machine (KIP-62, KIP-345, KIP-394, KIP-814).
+//! One classic group as a machine (KIP-62, KIP-345, KIP-394, KIP-814). Pure, in all its files.
 //!
 //! ```text
 //!            join                      all joined, or the timeout            leader's assignment is durable

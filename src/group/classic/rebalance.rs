@@ -1,4 +1,4 @@
-//! Rebalances: from the first reason to have one until everybody knows the new generation, and the deadlines on the way.
+//! Rebalances: from the first reason to have one until everybody knows the new generation, and the deadlines on the way. Pure.
 
 use std::sync::Arc;
 

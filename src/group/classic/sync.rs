@@ -1,4 +1,4 @@
-//! SyncGroup, Heartbeat and LeaveGroup: life within a generation, and its end.
+//! SyncGroup, Heartbeat and LeaveGroup: life within a generation, and its end. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The coordinator of one partition of `__consumer_offsets`, as a pure machine.
+//! The coordinator of one partition of `__consumer_offsets`, as a machine. Pure.
 //!
 //! ```text
 //!            Load, Replay…, Loaded             append failed, outcome unknown

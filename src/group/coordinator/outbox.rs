@@ -1,4 +1,5 @@
 //! What waits for the log, in order: records to append, and what is to happen once all records before it are durable.
+//! Pure.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Requests: which are let through, and what they become.
+//! Requests: which are let through, and what they become. Pure.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Keeps the log short: the live state is appended again, then everything before it goes.
+//! Keeps the log short: the live state is appended again, then everything before it goes. Pure.
 //!
 //! ```text
 //!   log start          boundary                                   end

@@ -1,4 +1,4 @@
-//! What the log says, and nothing else: a pure function of the records applied so far.
+//! What the log says, and nothing else: a function of the records applied so far. Pure.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};

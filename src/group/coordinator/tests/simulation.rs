@@ -507,27 +507,23 @@ fn share_out(joined: Option<&JoinedGroup>) -> Vec<(Arc<str>, Bytes)> {
     members.iter().enumerate().map(|(number, member)| (Arc::clone(&member.member_id), share(number).into())).collect()
 }
 
-/// Seeds of a run; `ALLUVIUM_SEED` runs one alone.
-fn seeds(count: u64) -> Vec<u64> {
-    match std::env::var("ALLUVIUM_SEED") {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..count).collect(),
-    }
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
 #[test]
 fn members_and_offsets_survive_every_fault_and_runs_repeat() {
+    let (first, count) = (number("ALLUVIUM_SIM_SEED", 1), number("ALLUVIUM_SIM_SEEDS", 6));
     let (mut crashes, mut traces) = (0, BTreeSet::new());
-    for seed in seeds(6) {
-        let replay = format!("repeat with ALLUVIUM_SEED={seed}");
-        let (trace, crashed) =
-            World::new(seed, Planted::Nothing).run().unwrap_or_else(|error| panic!("{error}; {replay}"));
-        assert_eq!(World::new(seed, Planted::Nothing).run(), Ok((trace, crashed)), "{replay}");
-        crashes += crashed;
-        traces.insert(trace);
+    for seed in first..first + count {
+        let replay =
+            format!("replay: ALLUVIUM_SIM_SEED={seed} ALLUVIUM_SIM_SEEDS=1 cargo test --lib group::coordinator");
+        let run = World::new(seed, Planted::Nothing).run().unwrap_or_else(|error| panic!("{error}\n{replay}"));
+        assert_eq!(World::new(seed, Planted::Nothing).run(), Ok(run), "two runs differ\n{replay}");
+        crashes += run.1;
+        traces.insert(run.0);
     }
-    assert_eq!(traces.len(), seeds(6).len(), "seeds differ");
-    assert!(crashes > 0, "the coordinator crashed");
+    assert!(traces.len() as u64 == count && crashes > 0, "seeds differ, and coordinators crash");
 }
 
 #[test]

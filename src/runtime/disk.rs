@@ -131,7 +131,9 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<
     file.sync_data()?;
     drop(file);
     disk.rename(&temporary, path)?;
-    disk.sync_directory(path.parent().unwrap_or(Path::new(".")))
+    // The parent of a bare name is the empty path, which no directory has.
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    disk.sync_directory(parent.unwrap_or(Path::new(".")))
 }
 
 /// Reads a whole file of at most `limit_bytes`.

@@ -16,7 +16,9 @@ pub fn every_file_says_what_it_is(tree: &Tree, found: &mut Vec<Violation>) {
         let ok = match source.path.rsplit_once('.').map(|(_, extension)| extension) {
             Some("rs") => first.starts_with("//! ") && source.header().trim_end().contains(' '),
             Some("py") => source.text.trim_start_matches("#!/usr/bin/env python3\n").starts_with("\"\"\""),
-            _ if first.starts_with("#!") => source.text.lines().nth(1).is_some_and(|line| line.starts_with("# ")),
+            _ if first.starts_with("#!") => {
+                source.text.lines().nth(1).is_some_and(|line| line.starts_with("# ") || line.starts_with("\"\"\""))
+            }
             _ => true,
         };
         if !ok {

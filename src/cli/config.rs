@@ -39,6 +39,11 @@ pub struct SettingArguments {
 }
 
 impl SettingArguments {
+    /// The flags that say where the archive is.
+    pub(super) fn for_store(config: &Option<PathBuf>, object_store: &Option<String>, set: &[String]) -> Self {
+        Self { config: config.clone(), object_store: object_store.clone(), set: set.to_vec(), ..Self::default() }
+    }
+
     /// The settings that flags give, the general ones last, so that they win.
     fn assignments(&self) -> Result<Vec<Assignment>, Failure> {
         let named = [

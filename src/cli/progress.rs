@@ -47,6 +47,21 @@ impl Progress {
         self.records
     }
 
+    /// Shows a text in place of the line.
+    pub(super) fn note(&self, text: &str) {
+        if self.visible {
+            // Progress that can't be shown is not worth failing for.
+            let _ = write!(io::stderr(), "\r{} {text}\x1b[K", self.verb);
+        }
+    }
+
+    /// Takes the line away.
+    pub(super) fn clear(&self) {
+        if self.visible {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+
     /// Shows the last state and ends the line.
     pub(super) fn finish(self) {
         if self.visible {

@@ -46,6 +46,7 @@ async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Contex
     let mut stop = StopSignal::listen()?;
     let runtime = context.runtime.clone();
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
+    readiness.not_ready("kafka", "starting");
     metrics.process.start_time_seconds.set(runtime.clock.wall().get() / 1000);
     let state = HttpState { metrics: Arc::clone(&metrics), readiness: readiness.clone(), runtime: runtime.clone() };
     let http = HttpServer::start(config.http, state).await.map_err(|error| cannot_listen(config, &error))?;
@@ -93,7 +94,8 @@ fn announce(
     let Some(path) = &arguments.ready_file else { return Ok(()) };
     let kafka = server.addresses().values().next().map(ToString::to_string);
     let ready = serde_json::json!({ "kafka": kafka, "http": http.address().to_string() });
-    replace_file(&*context.runtime.disk, path, ready.to_string().as_bytes())
+    let path = context.working_directory.join(path);
+    replace_file(&*context.runtime.disk, &path, ready.to_string().as_bytes())
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot write the ready file {}: {error}", path.display())))
 }
 

@@ -14,6 +14,7 @@ use super::settings::{
 };
 use super::store::StoreConfig;
 use super::units::ByteSize;
+use crate::metadata::topic_config::{topic_config, topic_config_names};
 use crate::runtime::disk::{Disk, Open};
 use crate::telemetry::{Label, MemoryShare, check_filter};
 use crate::types::NodeId;
@@ -116,6 +117,7 @@ pub fn resolve(loaded: &Loaded, environment: &[(String, String)], machine: &Mach
     let settings = &loaded.settings;
     let mut problems = Vec::new();
     check_ranges(loaded, &mut problems);
+    check_topic_defaults(loaded, &mut problems);
     let memory = resolve_memory(loaded, machine, &mut problems);
     let directories = resolve_directories(loaded, machine, &mut problems);
     let mut warnings = Vec::new();
@@ -218,6 +220,22 @@ fn check_ranges(loaded: &Loaded, problems: &mut Vec<Problem>) {
     if let Err(error) = check_filter(&settings.telemetry.log_filter) {
         check(false, "telemetry.log_filter", error.to_string());
     }
+}
+
+/// Refuses defaults for topics that a topic could not have.
+fn check_topic_defaults(loaded: &Loaded, problems: &mut Vec<Problem>) {
+    for (name, value) in &loaded.settings.topics.defaults.0 {
+        let wrong = match topic_config(name) {
+            Some(known) => known.definition.normalize(value).err().map(|error| error.to_string()),
+            None => Some(nearest_topic_config(name)),
+        };
+        problems.extend(wrong.map(|text| loaded.problem(&format!("topics.defaults.{name}"), text)));
+    }
+}
+
+fn nearest_topic_config(name: &str) -> String {
+    let near = topic_config_names().min_by_key(|known| strsim::damerau_levenshtein(name, known));
+    format!("is not a topic setting of Kafka; did you mean {}?", near.unwrap_or_default())
 }
 
 fn resolve_memory(loaded: &Loaded, machine: &Machine, problems: &mut Vec<Problem>) -> MemoryConfig {
@@ -374,7 +392,7 @@ mod tests {
     }
 
     /// Settings that can't work together, and what the refusal says.
-    const REFUSED: [(&[(&str, &str)], &str); 19] = [
+    const REFUSED: [(&[(&str, &str)], &str); 21] = [
         (&[("listeners.kafka.default.address", "0.0.0.0:9092")], "say --allow-insecure"),
         (&[("listeners.http", "192.168.1.1:80")], "flag: listeners.http: 192.168.1.1:80 can be reached"),
         (
@@ -399,6 +417,8 @@ mod tests {
         (&[("archive.url", "file:///a"), ("archive.region", "x")], "means nothing for a file:// store"),
         (&[("archive.url", "s3://b"), ("archive.access_key_id", "k")], "needs the other half"),
         (&[("archive.url", "file:///d"), ("data.directories", "/d")], "is a data directory"),
+        (&[("topics.defaults.retention.mss", "1")], "is not a topic setting of Kafka; did you mean retention.ms?"),
+        (&[("topics.defaults.retention.ms", "long")], "topics.defaults.retention.ms: Invalid value long"),
         (&[("telemetry.log_filter", "alluvium=loud")], "log filter is not understood"),
     ];
 

@@ -73,18 +73,20 @@ label! {
 label! {
     /// What was asked of the object store.
     StoreOperation("operation") {
-        /// Read a whole object or a range.
-        Get = "get",
-        /// Write an object, on a condition or not.
+        /// Write an immutable object.
         Put = "put",
-        /// Write one part of a large object, or begin, complete or abort one.
-        Multipart = "multipart",
-        /// Read an object's size and tag.
-        Head = "head",
+        /// Read a whole object.
+        Get = "get",
+        /// Read ranges of an object.
+        GetRanges = "get_ranges",
+        /// Ask for an object's length.
+        Size = "size",
         /// List a prefix.
         List = "list",
         /// Delete an object.
         Delete = "delete",
+        /// Write on a condition.
+        Replace = "replace",
     }
 }
 

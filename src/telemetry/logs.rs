@@ -37,7 +37,7 @@ pub enum LogError {
 /// Sends this process's log to standard error. `filter` is a level, or a comma-separated list of `target=level` as in
 /// `info,alluvium::archive=debug`. Called once, by the command line; libraries and tests never need it.
 pub fn install_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(filter).map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
+    let filter = parse(filter)?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let installed = match format {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).try_init(),
@@ -48,7 +48,16 @@ pub fn install_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
 
 /// Checks a filter without setting anything up.
 pub fn check_filter(filter: &str) -> Result<(), LogError> {
-    EnvFilter::try_new(filter).map(|_| ()).map_err(|source| LogError::Filter { filter: filter.to_owned(), source })
+    parse(filter).map(|_| ())
+}
+
+/// Libraries whose `info` is about their own inner life are quieter, unless the filter names them.
+const QUIETER: &str = "openraft=warn";
+
+fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    // A later directive for the same target takes the place of an earlier one.
+    EnvFilter::try_new(format!("{QUIETER},{filter}"))
+        .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })
 }
 
 #[cfg(test)]

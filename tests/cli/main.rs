@@ -92,6 +92,28 @@ fn a_termination_signal_ends_a_broker_with_status_0() {
 }
 
 #[test]
+fn the_ready_file_names_the_addresses_that_were_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut serve = command(&["serve", "--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    serve.args(["--ready-file", "ready.json"]).current_dir(directory.path());
+    let mut child = serve.spawn().unwrap();
+    let mut printed = String::new();
+    let mut lines = BufReader::new(child.stdout.as_mut().unwrap());
+    while !printed.contains("recovered") && lines.read_line(&mut printed).unwrap() > 0 {}
+    let path = directory.path().join("ready.json");
+    let clock = SystemClock::new();
+    while !path.exists() && Duration::from_nanos(clock.monotonic().0) < Duration::from_secs(10) {}
+    let ready: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    for name in ["kafka", "http"] {
+        let address = ready[name].as_str().unwrap();
+        std::net::TcpStream::connect(address).unwrap();
+        assert!(printed.contains(address), "{printed}");
+    }
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_data_directory_in_use_is_refused_in_words() {
     let directory = tempfile::tempdir().unwrap();
     let (mut child, _) = serve(directory.path());

@@ -14,11 +14,13 @@ pub(super) struct Observer {
 impl StoreObserver for Observer {
     fn request(&self, operation: Operation, elapsed: Duration, error: Option<&StoreError>) {
         let label = match operation {
-            Operation::Put | Operation::Replace => StoreOperation::Put,
-            Operation::Get | Operation::GetRanges => StoreOperation::Get,
-            Operation::Size => StoreOperation::Head,
+            Operation::Put => StoreOperation::Put,
+            Operation::Get => StoreOperation::Get,
+            Operation::GetRanges => StoreOperation::GetRanges,
+            Operation::Size => StoreOperation::Size,
             Operation::List => StoreOperation::List,
             Operation::Delete => StoreOperation::Delete,
+            Operation::Replace => StoreOperation::Replace,
         };
         let metrics = &self.metrics.store;
         metrics.requests.of(label).inc();

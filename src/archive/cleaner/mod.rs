@@ -93,9 +93,10 @@ pub async fn apply_retention(
     now: Timestamp,
     grace: Duration,
 ) -> Result<std::sync::Arc<Head>, CleanError> {
-    let head = match partition.head() {
+    let known = partition.head();
+    let head = match known {
         Some(head) => head,
-        None => partition.take_over(writer, Offset::ZERO).await?,
+        None => partition.refresh().await?.ok_or_else(|| HeadError::Absent { key: partition.keys().head() })?,
     };
     let total = head.log_bytes() + unarchived_bytes;
     let start = match head.spills.iter().find(|spill| spill.next > head.log_start_offset) {

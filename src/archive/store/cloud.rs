@@ -34,13 +34,15 @@ const PARTS_IN_FLIGHT: usize = 2;
 pub(super) struct CloudBackend {
     client: Arc<dyn ObjectStore>,
     prefix: String,
+    /// Google Cloud Storage takes an object's generation as condition, all others its entity tag.
+    by_generation: bool,
     workers: Workers,
 }
 
 impl CloudBackend {
     /// An empty store in this process.
     pub(super) fn in_memory(workers: Workers) -> Self {
-        Self { client: Arc::new(InMemory::new()), prefix: String::new(), workers }
+        Self { client: Arc::new(InMemory::new()), prefix: String::new(), by_generation: false, workers }
     }
 
     /// The bucket that `location` names. Nothing is sent yet.
@@ -52,7 +54,14 @@ impl CloudBackend {
         install_tls_provider();
         let unusable = |error: Error| LocationError::Settings { url: location.url.clone(), cause: Box::new(error) };
         let client = build_client(location, settings).map_err(unusable)?;
-        Ok(Self { client, prefix: location.prefix.clone(), workers })
+        let by_generation = location.scheme == Scheme::Google;
+        Ok(Self { client, prefix: location.prefix.clone(), by_generation, workers })
+    }
+
+    /// What a later conditional write has to name; empty when the store did not say.
+    fn version(&self, e_tag: Option<String>, generation: Option<String>) -> Version {
+        let version = if self.by_generation { generation } else { e_tag };
+        Version(version.unwrap_or_default())
     }
 
     fn path(&self, key: &str) -> Attempt<Path> {
@@ -120,7 +129,7 @@ impl Backend for CloudBackend {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Attempt<(Bytes, Version)>> {
         Box::pin(async move {
             let answer = self.client.get(&self.path(key)?).await.map_err(|error| failure(key, error))?;
-            let version = Version(answer.meta.e_tag.clone().unwrap_or_default());
+            let version = self.version(answer.meta.e_tag.clone(), answer.meta.version.clone());
             let expected = answer.meta.size;
             let content = answer.bytes().await.map_err(|error| failure(key, error))?;
             if content.len() as u64 != expected {
@@ -177,13 +186,14 @@ impl Backend for CloudBackend {
             let mode = match expected {
                 Expected::Absent => PutMode::Create,
                 Expected::Version(Version(tag)) => {
-                    PutMode::Update(UpdateVersion { e_tag: Some(tag.clone()), version: None })
+                    let (e_tag, version) = (Some(tag.clone()), self.by_generation.then(|| tag.clone()));
+                    PutMode::Update(UpdateVersion { e_tag, version })
                 }
             };
             let options = PutOptions { mode, ..PutOptions::default() };
             let written = self.client.put_opts(&self.path(key)?, PutPayload::from_bytes(content), options).await;
             match written {
-                Ok(result) => Ok(Version(result.e_tag.unwrap_or_default())),
+                Ok(result) => Ok(self.version(result.e_tag, result.version)),
                 Err(error) => Err(failure(key, error)),
             }
         })

@@ -39,6 +39,9 @@ pub enum AdminError {
     /// No topic has this identity.
     #[error("no topic has this identity")]
     UnknownTopicId,
+    /// A configuration was given no value.
+    #[error("a configuration value can't be null")]
+    NullConfig,
     /// The request contradicts itself; the text is for the client.
     #[error("{0}")]
     Invalid(&'static str),

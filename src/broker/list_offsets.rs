@@ -62,7 +62,11 @@ impl Broker {
             Some(FoundOffset {
                 offset,
                 timestamp: Timestamp::NONE,
-                leader_epoch: epoch_at(partition, offset).unwrap_or(LeaderEpoch::NONE),
+                // An epoch that has no record yet begins at the end of the log.
+                leader_epoch: match epoch_at(partition, offset) {
+                    None if offset == offsets.log_end => *epoch,
+                    known => known.unwrap_or(LeaderEpoch::NONE),
+                },
             })
         };
         Ok(match query {
@@ -177,6 +181,11 @@ impl Broker {
             return Some((epoch, log_end));
         }
         let epochs = log.epochs();
+        let first = epochs.starts().first().copied().unwrap_or((leader.epoch, log_end));
+        if epoch != LeaderEpoch::NONE && epoch < first.0 {
+            // As Kafka: all that is known is where the first later epoch began.
+            return Some((epoch, first.1));
+        }
         // The current epoch has no record yet, but it ends every epoch before it.
         match epochs.latest() {
             Some(latest) if epoch < leader.epoch && latest < epoch => Some((latest, log_end)),

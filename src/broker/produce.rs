@@ -71,7 +71,8 @@ impl Broker {
             metrics.bytes.inc_by(batch.bytes().len() as u64);
             metrics.records.inc_by(u64::from(batch.header().record_count.unsigned_abs()));
         }
-        let stamped = rules.produce.timestamp_type == TimestampType::LogAppendTime;
+        // For a duplicate Kafka gives the time of the batch that is in the log, which is the same batch.
+        let stamped = appended.duplicate || rules.produce.timestamp_type == TimestampType::LogAppendTime;
         Ok(Produced {
             base_offset: appended.base_offset,
             next_offset: appended.next_offset,

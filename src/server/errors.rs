@@ -29,11 +29,12 @@ pub(super) fn partition_code(error: &PartitionError) -> ErrorCode {
 /// The code of records that break a rule.
 pub(super) fn record_code(error: &RecordError) -> ErrorCode {
     match error {
-        RecordError::Truncated { .. }
-        | RecordError::ChecksumMismatch { .. }
-        | RecordError::Malformed { .. }
-        | RecordError::CorruptCompression { .. } => ErrorCode::CorruptMessage,
-        RecordError::UnsupportedMagic { .. } | RecordError::InvalidBatch { .. } => ErrorCode::InvalidRecord,
+        RecordError::Truncated { .. } | RecordError::ChecksumMismatch { .. } | RecordError::Malformed { .. } => {
+            ErrorCode::CorruptMessage
+        }
+        RecordError::UnsupportedMagic { .. }
+        | RecordError::CorruptCompression { .. }
+        | RecordError::InvalidBatch { .. } => ErrorCode::InvalidRecord,
         RecordError::UnsupportedCompression { .. } => ErrorCode::UnsupportedCompressionType,
         RecordError::TooLarge { .. } | RecordError::BatchTooLarge { .. } => ErrorCode::MessageTooLarge,
         RecordError::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
@@ -80,6 +81,7 @@ pub(super) const fn admin_code(error: &AdminError) -> ErrorCode {
         AdminError::Config(error) => ErrorCode::from_code(error.kafka_error_code()),
         AdminError::UnknownTopic => ErrorCode::UnknownTopicOrPartition,
         AdminError::UnknownTopicId => ErrorCode::UnknownTopicId,
+        AdminError::NullConfig => ErrorCode::InvalidConfig,
         AdminError::Invalid(_) => ErrorCode::InvalidRequest,
         AdminError::InvalidAssignment(_) => ErrorCode::InvalidReplicaAssignment,
         AdminError::NotMorePartitions { .. } => ErrorCode::InvalidPartitions,

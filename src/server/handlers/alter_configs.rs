@@ -32,6 +32,7 @@ impl Handle for AlterConfigsRequest {
                 Err(error) => Err(error),
             };
             let response = AlterConfigsResourceResponse::default()
+                .with_error_message(None)
                 .with_resource_type(wanted.resource_type)
                 .with_resource_name(wanted.resource_name);
             responses.push(match altered {
@@ -54,6 +55,7 @@ impl Handle for IncrementalAlterConfigsRequest {
                 Err(error) => Err(error),
             };
             let response = IncrementalResponse::default()
+                .with_error_message(None)
                 .with_resource_type(wanted.resource_type)
                 .with_resource_name(wanted.resource_name);
             responses.push(match altered {

@@ -55,7 +55,7 @@ fn wanted(topic: CreatableTopic) -> Result<NewTopic, AdminError> {
     }
     let mut configs = BTreeMap::new();
     for config in topic.configs {
-        let value = config.value.ok_or(AdminError::Invalid("a configuration value can't be null"))?;
+        let value = config.value.ok_or(AdminError::NullConfig)?;
         configs.insert(config.name.to_string(), value.to_string());
     }
     Ok(NewTopic {
@@ -80,6 +80,7 @@ fn created(context: &Context, result: CreatableTopicResult, topic: &Topic) -> Cr
     });
     let replicas = topic.partition(0).map_or(0, |partition| partition.replicas.len());
     result
+        .with_error_message(None)
         .with_topic_id(topic.topic_id.uuid())
         .with_num_partitions(topic.partition_count())
         .with_replication_factor(i16::try_from(replicas).unwrap_or(i16::MAX))

@@ -7,6 +7,7 @@ use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse};
 use super::wire::{message, topic_id, topic_name};
 use super::{Context, Handle};
 use crate::broker::TopicName;
+use crate::protocol::ErrorCode;
 use crate::server::errors::admin_code;
 
 /// First version that may name topics by identity.
@@ -29,11 +30,20 @@ impl Handle for DeleteTopicsRequest {
 }
 
 async fn delete(context: &Context, topic: DeleteTopicState) -> DeletableTopicResult {
+    let id = topic_id(topic.topic_id);
     let named = match &topic.name {
-        Some(name) => TopicName::Name(name.to_string()),
-        None => TopicName::Id(topic_id(topic.topic_id)),
+        Some(_) if !id.is_zero() => Err("You may not specify both topic name and topic id."),
+        None if id.is_zero() => Err("Neither topic name nor id were specified."),
+        Some(name) => Ok(TopicName::Name(name.to_string())),
+        None => Ok(TopicName::Id(id)),
     };
     let result = DeletableTopicResult::default().with_name(topic.name).with_topic_id(topic.topic_id);
+    let named = match named {
+        Ok(named) => named,
+        Err(text) => {
+            return result.with_error_code(ErrorCode::InvalidRequest.code()).with_error_message(message(text));
+        }
+    };
     match context.broker.delete_topic(&named).await {
         Ok(deleted) => result.with_name(Some(topic_name(&deleted.name))).with_topic_id(deleted.topic_id.uuid()),
         Err(error) => {

@@ -12,6 +12,7 @@ use super::wire::{message, text};
 use super::{Context, Handle};
 use crate::broker::{AdminError, ConfigResource};
 use crate::metadata::config_layers::ConfigEntry;
+use crate::metadata::topic_name::validate;
 use crate::metadata::{broker_config, topic_config};
 use crate::server::errors::admin_code;
 
@@ -20,6 +21,7 @@ impl Handle for DescribeConfigsRequest {
         let (synonyms, documentation) = (self.include_synonyms, self.include_documentation);
         let results = self.resources.into_iter().map(|resource| {
             let result = DescribeConfigsResult::default()
+                .with_error_message(None)
                 .with_resource_type(resource.resource_type)
                 .with_resource_name(resource.resource_name.clone());
             match describe(context, &resource) {
@@ -52,6 +54,7 @@ fn describe(context: &Context, wanted: &DescribeConfigsResource) -> Result<Vec<C
     let layers = context.broker.layers(&image);
     match resource(context, wanted.resource_type, &wanted.resource_name)? {
         ConfigResource::Topic(name) => {
+            validate(&name)?;
             let topic = image.topic_named(&name).ok_or(AdminError::UnknownTopic)?;
             Ok(topic_config::describe(&topic.configs.values, &layers))
         }

@@ -3,7 +3,6 @@
 use kafka_protocol::messages::describe_producers_response::{PartitionResponse, ProducerState, TopicResponse};
 use kafka_protocol::messages::{DescribeProducersRequest, DescribeProducersResponse, ProducerId};
 
-use super::wire::message;
 use super::{Context, Handle};
 use crate::broker::{Broker, Leader};
 use crate::server::errors::partition_code;
@@ -22,7 +21,7 @@ impl Handle for DescribeProducersRequest {
                     Err(error) => {
                         let code = partition_code(&error);
                         context.count_error(code);
-                        response.with_error_code(code.code()).with_error_message(message(error))
+                        response.with_error_code(code.code())
                     }
                 }
             });

@@ -66,7 +66,7 @@ fn unknown(name: &str) -> DescribeTopicPartitionsResponseTopic {
     DescribeTopicPartitionsResponseTopic::default()
         .with_error_code(error.code())
         .with_name(Some(topic_name(name)))
-        .with_topic_authorized_operations(i32::MIN)
+        .with_topic_authorized_operations(TOPIC_OPERATIONS)
 }
 
 fn described(topic: &Topic, from: i32, room: i32) -> DescribeTopicPartitionsResponseTopic {

@@ -152,7 +152,10 @@ fn described(context: &Context, partition_index: i32, fetched: Fetched, isolatio
                 PartitionError::FencedEpoch { current, .. } => Some((context.broker.node_id().get(), current.get())),
                 _ => None,
             };
-            return FetchedPartition { error_code, current_leader, ..described };
+            // Kafka has an empty list where it knows no such partition, and null for other errors.
+            let is_unknown = matches!(error, PartitionError::UnknownPartition | PartitionError::UnknownTopicId);
+            let aborted_transactions = is_unknown.then(Vec::new);
+            return FetchedPartition { error_code, current_leader, aborted_transactions, ..described };
         }
     };
     if context.version() < FIRST_ZSTD_VERSION && records.iter().any(is_zstd) {

@@ -49,7 +49,7 @@ async fn find(context: &Context, key_type: i8) -> Result<Reachable, (ErrorCode, 
 }
 
 fn coordinator(key: StrBytes, found: &Result<Reachable, (ErrorCode, String)>) -> Coordinator {
-    let coordinator = Coordinator::default().with_key(key);
+    let coordinator = Coordinator::default().with_key(key).with_error_message(None);
     match found {
         Ok(broker) => coordinator.with_node_id(broker.node_id).with_host(broker.host.clone()).with_port(broker.port),
         Err((error, text)) => coordinator

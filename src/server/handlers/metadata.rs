@@ -16,10 +16,18 @@ use crate::metadata::image::{Partition, Topic};
 use crate::metadata::topic_name::validate;
 use crate::protocol::ErrorCode;
 use crate::server::errors::admin_code;
-use crate::types::TopicId;
+
+/// First version that may name topics by identity (KIP-516); versions 10 and 11 have the field, but refuse it.
+const FIRST_TOPIC_ID_VERSION: i16 = 12;
 
 impl Handle for MetadataRequest {
     async fn handle(self, context: &Context) -> MetadataResponse {
+        let named = self.topics.iter().flatten();
+        if context.version() < FIRST_TOPIC_ID_VERSION
+            && named.clone().any(|topic| topic.name.is_none() || !topic.topic_id.is_nil())
+        {
+            return refused(named);
+        }
         let mut topics = Vec::new();
         // Before version 1 an empty list asked for all topics.
         let wanted = self.topics.filter(|topics| context.version() > 0 || !topics.is_empty());
@@ -50,6 +58,17 @@ impl Handle for MetadataRequest {
     }
 }
 
+/// The answer to a request by identity before that was allowed: an error for each topic, and nothing else.
+fn refused<'a>(topics: impl Iterator<Item = &'a MetadataRequestTopic>) -> MetadataResponse {
+    let topics = topics.map(|topic| {
+        MetadataResponseTopic::default()
+            .with_error_code(ErrorCode::InvalidRequest.code())
+            .with_name(Some(topic.name.clone().unwrap_or_default()))
+            .with_topic_id(topic.topic_id)
+    });
+    MetadataResponse::default().with_cluster_id(None).with_topics(topics.collect())
+}
+
 async fn one_topic(
     context: &Context,
     wanted: MetadataRequestTopic,
@@ -62,16 +81,9 @@ async fn one_topic(
         let id = topic_id(wanted.topic_id);
         return match image.topic(id) {
             Some(topic) => described(topic, operations),
-            // Before version 12 the name can't be null.
-            None if context.version() < 12 => {
-                failed(ErrorCode::UnknownTopicId).with_topic_id(id.uuid()).with_name(Some(topic_name("")))
-            }
             None => failed(ErrorCode::UnknownTopicId).with_topic_id(id.uuid()).with_name(None),
         };
     };
-    if wanted.topic_id != TopicId::ZERO.uuid() && context.version() < 12 {
-        return failed(ErrorCode::InvalidRequest).with_name(Some(name));
-    }
     if let Some(topic) = image.topic_named(&name) {
         return described(topic, operations);
     }

@@ -13,11 +13,12 @@ use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse};
 use super::wire::{brokers, message, topic_id};
 use super::{Answer, Answering, Context};
 use crate::broker::{Acknowledgement, Broker, Leader, PartitionError, Produced};
+use crate::log::AppendError;
 use crate::metadata::Image;
 use crate::protocol::{ErrorCode, ProtocolError, decode_request, encode_response};
 use crate::record::RecordError;
 use crate::server::errors::partition_code;
-use crate::types::{LeaderEpoch, TopicId};
+use crate::types::{LeaderEpoch, Offset, TopicId};
 
 /// First version whose clients read zstd (KIP-110).
 const FIRST_ZSTD_VERSION: i16 = 7;
@@ -29,7 +30,8 @@ const FIRST_TOPIC_ID_VERSION: i16 = 13;
 /// What became of one partition's records.
 enum Outcome {
     Appended(Leader, Produced),
-    Failed(PartitionError),
+    /// With the first readable offset where Kafka gives it: when it was the log that refused.
+    Failed(PartitionError, Option<Offset>),
 }
 
 struct PartOfTopic {
@@ -58,8 +60,10 @@ pub(super) async fn start(context: Context, body: Bytes) -> Result<Answering, Pr
         for data in std::mem::take(&mut topic.partition_data) {
             let index = data.index;
             let appended = append(&context, &image, &topic, data).await;
-            let outcome =
-                appended.map_or_else(Outcome::Failed, |(leader, produced)| Outcome::Appended(leader, produced));
+            let outcome = match appended {
+                Ok((leader, produced)) => Outcome::Appended(leader, produced),
+                Err((error, log_start)) => Outcome::Failed(error, log_start),
+            };
             parts.push(PartOfTopic { index, outcome });
         }
         topics.push((topic, parts));
@@ -72,7 +76,33 @@ async fn append(
     image: &Image,
     topic: &TopicProduceData,
     data: PartitionProduceData,
-) -> Result<(Leader, Produced), PartitionError> {
+) -> Result<(Leader, Produced), (PartitionError, Option<Offset>)> {
+    let leader = leader(context, image, topic, data.index).map_err(|error| (error, None))?;
+    let records = data.records.unwrap_or_default();
+    let zstd_allowed = context.version() >= FIRST_ZSTD_VERSION;
+    match context.broker.append(&leader, records, zstd_allowed).await {
+        Ok(produced) => Ok((leader, produced)),
+        Err(error) => {
+            let log_start = names_log_start(&error).then(|| leader.partition.log().offsets().log_start);
+            Err((error, log_start))
+        }
+    }
+}
+
+/// Whether Kafka's answer to this error tells where the log starts.
+const fn names_log_start(error: &PartitionError) -> bool {
+    matches!(
+        error,
+        PartitionError::Records(
+            RecordError::UnsupportedCompression { .. }
+                | RecordError::CorruptCompression { .. }
+                | RecordError::InvalidBatch { .. }
+                | RecordError::RecordsRejected { .. }
+        ) | PartitionError::Append(AppendError::Sequence(_))
+    )
+}
+
+fn leader(context: &Context, image: &Image, topic: &TopicProduceData, index: i32) -> Result<Leader, PartitionError> {
     let id = if context.version() >= FIRST_TOPIC_ID_VERSION { topic_id(topic.topic_id) } else { TopicId::ZERO };
     if context.version() >= FIRST_TOPIC_ID_VERSION && id.is_zero() {
         return Err(PartitionError::UnknownTopicId);
@@ -81,10 +111,7 @@ async fn append(
     if topic.internal {
         return Err(PartitionError::InternalTopic);
     }
-    let leader = context.broker.leader(topic, data.index, LeaderEpoch::NONE)?;
-    let records = data.records.unwrap_or_default();
-    let produced = context.broker.append(&leader, records, context.version() >= FIRST_ZSTD_VERSION).await?;
-    Ok((leader, produced))
+    context.broker.leader(topic, index, LeaderEpoch::NONE)
 }
 
 async fn answer(
@@ -95,7 +122,7 @@ async fn answer(
 ) -> Answer {
     if acks == Acknowledgement::None {
         // Kafka closes the connection too: it is all that a client that wants no answer can notice.
-        let failed = topics.iter().flat_map(|(_, parts)| parts).any(|part| matches!(part.outcome, Outcome::Failed(_)));
+        let failed = topics.iter().flat_map(|(_, parts)| parts).any(|part| matches!(part.outcome, Outcome::Failed(..)));
         return if failed { Answer::Close } else { Answer::None };
     }
     let mut responses = Vec::with_capacity(topics.len());
@@ -125,9 +152,10 @@ async fn settle(
 ) -> PartitionProduceResponse {
     let response = PartitionProduceResponse::default().with_index(part.index);
     let outcome = match part.outcome {
-        Outcome::Failed(error) => Err(error),
+        Outcome::Failed(error, log_start) => Err((error, log_start)),
         Outcome::Appended(leader, produced) => {
-            context.broker.acknowledge(&leader, &produced, acks, timeout).await.map(|()| produced)
+            let acknowledged = context.broker.acknowledge(&leader, &produced, acks, timeout).await;
+            acknowledged.map(|()| produced).map_err(|error| (error, None))
         }
     };
     match outcome {
@@ -135,18 +163,17 @@ async fn settle(
             .with_base_offset(produced.base_offset.get())
             .with_log_append_time_ms(produced.log_append_time.map_or(-1, |time| time.get()))
             .with_log_start_offset(produced.log_start_offset.get()),
-        Err(error) => refused(context, response, &error),
+        Err((error, log_start)) => {
+            let log_start = log_start.map_or(-1, Offset::get);
+            refused(context, response, &error).with_log_start_offset(log_start)
+        }
     }
 }
 
 fn refused(context: &Context, response: PartitionProduceResponse, error: &PartitionError) -> PartitionProduceResponse {
     let code = partition_code(error);
     context.count_error(code);
-    let mut response = response
-        .with_error_code(code.code())
-        .with_base_offset(-1)
-        .with_log_append_time_ms(-1)
-        .with_log_start_offset(-1);
+    let mut response = response.with_error_code(code.code()).with_base_offset(-1).with_log_append_time_ms(-1);
     match error {
         PartitionError::Records(RecordError::RecordsRejected { records }) => {
             response.error_message = message("One or more records have been rejected");
@@ -162,7 +189,7 @@ fn refused(context: &Context, response: PartitionProduceResponse, error: &Partit
         PartitionError::NotLeader { leader: Some(leader) } if context.version() >= FIRST_LEADER_VERSION => {
             response.current_leader = LeaderIdAndEpoch::default().with_leader_id(BrokerId(leader.get()));
         }
-        PartitionError::Records(_) | PartitionError::Transactional | PartitionError::Append(_) => {
+        PartitionError::Records(RecordError::InvalidBatch { .. }) | PartitionError::Transactional => {
             response.error_message = message(error);
         }
         _ => {}

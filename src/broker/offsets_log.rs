@@ -69,7 +69,12 @@ impl OffsetsLog for OffsetsPartition {
 
     fn advance_start(&self, start: Offset) -> BoxFuture<'static, Result<(), OffsetsLogError>> {
         let leader = self.leader.clone();
-        Box::pin(async move { leader.advance_log_start(start).await.map(|_| ()).map_err(refused) })
+        Box::pin(async move {
+            leader.advance_log_start(start).await.map_err(refused)?;
+            // What is below can only go by whole segments.
+            leader.partition.log().request_roll();
+            Ok(())
+        })
     }
 }
 

@@ -91,7 +91,8 @@ impl Broker {
             tokio::spawn(tick(Arc::clone(&broker))),
             tokio::spawn(Arc::clone(&broker).upload_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).retain_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&broker).describe_forever(archiver)),
+            tokio::spawn(Arc::clone(&broker).describe_forever(Arc::clone(&archiver))),
+            tokio::spawn(Arc::clone(&broker).snapshot_groups_forever(archiver)),
         ];
         *broker.background.lock() = background;
         Ok(broker)

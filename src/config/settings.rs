@@ -240,7 +240,7 @@ settings! {
         log_format: LogFormat = LogFormat::Text;
         /// What is logged: a level (error, warn, info, debug, trace), or levels by module as in `info,alluvium::archive=debug`.
         /// From debug on it costs throughput.
-        log_filter: String = "info".to_owned();
+        log_filter: String = "info,openraft=warn".to_owned();
     }
 }
 

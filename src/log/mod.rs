@@ -25,6 +25,8 @@ mod settings;
 mod simulation;
 mod stamp;
 mod state;
+#[cfg(test)]
+mod stress;
 mod tail;
 #[cfg(test)]
 mod tests;

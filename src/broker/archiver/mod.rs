@@ -2,13 +2,14 @@
 //! room in both tiers.
 //!
 //! [`Archiver`] owns the bucket of this cluster and one handle for each partition's head. `Broker` opens it before it serves,
-//! reads through it (it is the [`ArchiveReader`](super::ArchiveReader)), and runs its loops: `upload`, `retention` and `topics`.
+//! reads through it (it is the [`ArchiveReader`](super::ArchiveReader)), and runs its loops: `upload`, `retention`, `topics` and `groups`.
 //! Nothing here decides what is archived: the head in the bucket does. A log is told that records are archived only by a
 //! head that was read or written in this process; what it then deletes locally, a checkpoint knew before.
 //!
 //! After a crash: heads are read again when they are first needed. A bucket that is slow or gone delays uploads and reads of
 //! old records, nothing else.
 
+mod groups;
 mod observer;
 mod reads;
 mod retention;

@@ -57,10 +57,11 @@ impl Broker {
         let logs = self.directories().iter().flat_map(|directory| directory.logs());
         logs.filter_map(|log| {
             let id = log.partition();
-            let topic = image.topic(id.topic_id).filter(|topic| !topic.internal)?;
+            let topic = image.topic(id.topic_id)?;
             let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;
             let config = leader.partition.topic().rules().config.clone();
-            let view = match view(&log, is_durable && config.remote_storage_enable) {
+            let is_archived = is_durable && config.remote_storage_enable && !topic.internal;
+            let view = match view(&log, is_archived) {
                 Ok(view) => view,
                 Err(error) => {
                     tracing::error!(%error, partition = %id, "segment can't be read");
@@ -127,6 +128,10 @@ impl Held {
 
     /// First offset that stays on local disk, by the topic's retention.
     fn local_start(&self, now: Timestamp) -> Offset {
+        if self.leader.partition.topic().is_internal() {
+            // Coordinators say what they no longer need.
+            return self.view.log_start_offset;
+        }
         if !self.config.remote_storage_enable {
             return self.retain_locally(now);
         }

@@ -14,6 +14,9 @@ mod handlers;
 mod listener;
 mod settings;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;

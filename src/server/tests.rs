@@ -1,0 +1,233 @@
+//! Connections end to end, in one process: order, limits, damage, and a restart.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{
+    ApiVersionsRequest, FetchRequest, FetchResponse, MetadataRequest, ProduceRequest, ProduceResponse, TopicName,
+};
+use kafka_protocol::protocol::{Decodable, StrBytes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::archive::remote_reader::ReadSettings;
+use crate::archive::store::{Location, StoreSettings};
+use crate::broker::{ArchiveSettings, ArchiverSettings, FetchSettings, TopicSettings};
+use crate::group::GroupSettings;
+use crate::log::{DirectorySettings, JournalSettings};
+use crate::protocol::ApiRequest;
+use crate::record::{BatchBuilder, BatchOptions};
+use crate::types::{LeaderEpoch, NodeId, Offset, Timestamp};
+
+const TOPIC: &str = "events";
+
+async fn start(directory: &std::path::Path, limits: ConnectionLimits) -> Server {
+    let listener =
+        ListenerSettings { name: "default".to_owned(), address: "127.0.0.1:0".parse().unwrap(), advertised: None };
+    let settings = ServerSettings { listeners: vec![listener], limits, drain_timeout: Duration::from_secs(5) };
+    let directory_settings = DirectorySettings {
+        journal: JournalSettings { file_bytes: 1 << 20, max_bytes: 16 << 20 },
+        ..DirectorySettings::default()
+    };
+    let archiver = ArchiverSettings {
+        spool_directory: directory.join("spool"),
+        cache_directory: directory.join("cache"),
+        cache_bytes: 1 << 20,
+        uploads: 1,
+        lanes: 1,
+        reads: ReadSettings::default(),
+        deletion_grace: Duration::ZERO,
+        local_bytes: u64::MAX,
+    };
+    let location = Location::parse(&format!("file://{}", directory.join("store").display())).unwrap();
+    let broker = BrokerSettings {
+        node_id: NodeId(1),
+        rack: None,
+        directories: vec![directory.to_owned()],
+        directory: directory_settings,
+        endpoints: BTreeMap::new(),
+        broker_configs: BTreeMap::new(),
+        topics: TopicSettings::default(),
+        fetch: FetchSettings::default(),
+        groups: GroupSettings::default(),
+        max_producers_per_partition: 100,
+        archive: ArchiveSettings { location, store: StoreSettings::default(), archiver },
+    };
+    let (runtime, metrics) = (Runtime::production(), Metrics::new());
+    Server::start(settings, broker, runtime, metrics, Readiness::default()).await.unwrap()
+}
+
+struct Client {
+    stream: TcpStream,
+}
+
+impl Client {
+    async fn connect(server: &Server) -> Self {
+        Self { stream: TcpStream::connect(server.addresses()["default"]).await.unwrap() }
+    }
+
+    async fn send(&mut self, frames: &[Bytes]) {
+        self.stream.write_all(&frames.concat()).await.unwrap();
+    }
+
+    /// The next answer: its correlation id, and its body.
+    async fn receive(&mut self) -> (i32, Bytes) {
+        let length = self.stream.read_u32().await.unwrap();
+        let mut frame = vec![0; length as usize];
+        self.stream.read_exact(&mut frame).await.unwrap();
+        let mut frame = Bytes::from(frame);
+        (frame.get_i32(), frame)
+    }
+
+    async fn is_closed(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0; 1]).await, Ok(0) | Err(_))
+    }
+}
+
+/// A request of a version without tagged fields.
+fn frame<R: ApiRequest>(request: &R, version: i16, correlation_id: i32) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_i32(0);
+    out.put_i16(R::API.key());
+    out.put_i16(version);
+    out.put_i32(correlation_id);
+    out.put_i16(-1);
+    request.encode(&mut out, version).unwrap();
+    let length = u32::try_from(out.len() - 4).unwrap();
+    out[..4].copy_from_slice(&length.to_be_bytes());
+    out.freeze()
+}
+
+fn topic() -> TopicName {
+    TopicName(StrBytes::from_static_str(TOPIC))
+}
+
+fn create(correlation_id: i32) -> Bytes {
+    let topic = MetadataRequestTopic::default().with_name(Some(topic()));
+    let request = MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(true);
+    frame(&request, 4, correlation_id)
+}
+
+fn produce(value: &str, correlation_id: i32) -> Bytes {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.append(Timestamp(1), None, Some(value.as_bytes()), std::iter::empty());
+    let batch = builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap();
+    let partition = PartitionProduceData::default().with_records(Some(batch.bytes().clone()));
+    let topic = TopicProduceData::default().with_name(topic()).with_partition_data(vec![partition]);
+    let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(5000).with_topic_data(vec![topic]);
+    frame(&request, 7, correlation_id)
+}
+
+fn fetch(offset: i64, max_wait_ms: i32, correlation_id: i32) -> Bytes {
+    let partition = FetchPartition::default().with_fetch_offset(offset).with_partition_max_bytes(1 << 20);
+    let topic = FetchTopic::default().with_topic(topic()).with_partitions(vec![partition]);
+    let request = FetchRequest::default()
+        .with_max_wait_ms(max_wait_ms)
+        .with_min_bytes(1)
+        .with_max_bytes(1 << 20)
+        .with_topics(vec![topic]);
+    frame(&request, 4, correlation_id)
+}
+
+fn fetched(mut body: Bytes) -> (i64, usize) {
+    let response = FetchResponse::decode(&mut body, 4).unwrap();
+    let partition = &response.responses[0].partitions[0];
+    assert_eq!(partition.error_code, 0);
+    (partition.high_watermark, partition.records.as_ref().map_or(0, Bytes::len))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelined_requests_are_answered_in_order_and_a_waiting_fetch_holds_nobody_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = start(directory.path(), ConnectionLimits::default()).await;
+    let (mut one, mut other) = (Client::connect(&server).await, Client::connect(&server).await);
+    one.send(&[create(1)]).await;
+    assert_eq!(one.receive().await.0, 1);
+    // The fetch waits for records that a later request of the same connection brings.
+    one.send(&[fetch(0, 30_000, 2), frame(&ApiVersionsRequest::default(), 0, 3), produce("a", 4)]).await;
+    other.send(&[frame(&ApiVersionsRequest::default(), 0, 9)]).await;
+    assert_eq!(other.receive().await.0, 9);
+    let (correlation_id, body) = one.receive().await;
+    assert_eq!(correlation_id, 2);
+    let (high_watermark, bytes) = fetched(body);
+    assert!(high_watermark == 1 && bytes > 0);
+    assert_eq!((one.receive().await.0, one.receive().await.0), (3, 4));
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_stored_in_the_order_of_pipelined_requests_and_found_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = start(directory.path(), ConnectionLimits::default()).await;
+    let mut client = Client::connect(&server).await;
+    client.send(&[create(0)]).await;
+    client.receive().await;
+    let frames: Vec<_> = (0..20).map(|number| produce(&format!("value {number}"), number)).collect();
+    client.send(&frames).await;
+    for number in 0..20 {
+        let (correlation_id, mut body) = client.receive().await;
+        let response = ProduceResponse::decode(&mut body, 7).unwrap();
+        let partition = &response.responses[0].partition_responses[0];
+        assert_eq!((correlation_id, partition.error_code, partition.base_offset), (number, 0, i64::from(number)));
+    }
+    drop(client);
+    server.shutdown().await;
+
+    let server = start(directory.path(), ConnectionLimits::default()).await;
+    assert_eq!(server.broker().recovery().replayed_blocks, 0);
+    let mut client = Client::connect(&server).await;
+    client.send(&[fetch(0, 0, 1), fetch(19, 0, 2)]).await;
+    let (all, last) = (fetched(client.receive().await.1), fetched(client.receive().await.1));
+    assert_eq!((all.0, last.0), (20, 20));
+    assert!(all.1 > last.1 && last.1 > 0);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_frames_end_their_own_connection_and_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = ConnectionLimits { frame_bytes: 1 << 16, ..ConnectionLimits::default() };
+    let server = start(directory.path(), limits).await;
+    let mut steady = Client::connect(&server).await;
+    let damaged: [&[u8]; 4] = [
+        b"\x7f\xff\xff\xff",
+        b"\xff\xff\xff\xff",
+        b"\0\0\0\x0a\x03\xe7\0\0\0\0\0\x01\xff\xff",
+        b"GET / HTTP/1.1\r\nHost: broker\r\n\r\n",
+    ];
+    for bytes in damaged {
+        let mut client = Client::connect(&server).await;
+        client.stream.write_all(bytes).await.unwrap();
+        assert!(client.is_closed().await, "{bytes:?}");
+    }
+    steady.send(&[frame(&ApiVersionsRequest::default(), 0, 5)]).await;
+    assert_eq!(steady.receive().await.0, 5);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_over_the_limit_are_refused_until_one_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = ConnectionLimits { connections_per_address: 1, ..ConnectionLimits::default() };
+    let server = start(directory.path(), limits).await;
+    let mut first = Client::connect(&server).await;
+    first.send(&[frame(&ApiVersionsRequest::default(), 0, 1)]).await;
+    assert_eq!(first.receive().await.0, 1);
+    assert!(Client::connect(&server).await.is_closed().await);
+    drop(first);
+    for _ in 0..200 {
+        let mut next = Client::connect(&server).await;
+        if next.stream.write_all(&frame(&ApiVersionsRequest::default(), 0, 2)).await.is_ok()
+            && next.stream.read_u32().await.is_ok()
+        {
+            return server.shutdown().await;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the place of a connection that ended was not given back");
+}

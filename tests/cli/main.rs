@@ -1,5 +1,6 @@
 //! The `alluvium` binary as its users meet it: processes, signals, pipes and exit codes.
 
+mod archive;
 mod kafka;
 
 use std::io::{BufRead, BufReader, Read};
@@ -24,19 +25,20 @@ fn standard_error(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// Starts a broker on free ports and waits until it has printed its first line.
-fn serve(directory: &Path) -> (Child, String) {
+/// Starts a broker on free ports and waits until it has printed its block, which is given too.
+fn serve(directory: &Path, more: &[&str]) -> (Child, String) {
     let directory = directory.to_str().unwrap();
     let arguments = ["serve", "--data-dir", directory, "--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
-    let mut child = command(&arguments).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    if line.is_empty() {
+    let mut child = command(&[&arguments, more].concat()).spawn().unwrap();
+    let mut printed = String::new();
+    let mut lines = BufReader::new(child.stdout.as_mut().unwrap());
+    while !printed.contains("recovered") && lines.read_line(&mut printed).unwrap() > 0 {}
+    if !printed.contains("recovered") {
         let mut error = String::new();
         child.stderr.as_mut().unwrap().read_to_string(&mut error).unwrap();
-        panic!("serve printed nothing: {error}");
+        panic!("serve printed only {printed:?}: {error}");
     }
-    (child, line)
+    (child, printed)
 }
 
 fn signal(child: &Child, name: &str) {
@@ -82,7 +84,7 @@ fn a_reader_that_leaves_early_is_no_error() {
 fn a_termination_signal_ends_a_broker_with_status_0() {
     let directory = tempfile::tempdir().unwrap();
     for name in ["-TERM", "-INT"] {
-        let (mut child, _) = serve(directory.path());
+        let (mut child, _) = serve(directory.path(), &[]);
         let clock = SystemClock::new();
         signal(&child, name);
         assert_eq!(child.wait().unwrap().code(), Some(0), "{name}");
@@ -116,7 +118,7 @@ fn the_ready_file_names_the_addresses_that_were_bound() {
 #[test]
 fn a_data_directory_in_use_is_refused_in_words() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut child, _) = serve(directory.path());
+    let (mut child, _) = serve(directory.path(), &[]);
     let shown = directory.path().to_str().unwrap();
     let second =
         alluvium(&["serve", "--data-dir", shown, "--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);

@@ -4,6 +4,7 @@ use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse};
 
+use super::create_topics::named_twice;
 use super::wire::{message, topic_id, topic_name};
 use super::{Context, Handle};
 use crate::broker::TopicName;
@@ -21,12 +22,23 @@ impl Handle for DeleteTopicsRequest {
             }
             _ => self.topics,
         };
-        let mut results = Vec::with_capacity(wanted.len());
+        let names: Vec<_> = wanted.iter().filter_map(|topic| topic.name.clone()).collect();
+        let twice = named_twice(names.iter());
+        let mut results: Vec<DeletableTopicResult> = Vec::with_capacity(wanted.len());
         for topic in wanted {
-            results.push(delete(context, topic).await);
+            if topic.name.as_ref().is_none_or(|name| !twice.contains(name)) {
+                results.push(delete(context, topic).await);
+            } else if !results.iter().any(|earlier| earlier.name == topic.name) {
+                let result = DeletableTopicResult::default().with_name(topic.name).with_topic_id(topic.topic_id);
+                results.push(refuse(result, "Duplicate topic name."));
+            }
         }
         DeleteTopicsResponse::default().with_responses(results)
     }
+}
+
+fn refuse(result: DeletableTopicResult, text: &str) -> DeletableTopicResult {
+    result.with_error_code(ErrorCode::InvalidRequest.code()).with_error_message(message(text))
 }
 
 async fn delete(context: &Context, topic: DeleteTopicState) -> DeletableTopicResult {
@@ -40,9 +52,7 @@ async fn delete(context: &Context, topic: DeleteTopicState) -> DeletableTopicRes
     let result = DeletableTopicResult::default().with_name(topic.name).with_topic_id(topic.topic_id);
     let named = match named {
         Ok(named) => named,
-        Err(text) => {
-            return result.with_error_code(ErrorCode::InvalidRequest.code()).with_error_message(message(text));
-        }
+        Err(text) => return refuse(result, text),
     };
     match context.broker.delete_topic(&named).await {
         Ok(deleted) => result.with_name(Some(topic_name(&deleted.name))).with_topic_id(deleted.topic_id.uuid()),

@@ -21,7 +21,6 @@ impl Handle for DescribeConfigsRequest {
         let (synonyms, documentation) = (self.include_synonyms, self.include_documentation);
         let results = self.resources.into_iter().map(|resource| {
             let result = DescribeConfigsResult::default()
-                .with_error_message(None)
                 .with_resource_type(resource.resource_type)
                 .with_resource_name(resource.resource_name.clone());
             match describe(context, &resource) {

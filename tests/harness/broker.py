@@ -36,6 +36,7 @@ class Kafka(Broker):
         self.environment = os.environ | {"KAFKA_PORT": str(port), "KAFKA_DATA": str(self.data), "KAFKA_HEAP": heap}
         super().__init__(f"127.0.0.1:{port}")
         self._script(mode, *settings)
+        self.start_seconds = time.time() - float((self.data / "launched").read_text())
 
     @property
     def pid(self):
@@ -63,7 +64,7 @@ class Alluvium(Broker):
         self.port = free_ports(1)
         super().__init__(f"127.0.0.1:{self.port}")
         self.process = None
-        self.start()
+        self.start_seconds = self.start()
 
     @property
     def pid(self):

@@ -61,6 +61,7 @@ start() {
   local id
   id=$(java -cp "$jars/*" kafka.tools.StorageTool random-uuid | tail -1)
   java -cp "$jars/*" kafka.tools.StorageTool format -t "$id" -c server.properties > format.log 2>&1
+  echo "$EPOCHREALTIME" > launched
   setsid java "${heap[@]}" -XX:+UseG1GC -cp "$jars/*" kafka.Kafka server.properties > broker.log 2>&1 < /dev/null &
   echo $! > "$data/pid"
   for _ in $(seq 600); do

@@ -20,6 +20,9 @@ use crate::metadata::topic_config::TopicConfig;
 use crate::record::ProduceRules;
 use crate::types::{LeaderEpoch, NodeId, TopicId, TopicPartition};
 
+/// The topic configuration whose change asks for everything to be sealed.
+const FLUSH_CONFIG: &str = "archive.flush.timestamp";
+
 /// What a topic's configuration means here.
 #[derive(Clone, Debug)]
 pub struct TopicRules {
@@ -237,7 +240,12 @@ impl Partitions {
         for change in image.topic_changes(older) {
             match change {
                 TopicChange::Created(_) => {}
-                TopicChange::Changed { after, .. } => self.reconfigure(image, &after),
+                TopicChange::Changed { before, after } => {
+                    self.reconfigure(image, &after);
+                    if before.configs.values.get(FLUSH_CONFIG) != after.configs.values.get(FLUSH_CONFIG) {
+                        self.seal(after.topic_id);
+                    }
+                }
                 TopicChange::Deleted(topic) => self.delete(topic.topic_id),
             }
         }
@@ -258,6 +266,14 @@ impl Partitions {
         *local.rules.write() = Arc::clone(&rules);
         for partition in self.of_topic(topic.topic_id) {
             partition.log.configure(rules.log);
+        }
+    }
+
+    /// Has the active segments of a topic sealed, also of partitions that nobody has used since the start.
+    fn seal(&self, topic_id: TopicId) {
+        let logs = self.directories.iter().flat_map(|directory| directory.logs());
+        for log in logs.filter(|log| log.partition().topic_id == topic_id) {
+            log.request_roll();
         }
     }
 

@@ -1,5 +1,6 @@
-//! `alluvium archive`: looks into the bucket alone, with no broker running.
+//! `alluvium archive`: looks into the bucket alone, with no broker running; and, for `flush`, asks a broker to fill it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use clap::{Args, Subcommand};
 use futures_util::TryStreamExt;
 use serde_json::{Value, json};
 
-use super::client::{ClientArguments, block_on};
+use super::client::admin::alter_settings;
+use super::client::{ClientArguments, LATEST, LATEST_TIERED, block_on, list_offsets};
 use super::config::SettingArguments;
 use super::format::{Placed, TEMPLATE_HELP, Template, date, to_json};
 use super::progress::Progress;
@@ -22,6 +24,8 @@ use crate::record::MAX_DECOMPRESSED_BYTES;
 use crate::runtime::tasks::Priority;
 use crate::types::{ClusterId, Offset, Timestamp};
 
+/// The topic setting whose change has a broker seal and archive what there is.
+const FLUSH_SETTING: &str = "archive.flush.timestamp";
 /// Lanes that decode Parquet.
 const DECODE_LANES: usize = 2;
 
@@ -114,12 +118,29 @@ pub(super) fn run(command: ArchiveCommand, context: &mut Context) -> Result<(), 
                 let template = Template::parse(&format)?;
                 cat(&what, Offset(from.max(0)), count.unwrap_or(u64::MAX), &template, context).await
             }
-            ArchiveCommand::Flush { topic, .. } => {
-                let text = format!("cannot flush {topic}: this build has no broker yet that would take the request");
-                Err(Failure::new(Exit::Failed, text))
-            }
+            ArchiveCommand::Flush { client, topic, wait } => flush(&client, &topic, wait, context).await,
         }
     })
+}
+
+/// Has a topic's segments sealed, by its setting for that, and waits for the archive to reach what is there now.
+async fn flush(arguments: &ClientArguments, name: &str, wait: bool, context: &mut Context) -> Result<(), Failure> {
+    let mut cluster = arguments.cluster(context);
+    let topic = cluster.topic(name, false).await?;
+    let partitions: BTreeSet<i32> = topic.partitions.iter().map(|partition| partition.index).collect();
+    let ends = list_offsets(&mut cluster, &topic, &partitions, LATEST).await?;
+    let now = context.runtime.clock.wall().to_string();
+    alter_settings(&mut cluster, name, &[(FLUSH_SETTING.to_owned(), now)], &[]).await?;
+    let mut is_done = !wait;
+    while !is_done {
+        cluster.pause().await;
+        let archived = list_offsets(&mut cluster, &topic, &partitions, LATEST_TIERED).await?;
+        let reached = |(index, end): (&i32, &Offset)| archived.get(index).is_some_and(|last| last.next() >= *end);
+        is_done = ends.iter().all(reached);
+    }
+    let what = if wait { "archived" } else { "archiving" };
+    let offsets: i64 = ends.values().map(|end| end.0).sum();
+    context.output.line(format!("{what} {name}: {offsets} offsets in {} partitions", partitions.len()))
 }
 
 impl From<LocationError> for Failure {

@@ -23,8 +23,10 @@ const MAX_WAIT: Duration = Duration::from_millis(500);
 const FETCH_BYTES: i32 = 32 << 20;
 const PARTITION_BYTES: i32 = 4 << 20;
 /// The special timestamps of `ListOffsets`.
-const LATEST: i64 = -1;
+pub const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
+/// The last record that is archived (KIP-1005).
+pub const LATEST_TIERED: i64 = -5;
 
 /// A place in every partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,29 +235,7 @@ impl<'a> Consumer<'a> {
         partitions: &BTreeSet<i32>,
         timestamp: i64,
     ) -> Result<BTreeMap<i32, Offset>, ClientError> {
-        let mut offsets = BTreeMap::new();
-        for (leader, partitions) in self.by_leader(partitions.iter().copied()) {
-            let partition =
-                |&index: &i32| ListOffsetsPartition::default().with_partition_index(index).with_timestamp(timestamp);
-            let topic = ListOffsetsTopic::default()
-                .with_name(topic_name(&self.topic.name))
-                .with_partitions(partitions.iter().map(partition).collect());
-            let limit = self.cluster.limit();
-            let request = ListOffsetsRequest::default()
-                .with_replica_id(BrokerId(-1))
-                .with_topics(vec![topic])
-                .with_timeout_ms(millis(limit));
-            let answer = self.cluster.broker(leader).await?.send_at_most(&request, i16::MAX, limit).await?;
-            for partition in answer.topics.iter().flat_map(|topic| &topic.partitions) {
-                let index = partition.partition_index;
-                ClientError::check(
-                    format!("offsets of {} partition {index}", self.topic.name),
-                    partition.error_code,
-                    None,
-                )?;
-                offsets.insert(index, Offset(partition.offset));
-            }
-        }
+        let offsets = list_offsets(self.cluster, &self.topic, partitions, timestamp).await?;
         if let Some(&partition) = partitions.iter().find(|index| !offsets.contains_key(index)) {
             let (topic, partitions) = (self.topic.name.clone(), self.topic.partitions.len());
             return Err(ClientError::NoSuchPartition { topic, partition, partitions });
@@ -264,11 +244,44 @@ impl<'a> Consumer<'a> {
     }
 
     fn by_leader(&self, partitions: impl Iterator<Item = i32>) -> BTreeMap<i32, Vec<i32>> {
-        let mut leaders: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-        for index in partitions {
-            let partition = self.topic.partitions.iter().find(|partition| partition.index == index);
-            leaders.entry(partition.map_or(-1, |partition| partition.leader)).or_default().push(index);
-        }
-        leaders
+        by_leader(&self.topic, partitions)
     }
+}
+
+/// The offset of a timestamp, or of a special one, in some partitions of a topic.
+pub async fn list_offsets(
+    cluster: &mut Cluster,
+    topic: &Topic,
+    partitions: &BTreeSet<i32>,
+    timestamp: i64,
+) -> Result<BTreeMap<i32, Offset>, ClientError> {
+    let mut offsets = BTreeMap::new();
+    for (leader, partitions) in by_leader(topic, partitions.iter().copied()) {
+        let partition =
+            |&index: &i32| ListOffsetsPartition::default().with_partition_index(index).with_timestamp(timestamp);
+        let wanted = ListOffsetsTopic::default()
+            .with_name(topic_name(&topic.name))
+            .with_partitions(partitions.iter().map(partition).collect());
+        let limit = cluster.limit();
+        let request = ListOffsetsRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_topics(vec![wanted])
+            .with_timeout_ms(millis(limit));
+        let answer = cluster.broker(leader).await?.send_at_most(&request, i16::MAX, limit).await?;
+        for partition in answer.topics.iter().flat_map(|topic| &topic.partitions) {
+            let index = partition.partition_index;
+            ClientError::check(format!("offsets of {} partition {index}", topic.name), partition.error_code, None)?;
+            offsets.insert(index, Offset(partition.offset));
+        }
+    }
+    Ok(offsets)
+}
+
+fn by_leader(topic: &Topic, partitions: impl Iterator<Item = i32>) -> BTreeMap<i32, Vec<i32>> {
+    let mut leaders: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for index in partitions {
+        let partition = topic.partitions.iter().find(|partition| partition.index == index);
+        leaders.entry(partition.map_or(-1, |partition| partition.leader)).or_default().push(index);
+    }
+    leaders
 }

@@ -57,14 +57,25 @@ const fn hidden(mut entry: TopicConfigDefinition) -> TopicConfigDefinition {
 
 /// All topic configurations, by name.
 pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
-    active(
+    stored(
         "archive.fetch.compression",
         ConfigType::String,
         "original",
         Rule::OneOf("original, none, lz4, zstd"),
         &[],
         "Codec of batches that a fetch reads from the archive: 'original' is the codec that the producer used. Lighter \
-         codecs cost the broker less CPU and the network more bytes. Specific to alluvium.",
+         codecs cost the broker less CPU and the network more bytes. Without effect so far: LZ4 for what was compressed, \
+         nothing for the rest. Specific to alluvium.",
+    ),
+    active(
+        "archive.flush.timestamp",
+        ConfigType::Long,
+        "-1",
+        Rule::AtLeast(-1),
+        &[],
+        "Changing it has every broker seal and archive what its partitions of the topic hold then, without waiting for \
+         segment.ms or segment.bytes. `alluvium archive flush` sets it to the time. Each flush makes small objects. \
+         Specific to alluvium.",
     ),
     active(
         "cleanup.policy",
@@ -350,14 +361,15 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         &[("unclean.leader.election.enable", 1)],
         "Whether a replica that is not in sync may become leader when no other is left, at the price of lost records.",
     ),
-    active(
+    stored(
         "write.caching",
         ConfigType::Boolean,
         "false",
         Rule::Any,
         &[],
         "Acknowledges records when they are written but not yet on stable storage, as Kafka does: faster on slow disks, \
-         and a power cut of all replicas at once can lose acknowledged records. Specific to alluvium.",
+         and a power cut of all replicas at once can lose acknowledged records. Without effect so far: records are \
+         always on stable storage first. Specific to alluvium.",
     ),
 ];
 

@@ -19,7 +19,7 @@ const OTHER_DEFAULTS: &[&str] = &[
     "segment.ms",
 ];
 /// What Kafka does not have.
-const OURS: &[&str] = &["archive.fetch.compression", "write.caching"];
+const OURS: &[&str] = &["archive.fetch.compression", "archive.flush.timestamp", "write.caching"];
 
 fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
     text.lines().filter(|line| !line.starts_with('#')).map(|line| line.split('\t').collect())

@@ -264,7 +264,7 @@ fn verify(
     for scanned in scan {
         let Scanned { batch, position } = scanned.map_err(|error| error.to_string())?;
         verify_batch(&batch, contents.next_offset).map_err(|why| format!("byte {position}: {why}"))?;
-        index.observe(batch.header(), position);
+        index.observe(batch.header(), position).map_err(|why| format!("byte {position}: {why}"))?;
         contents.batches += 1;
         contents.records += u64::from(batch.header().record_count.cast_unsigned());
         contents.next_offset = batch.header().next_offset();

@@ -377,12 +377,14 @@ impl PartitionLog {
         self.state.lock().deletion != Deletion::No
     }
 
-    /// True when the active segment holds records and has reached its age.
+    /// True when the oldest record that is not in a sealed segment has reached the age at which segments are sealed.
     pub(super) fn has_old_segment(&self, now: Timestamp) -> bool {
         let state = self.state.lock();
-        state.active.as_ref().is_some_and(|active| {
-            let age_ms = u128::try_from(now.0.saturating_sub(active.created_at().0)).unwrap_or(0);
-            age_ms >= state.settings.segment_age.as_millis() && !active.is_empty()
+        let active = state.active.as_ref().filter(|active| !active.is_empty()).map(|active| active.created_at());
+        let oldest = active.or(state.unwritten_since);
+        oldest.is_some_and(|oldest| {
+            let age_ms = u128::try_from(now.0.saturating_sub(oldest.0)).unwrap_or(0);
+            age_ms >= state.settings.segment_age.as_millis()
         })
     }
 }
@@ -397,6 +399,7 @@ impl Client for PartitionLog {
     }
 
     fn completed(self: &Arc<Self>, sequence: u64, writes: Vec<Completed>) {
+        let now = self.shared.runtime.clock.wall();
         let mut state = self.state.lock();
         let unwritten_before = state.unwritten_bytes;
         let mut bytes = 0;
@@ -404,7 +407,7 @@ impl Client for PartitionLog {
             match write {
                 Completed::Append(mut placed) => {
                     bytes += placed.len();
-                    state.complete_append(&mut placed);
+                    state.complete_append(&mut placed, now);
                 }
                 Completed::Mark(mark) => state.complete_mark(mark),
             }

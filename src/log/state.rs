@@ -67,6 +67,8 @@ pub(super) struct State {
     pub(super) cut: Option<Offset>,
     /// Bytes at or above `written` in the tail.
     pub(super) unwritten_bytes: usize,
+    /// When the oldest of them was appended.
+    pub(super) unwritten_since: Option<Timestamp>,
     /// Seal the active segment at the next write-behind, whatever its size.
     pub(super) roll_requested: bool,
     pub(super) deletion: Deletion,
@@ -102,6 +104,7 @@ impl State {
             removable_to: recovered.offsets.log_start.max(recovered.offsets.archived_to),
             cut: None,
             unwritten_bytes: 0,
+            unwritten_since: None,
             roll_requested: false,
             deletion: Deletion::No,
             commit_rule: CommitRule::Solo,
@@ -199,6 +202,7 @@ impl State {
         let offsets = &mut self.offsets;
         (offsets.log_end, offsets.durable, offsets.high_watermark, offsets.last_stable) = (next, next, next, next);
         self.unwritten_bytes += batch.bytes().len();
+        self.unwritten_since.get_or_insert(now);
         self.tail.push(batch, None);
         self.offsets.check();
     }
@@ -224,7 +228,7 @@ impl State {
     }
 
     /// A batch is on stable storage.
-    pub(super) fn complete_append(&mut self, placed: &mut Bytes) {
+    pub(super) fn complete_append(&mut self, placed: &mut Bytes, now: Timestamp) {
         let batch = Batch::split_from(placed).expect("the batch was parsed when it was appended");
         assert!(placed.is_empty(), "one entry holds one batch");
         let next = batch.header().next_offset();
@@ -238,6 +242,7 @@ impl State {
         };
         self.offsets.durable = next;
         self.unwritten_bytes += batch.bytes().len();
+        self.unwritten_since.get_or_insert(now);
         self.tail.push(batch, permit);
         self.offsets.check();
     }

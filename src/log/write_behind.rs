@@ -152,7 +152,9 @@ impl PartitionLog {
             disk.create_directory(&self.path)?;
             writer.has_directory = true;
         }
-        let header = SegmentHeader { partition: self.partition(), base_offset, created_at: now };
+        // Its age is that of its oldest record.
+        let created_at = self.state.lock().unwritten_since.unwrap_or(now);
+        let header = SegmentHeader { partition: self.partition(), base_offset, created_at };
         let (segment, file) = Segment::create(disk, &self.path, self.shared.identity, header)?;
         let segment = Arc::new(segment);
         writer.file = Some(file);
@@ -168,6 +170,9 @@ impl PartitionLog {
         let (from, before) = (state.written, state.unwritten_bytes);
         state.unwritten_bytes -= state.tail.release_permits(from, written);
         state.written = written;
+        if state.unwritten_bytes == 0 {
+            state.unwritten_since = None;
+        }
         self.shared.adjust_unwritten(before, state.unwritten_bytes);
         self.shared.note_room();
     }

@@ -13,7 +13,7 @@
 use bytes::{Buf, BufMut};
 
 use crate::log::stamp::{Identity, Kind, STAMP_BYTES};
-use crate::record::BatchHeader;
+use crate::record::{BatchHeader, RecordError};
 use crate::types::{Offset, Timestamp};
 
 /// Least distance of two entries in the file, Kafka's default `index.interval.bytes`.
@@ -49,18 +49,24 @@ impl SegmentIndex {
         self.max_timestamp
     }
 
-    /// Takes note of a batch that begins at `position`. Batches come in order.
-    pub fn observe(&mut self, header: &BatchHeader, position: u64) {
+    /// Takes note of a batch that begins at `position`. Batches come in order; an offset that no segment with this base can
+    /// have is an error, as the checksum of a batch does not cover its offset.
+    pub fn observe(&mut self, header: &BatchHeader, position: u64) -> Result<(), RecordError> {
         let due = self.entries.last().is_none_or(|last| position - u64::from(last.position) >= INTERVAL_BYTES);
         if due {
-            let relative = header.base_offset - self.base_offset;
+            let relative = header.base_offset.0.wrapping_sub(self.base_offset.0);
+            let relative_offset = u32::try_from(relative).map_err(|_| RecordError::Malformed {
+                what: "offset does not belong to this segment",
+                value: header.base_offset.0,
+            })?;
             self.entries.push(IndexEntry {
-                relative_offset: u32::try_from(relative).expect("a segment spans less than 2^31 offsets"),
+                relative_offset,
                 position: u32::try_from(position).expect("a segment is smaller than 4 GiB"),
                 max_timestamp_before: self.max_timestamp.0,
             });
         }
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
+        Ok(())
     }
 
     /// A position at or before the batch that holds `offset`; `None` in a segment without batches.
@@ -157,7 +163,7 @@ mod tests {
         let mut index = SegmentIndex::new(Offset(100));
         for n in 0..100 {
             // Timestamps go back and forth.
-            index.observe(&header(100 + n * 10, 1000 + n - 5 * (n % 3)), 128 + n.cast_unsigned() * 2012);
+            index.observe(&header(100 + n * 10, 1000 + n - 5 * (n % 3)), 128 + n.cast_unsigned() * 2012).unwrap();
         }
         index
     }

@@ -178,7 +178,8 @@ impl Segment {
         self.with_index(|index| {
             let mut extent = self.extent.lock();
             for batch in batches {
-                index.observe(batch.header(), extent.file_bytes);
+                let belongs = index.observe(batch.header(), extent.file_bytes);
+                assert!(belongs.is_ok(), "a batch of another segment was appended: {belongs:?}");
                 extent.file_bytes += batch.bytes().len() as u64;
                 extent.next_offset = batch.header().next_offset();
             }
@@ -251,7 +252,7 @@ impl Segment {
         let mut index = SegmentIndex::new(self.base_offset());
         for scanned in self.scan(SEGMENT_HEADER_BYTES, Offset::MAX)? {
             let Scanned { batch, position } = scanned?;
-            index.observe(batch.header(), position);
+            index.observe(batch.header(), position).map_err(|error| self.corrupt(position, error))?;
         }
         Ok(index)
     }
@@ -308,7 +309,7 @@ impl Segment {
         let mut extent = Extent { file_bytes: SEGMENT_HEADER_BYTES, next_offset: self.base_offset() };
         for scanned in self.scan(SEGMENT_HEADER_BYTES, end)? {
             let Scanned { batch, position } = scanned?;
-            index.observe(batch.header(), position);
+            index.observe(batch.header(), position).map_err(|error| self.corrupt(position, error))?;
             extent.file_bytes = position + batch.bytes().len() as u64;
             extent.next_offset = batch.header().next_offset();
         }

@@ -117,7 +117,7 @@ pub struct VerifyReport {
     pub records: u64,
     /// Bytes of their objects.
     pub stored_bytes: u64,
-    /// Problems found; at most [`REPORTED_PROBLEMS`] are kept.
+    /// Problems found; at most `REPORTED_PROBLEMS` are kept.
     pub problems: Vec<Problem>,
 }
 

@@ -1,6 +1,6 @@
 //! Record batches as Parquet and back: the one door to `parquet` and `arrow`.
 //!
-//! [`encode`] turns the batches of a sealed segment into a Parquet object, one row per record, and a companion object for
+//! [`encode()`] turns the batches of a sealed segment into a Parquet object, one row per record, and a companion object for
 //! what rows cannot give back; it verifies what it wrote by decoding the very bytes that will be uploaded. [`decode_chunk`]
 //! turns a part of them back. Everything is synchronous and heavy: it runs on the archive's workers. Files are spooled
 //! locally and survive nothing; only the uploader makes them durable. Byte-level format: `src/docs/formats/archive.md`.

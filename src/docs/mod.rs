@@ -14,3 +14,7 @@ pub mod glossary {}
 /// What always holds, and where that is checked.
 #[doc = include_str!("invariants.md")]
 pub mod invariants {}
+
+/// For whoever is on call.
+#[doc = include_str!("operations.md")]
+pub mod operations {}

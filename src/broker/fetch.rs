@@ -70,6 +70,9 @@ pub struct Fetched {
     pub records: Result<Vec<Bytes>, PartitionError>,
 }
 
+/// How long a fetch of archived records alone waits at least, Kafka's default of `remote.fetch.max.wait.ms`.
+const COLD_WAIT: Duration = Duration::from_millis(500);
+
 /// How one partition will be served.
 enum Plan {
     Failed(PartitionError),
@@ -120,6 +123,7 @@ impl Broker {
     /// Fetches; one result for each partition, in the order asked.
     pub async fn fetch(&self, wanted: &[FetchPartition], limits: FetchLimits) -> Vec<Fetched> {
         let mut round = self.plan(wanted, &limits);
+        let limits = round.patience(limits);
         if !round.is_enough(&limits) && !limits.max_wait.is_zero() {
             let waiting = &self.metrics.fetch.waiting;
             waiting.inc();
@@ -240,6 +244,16 @@ impl Broker {
 impl Round {
     fn is_enough(&self, limits: &FetchLimits) -> bool {
         self.answer_now || self.plans.is_empty() || self.ready_bytes >= limits.min_bytes
+    }
+
+    /// A fetch that has nothing but archived records to give waits for the archive, however little it wanted to wait: Apache
+    /// Kafka does the same for its remote tier (`remote.fetch.max.wait.ms`).
+    fn patience(&self, limits: FetchLimits) -> FetchLimits {
+        let is_cold = self.plans.iter().any(|(_, plan)| matches!(plan, Plan::Cold(_)));
+        if !is_cold || self.answer_now || self.ready_bytes > 0 {
+            return limits;
+        }
+        FetchLimits { max_wait: limits.max_wait.max(COLD_WAIT), min_bytes: limits.min_bytes.max(1), ..limits }
     }
 
     /// Watches the cold reads that planning began.

@@ -136,7 +136,10 @@ async fn a_directory_conforms_for_two_processes_and_under_lost_replies() {
     let (first, second) = (faulty(&first, 1), faulty(&second, 2));
     tokio::join!(counts_together(&first, "shared/counter"), counts_together(&second, "shared/counter"));
     let (content, _) = first.get("shared/counter").await.unwrap();
-    assert!(content.starts_with(b"40 "), "{content:?}");
+    let count: u64 = std::str::from_utf8(&content).unwrap().split(' ').next().unwrap().parse().unwrap();
+    // Not one addition may be lost. One whose answer was lost is made again if the other process has added meanwhile, for then
+    // nothing tells that it happened: a writer that must not do that looks for its own work first, as the head's does.
+    assert!(count >= 40, "{content:?}");
 }
 
 /// As [`counts_exactly`], for one of two processes, through a store that refuses and forgets.

@@ -1,8 +1,12 @@
 """Scenarios about topics, configurations and the cluster."""
 
+import time
 import uuid
 
 from wire.registry import scenario
+
+# Apache Kafka's broker learns of an alteration some time after its controller has answered.
+PROPAGATION_SECONDS = 0.3
 
 
 def topic(name, partitions=1, replication=1, **more):
@@ -161,6 +165,7 @@ def configurations_altered_one_by_one(session, version):
         configs = [{"Name": key, "ConfigOperation": operation, "Value": value} for key, operation, value in changes]
         resource = {"ResourceType": kind, "ResourceName": name, "Configs": configs}
         session.ask("IncrementalAlterConfigs", version, {"Resources": [resource], "ValidateOnly": validate})
+        time.sleep(PROPAGATION_SECONDS)
         wanted = {"ResourceType": 2, "ResourceName": name, "ConfigurationKeys": ["retention.ms", "cleanup.policy"]}
         session.ask("DescribeConfigs", 4, {"Resources": [wanted]})
 
@@ -185,6 +190,7 @@ def configurations_replaced(session, version):
         pairs = [{"Name": key, "Value": value} for key, value in configs]
         resource = {"ResourceType": 2, "ResourceName": name, "Configs": pairs}
         session.ask("AlterConfigs", version, {"Resources": [resource], "ValidateOnly": False})
+        time.sleep(PROPAGATION_SECONDS)
         wanted = {"ResourceType": 2, "ResourceName": name, "ConfigurationKeys": ["retention.ms", "segment.ms"]}
         session.ask("DescribeConfigs", 4, {"Resources": [wanted]})
 

@@ -26,4 +26,8 @@ RUN = f"{os.getpid()}-{int(time.time())}"
 def test_answers_are_those_of_kafka(broker, kafka, scenario, version):
     label = f"{scenario.__name__[:24]}-{version}-{RUN}"
     lines = run(scenario, version, (broker.bootstrap, kafka.bootstrap), label, is_expected)
+    if lines:
+        # Apache Kafka's brokers learn of changes some time after they were made: a real difference is there again.
+        print("differed once:", *lines[:40], sep="\n")
+        lines = run(scenario, version, (broker.bootstrap, kafka.bootstrap), f"{label}-again", is_expected)
     assert not lines, "\n".join(lines[:40])

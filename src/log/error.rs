@@ -55,8 +55,8 @@ pub enum OpenError {
         /// What is wrong.
         error: EntryError,
     },
-    /// The checkpoint is damaged.
-    #[error("checkpoint is damaged path={path}; move the file away to rebuild it from segments and journal")]
+    /// The checkpoint is damaged, or gone although the directory holds segments.
+    #[error("checkpoint is damaged or missing path={path}; restore the file, and leave the segments where they are")]
     CheckpointDamaged {
         /// The file.
         path: PathBuf,

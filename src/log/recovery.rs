@@ -79,6 +79,11 @@ pub(super) fn recover(
     let journal = JournalFiles::open(runtime.clone(), &journal_path, identity, settings.journal)?;
     let mut survey = Survey::default();
     let end = journal.replay(start, |block| survey.add(block))?;
+    if checkpoint.is_none() && survey.blocks == 0 && runtime.disk.exists(&path.join("topics"))? {
+        // Segments come after journal blocks, and those go only after a checkpoint: what said what is here has been lost, and
+        // segments that nothing vouches for must not be taken for leftovers and removed.
+        return Err(OpenError::CheckpointDamaged { path: path.join("checkpoint") });
+    }
 
     let mut resumed = JournalFiles::open(runtime.clone(), &journal_path, identity, settings.journal)?;
     resumed.resume_at(start, end);

@@ -170,6 +170,23 @@ fn a_clean_stop_leaves_nothing_to_replay() {
 }
 
 #[test]
+fn segments_are_never_removed_because_checkpoint_and_journal_are_gone() {
+    let mut fixture = Fixture::new();
+    fixture.append(30);
+    let Fixture { machine, directory, .. } = fixture;
+    directory.close();
+    machine.kill();
+    let disk = machine.runtime().disk;
+    for lost in machine.disk.files().iter().filter(|path| !path.to_string_lossy().contains("/topics/")) {
+        if !lost.ends_with("identity") {
+            disk.remove_file(lost).unwrap();
+        }
+    }
+    assert!(matches!(open(&machine), Err(OpenError::CheckpointDamaged { .. })));
+    assert!(machine.disk.files().iter().any(|path| path.extension().is_some_and(|found| found == "segment")));
+}
+
+#[test]
 fn a_directory_of_another_cluster_or_in_use_is_refused() {
     let fixture = Fixture::new();
     assert!(matches!(open(&fixture.machine), Err(OpenError::Locked { .. })));

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Archiver, Attempts};
-use crate::archive::partition::HeadError;
 use crate::archive::planner;
 use crate::archive::uploader::{UploadError, UploadPlan};
 use crate::broker::Broker;
@@ -142,11 +141,5 @@ impl Archiver {
         metrics.archived_bytes.inc_by(uploaded.segment.log_bytes);
         tracing::debug!(partition = %log.partition(), base = %base, next = %extent.next_offset, "segment archived");
         Ok(())
-    }
-}
-
-impl From<HeadError> for Box<UploadError> {
-    fn from(error: HeadError) -> Self {
-        Self::new(UploadError::Head(error))
     }
 }

@@ -336,7 +336,7 @@ mod tests {
             base_offset: Offset(10),
             created_at: Timestamp(1_357_016_400_000),
         };
-        let (segment, file) = Segment::create(&disk, directory, identity, header).unwrap();
+        let (segment, mut writer) = Segment::create(&disk, directory, identity, header).unwrap();
         let batches: Vec<Batch> = (0..3)
             .map(|index| {
                 let mut builder = BatchBuilder::new(BatchOptions::compressed(Compression::Lz4));
@@ -346,7 +346,7 @@ mod tests {
                 builder.build(Offset(10 + 2 * index), LeaderEpoch(4)).unwrap()
             })
             .collect();
-        segment.append(&*file, &batches).unwrap();
+        segment.append(&mut writer, &batches).unwrap();
         segment.store_index().unwrap();
         segment.path().to_owned()
     }

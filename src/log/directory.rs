@@ -355,13 +355,11 @@ impl Shared {
         }
     }
 
-    /// Takes note of batches that entered a tail.
+    /// Takes note of batches that entered a tail, and of the memory that they hold there.
     pub(super) fn note_tail(&self, log: &Arc<PartitionLog>, end: Offset, bytes: usize) {
-        if bytes > 0 {
-            let mut tails = self.tails.lock();
-            tails.bytes += bytes;
-            tails.shares.push_back((Arc::clone(log), end, bytes));
-        }
+        let mut tails = self.tails.lock();
+        tails.bytes += bytes;
+        tails.shares.push_back((Arc::clone(log), end, bytes));
     }
 
     /// Takes note that the file system took what was written.
@@ -379,8 +377,11 @@ impl Shared {
         }
     }
 
+    /// Write-behind has to make room: much is unwritten, or the tails are over their budget and what is oldest in them can't
+    /// be dropped before it is written.
     pub(super) fn is_short_of_memory(&self) -> bool {
         self.unwritten_bytes.load(Ordering::Relaxed) > self.settings.unwritten_bytes / 2
+            || self.tails.lock().bytes > self.settings.tail_bytes
     }
 
     /// Drops the oldest written batches while the tails are over their budget.

@@ -398,15 +398,15 @@ impl Client for PartitionLog {
         self.partition
     }
 
-    fn completed(self: &Arc<Self>, sequence: u64, writes: Vec<Completed>) {
+    fn completed(self: &Arc<Self>, sequence: u64, writes: Vec<Completed>, memory_bytes: usize) {
         let now = self.shared.runtime.clock.wall();
         let mut state = self.state.lock();
         let unwritten_before = state.unwritten_bytes;
-        let mut bytes = 0;
+        let mut appended = false;
         for write in writes {
             match write {
                 Completed::Append(mut placed) => {
-                    bytes += placed.len();
+                    appended = true;
                     state.complete_append(&mut placed, now);
                 }
                 Completed::Mark(mark) => state.complete_mark(mark),
@@ -423,7 +423,9 @@ impl Client for PartitionLog {
             || state.unwritten_bytes >= self.shared.settings.write_behind_bytes;
         self.shared.adjust_unwritten(unwritten_before, state.unwritten_bytes);
         drop(state);
-        self.shared.note_tail(self, durable, bytes);
+        if appended {
+            self.shared.note_tail(self, durable, memory_bytes);
+        }
         self.shared.queue_write_behind(self, urgent);
     }
 }

@@ -23,7 +23,7 @@ use super::offsets::Offsets;
 use super::partition::PartitionLog;
 use super::producer_state::ProducerState;
 use super::segment::{
-    Extent, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, parse_segment_file_name, segment_file_name,
+    Extent, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentWriter, parse_segment_file_name, segment_file_name,
 };
 use super::settings::{DirectorySettings, LogSettings};
 use super::stamp::Identity;
@@ -158,8 +158,8 @@ fn set_back(
     if cut.is_some() {
         has_active = true;
         if let Some(last) = segments.last() {
-            let file = shared.runtime.disk.open(last.path(), Open::Write)?;
-            last.truncate(&*file, end).map_err(|error| damaged(stored.partition, error))?;
+            let file = SegmentWriter::open(&shared.runtime.disk, last.path())?;
+            last.truncate(&file, end).map_err(|error| damaged(stored.partition, error))?;
         }
     } else if let Some((base_offset, bytes)) = stored.active {
         let last = segments.last().filter(|last| last.base_offset() == base_offset);

@@ -18,10 +18,9 @@ use super::directory::Shared;
 use super::error::ReadError;
 use super::partition::PartitionLog;
 use super::producer_state::ProducerState;
-use super::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader};
+use super::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentWriter};
 use super::state::{Deletion, State};
 use crate::record::Batch;
-use crate::runtime::disk::{File, Open};
 use crate::types::{Offset, Timestamp};
 
 /// Batches written with one call, about.
@@ -35,7 +34,7 @@ const SEGMENT_OFFSETS_LIMIT: i64 = i32::MAX as i64;
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     /// Handle of the active segment, once written to.
-    file: Option<Arc<dyn File>>,
+    file: Option<SegmentWriter>,
     /// Written since the last sync.
     unsynced: bool,
     /// A segment was made since its directory was synced.
@@ -127,8 +126,8 @@ impl PartitionLog {
                 continue;
             }
             let (run, left) = rest.split_at(count);
-            let file = writer.file.as_ref().expect("the active segment has a handle");
-            segment.append(&**file, run)?;
+            let file = writer.file.as_mut().expect("the active segment has a handle");
+            segment.append(file, run)?;
             writer.unsynced = true;
             let run_bytes: usize = run.iter().map(|batch| batch.bytes().len()).sum();
             written_bytes += run_bytes;
@@ -144,7 +143,7 @@ impl PartitionLog {
         let active = self.state.lock().active.clone();
         if let Some(segment) = active {
             if writer.file.is_none() {
-                writer.file = Some(disk.open(segment.path(), Open::Write)?);
+                writer.file = Some(SegmentWriter::open(disk, segment.path())?);
             }
             return Ok(segment);
         }
@@ -214,8 +213,8 @@ impl PartitionLog {
         if let Some(last) = segments.last()
             && last.extent().next_offset > end
         {
-            let file = self.shared.runtime.disk.open(last.path(), Open::Write).map_err(|error| io(last, error))?;
-            last.truncate(&*file, end)?;
+            let file = SegmentWriter::open(&self.shared.runtime.disk, last.path()).map_err(|error| io(last, error))?;
+            last.truncate(&file, end)?;
             writer.file = Some(file);
         }
         let mut state = self.state.lock();
@@ -244,9 +243,9 @@ impl PartitionLog {
         if let Some(segment) = active.filter(|_| writer.unsynced) {
             let file = match writer.file.take() {
                 Some(file) => file,
-                None => self.shared.runtime.disk.open(segment.path(), Open::Write)?,
+                None => SegmentWriter::open(&self.shared.runtime.disk, segment.path())?,
             };
-            self.shared.sync(|| file.sync_data())?;
+            self.shared.sync(|| file.sync())?;
             writer.file = Some(file);
         }
         writer.unsynced = false;

@@ -25,9 +25,14 @@ pub enum Open {
     /// For reading and for writes that are on stable storage when they return. The file must exist and be preallocated;
     /// memory, offset and length of each write are multiples of [`DIRECT_ALIGNMENT_BYTES`].
     Durable,
+    /// For reading and writing past the page cache, durable after [`File::sync_data`]; the file must exist. Memory, offset and
+    /// length of each call are multiples of [`DIRECT_ALIGNMENT_BYTES`]; a read is cut short by the end of the file.
+    Direct,
+    /// As [`Open::Direct`], for reading alone.
+    ReadDirect,
 }
 
-/// Alignment of memory, offset and length for files opened with [`Open::Durable`].
+/// Alignment of memory, offset and length for direct IO.
 pub const DIRECT_ALIGNMENT_BYTES: usize = 4096;
 
 /// One name in a directory.

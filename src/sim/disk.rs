@@ -14,7 +14,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Random;
-use crate::runtime::disk::{DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
+use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
 
 const SECTOR_BYTES: usize = 512;
 
@@ -342,7 +342,7 @@ impl Disk for SimDisk {
             (_, Err(error)) => return Err(error),
         };
         let generation = world.generation;
-        Ok(Arc::new(SimFile { disk: self.clone(), inode, durable: how == Open::Durable, generation }))
+        Ok(Arc::new(SimFile { disk: self.clone(), inode, how, generation }))
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
@@ -475,7 +475,7 @@ impl Drop for SimLock {
 struct SimFile {
     disk: SimDisk,
     inode: u64,
-    durable: bool,
+    how: Open,
     generation: u64,
 }
 
@@ -488,10 +488,22 @@ impl SimFile {
         }
         then(&mut world)
     }
+
+    /// Direct IO of anything but whole pages fails on real disks.
+    fn check_alignment(&self, offset: u64, length: usize) {
+        if matches!(self.how, Open::Durable | Open::Direct | Open::ReadDirect) {
+            let aligned = offset.is_multiple_of(DIRECT_ALIGNMENT_BYTES as u64);
+            assert!(
+                aligned && length.is_multiple_of(DIRECT_ALIGNMENT_BYTES),
+                "direct IO at {offset} of {length} bytes"
+            );
+        }
+    }
 }
 
 impl File for SimFile {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.check_alignment(offset, bytes.len());
         self.with(|world| {
             let content = &world.inodes[&self.inode].visible;
             let start = usize::try_from(offset).expect("small").min(content.len());
@@ -502,8 +514,10 @@ impl File for SimFile {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.check_alignment(offset, bytes.len());
+        let durable = self.how == Open::Durable;
         let offset = usize::try_from(offset).expect("small");
-        self.with(|world| world.change(self.inode, Change::Write { offset, bytes: bytes.to_vec() }, self.durable))
+        self.with(|world| world.change(self.inode, Change::Write { offset, bytes: bytes.to_vec() }, durable))
     }
 
     fn write_slices_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
@@ -521,7 +535,7 @@ impl File for SimFile {
 
     fn set_length(&self, length: u64) -> io::Result<()> {
         let length = usize::try_from(length).expect("small");
-        self.with(|world| world.change(self.inode, Change::Length(length), self.durable))
+        self.with(|world| world.change(self.inode, Change::Length(length), self.how == Open::Durable))
     }
 
     fn preallocate(&self, length: u64) -> io::Result<()> {

@@ -38,8 +38,9 @@ pub trait Client: Send + Sync {
     fn number(&self) -> u32;
     /// Which partition it is.
     fn partition(&self) -> TopicPartition;
-    /// Its writes in one block, in the order in which they were pushed, are on stable storage.
-    fn completed(self: &Arc<Self>, sequence: u64, writes: Vec<Completed>);
+    /// Its writes in one block, in the order in which they were pushed, are on stable storage. `memory_bytes` is its share of
+    /// the memory that the block takes, which is more than its batches.
+    fn completed(self: &Arc<Self>, sequence: u64, writes: Vec<Completed>, memory_bytes: usize);
 }
 
 /// Something for the journal to write.
@@ -184,11 +185,12 @@ impl<C: Client> Journal<C> {
             },
         };
         let Group { buffer, entries, clients } = group;
+        let memory_bytes = buffer.memory_bytes();
         let count = u32::try_from(entries.len()).expect("a group is bounded");
         match written.files.append(buffer, count) {
             Ok(Appended::Written(bytes, end)) => {
                 drop(written);
-                self.complete(&bytes, entries, &clients, end);
+                self.complete(&bytes, memory_bytes, entries, &clients, end);
                 Outcome::Wrote { bytes: bytes.len(), entries: count }
             }
             Ok(Appended::Full(buffer)) => {
@@ -235,20 +237,28 @@ impl<C: Client> Journal<C> {
     fn complete(
         &self,
         bytes: &Bytes,
+        memory_bytes: usize,
         entries: Vec<(u32, GroupEntry)>,
         clients: &BTreeMap<u32, Arc<C>>,
         end: ReplayPosition,
     ) {
         let sequence = end.sequence - 1;
-        let mut parts: BTreeMap<u32, Vec<Completed>> = BTreeMap::new();
+        let mut parts: BTreeMap<u32, (Vec<Completed>, usize)> = BTreeMap::new();
+        let mut batch_bytes = 0;
         for (number, entry) in entries {
-            parts.entry(number).or_default().push(match entry {
-                GroupEntry::Append { start, end } => Completed::Append(bytes.slice(start..end)),
+            let (writes, own_bytes) = parts.entry(number).or_default();
+            writes.push(match entry {
+                GroupEntry::Append { start, end } => {
+                    *own_bytes += end - start;
+                    batch_bytes += end - start;
+                    Completed::Append(bytes.slice(start..end))
+                }
                 GroupEntry::Mark(mark) => Completed::Mark(mark),
             });
         }
-        for (number, writes) in parts {
-            clients[&number].completed(sequence, writes);
+        let shared_bytes = (memory_bytes - batch_bytes) / parts.len().max(1);
+        for (number, (writes, own_bytes)) in parts {
+            clients[&number].completed(sequence, writes, own_bytes + shared_bytes);
         }
         *self.completed.lock() = end;
     }

@@ -12,8 +12,9 @@
 
 mod index;
 mod scan;
+mod writer;
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -22,11 +23,12 @@ use parking_lot::Mutex;
 
 pub use index::SegmentIndex;
 pub use scan::{BatchScan, Scanned};
+pub use writer::SegmentWriter;
 
 use super::error::ReadError;
 use super::stamp::{Identity, Kind, STAMP_BYTES, StampError};
 use crate::record::Batch;
-use crate::runtime::disk::{Disk, File, Open, read_file};
+use crate::runtime::disk::{Disk, Open, read_file};
 use crate::types::{Offset, PartitionIndex, Timestamp, TopicId, TopicPartition};
 
 /// Bytes before the first batch.
@@ -34,6 +36,8 @@ pub const SEGMENT_HEADER_BYTES: u64 = 128;
 const CHECKED_END: usize = STAMP_BYTES + 40;
 const KIND: Kind = Kind { magic: *b"ALLVSEGM", name: "segment" };
 const INDEX_LIMIT_BYTES: u64 = 64 << 20;
+/// Read at a time by a search that an index has brought near its end.
+const SEARCH_BYTES: usize = 32 << 10;
 
 /// Name of the segment file that begins at `base_offset`.
 pub fn segment_file_name(base_offset: Offset) -> String {
@@ -122,14 +126,15 @@ impl Segment {
         directory: &Path,
         identity: Identity,
         header: SegmentHeader,
-    ) -> io::Result<(Self, Arc<dyn File>)> {
+    ) -> io::Result<(Self, SegmentWriter)> {
         let path = directory.join(segment_file_name(header.base_offset));
         let file = disk.open(&path, Open::CreateEmpty)?;
         file.write_all_at(&header.encode(&identity), 0)?;
         let extent = Extent { file_bytes: SEGMENT_HEADER_BYTES, next_offset: header.base_offset };
         let index = Some(SegmentIndex::new(header.base_offset));
+        let writer = SegmentWriter::new(disk, &path, file);
         let segment = Self { index: Mutex::new(index), ..Self::existing(disk, path, identity, header, extent) };
-        Ok((segment, file))
+        Ok((segment, writer))
     }
 
     /// Takes a segment file that exists; its extent is the caller's knowledge.
@@ -170,11 +175,9 @@ impl Segment {
         self.extent().file_bytes == SEGMENT_HEADER_BYTES
     }
 
-    /// Appends whole batches at the end. `file` is the handle for writing, kept by the lane.
-    pub fn append(&self, file: &dyn File, batches: &[Batch]) -> io::Result<()> {
-        let Extent { file_bytes, .. } = self.extent();
-        let mut slices: Vec<IoSlice<'_>> = batches.iter().map(|batch| IoSlice::new(batch.bytes())).collect();
-        file.write_slices_at(&mut slices, file_bytes)?;
+    /// Appends whole batches at the end. The writer is kept by the lane.
+    pub fn append(&self, writer: &mut SegmentWriter, batches: &[Batch]) -> io::Result<()> {
+        writer.write(batches, self.extent().file_bytes)?;
         self.with_index(|index| {
             let mut extent = self.extent.lock();
             for batch in batches {
@@ -259,15 +262,21 @@ impl Segment {
 
     /// Walks the batches from `position` on while they end at or below `bound`.
     pub fn scan(&self, position: u64, bound: Offset) -> Result<BatchScan, ReadError> {
-        let file = self.disk.open(&self.path, Open::Read).map_err(|error| self.io_error(error))?;
-        Ok(BatchScan::new(file, self.path.clone(), position, self.extent().file_bytes, bound))
+        self.scan_by(position, bound, usize::MAX)
+    }
+
+    /// Like [`Self::scan`], reading about `chunk_bytes` at a time, for a caller that wants no more than that.
+    fn scan_by(&self, position: u64, bound: Offset, chunk_bytes: usize) -> Result<BatchScan, ReadError> {
+        let end = self.extent().file_bytes;
+        BatchScan::open(&*self.disk, self.path.clone(), position..end, bound, chunk_bytes)
+            .map_err(|error| self.io_error(error))
     }
 
     /// Reads whole batches from the one that holds `from` (or the next after it) up to `bound`, at most `max_bytes` of
     /// them but at least one.
     pub fn read(&self, from: Offset, bound: Offset, max_bytes: usize) -> Result<Vec<Bytes>, ReadError> {
         let Some(position) = self.with_index(|index| index.position_of_offset(from))? else { return Ok(Vec::new()) };
-        let scan = self.scan(position, bound)?.reading_ahead(max_bytes);
+        let scan = self.scan_by(position, bound, max_bytes)?;
         let mut taken: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
         for scanned in scan {
@@ -294,7 +303,7 @@ impl Segment {
     ) -> Result<Option<Batch>, ReadError> {
         let position = self.with_index(|index| index.position_of_timestamp(timestamp))?;
         let Some(position) = position else { return Ok(None) };
-        for scanned in self.scan(position, bound)? {
+        for scanned in self.scan_by(position, bound, SEARCH_BYTES)? {
             let header = *scanned.as_ref().map_err(Clone::clone)?.batch.header();
             if header.max_timestamp >= timestamp && header.next_offset() > from {
                 return scanned.map(|scanned| Some(scanned.batch));
@@ -304,7 +313,7 @@ impl Segment {
     }
 
     /// Cuts the segment so that it ends at or before `end`; what is cut off is gone.
-    pub fn truncate(&self, file: &dyn File, end: Offset) -> Result<(), ReadError> {
+    pub fn truncate(&self, writer: &SegmentWriter, end: Offset) -> Result<(), ReadError> {
         let mut index = SegmentIndex::new(self.base_offset());
         let mut extent = Extent { file_bytes: SEGMENT_HEADER_BYTES, next_offset: self.base_offset() };
         for scanned in self.scan(SEGMENT_HEADER_BYTES, end)? {
@@ -313,7 +322,7 @@ impl Segment {
             extent.file_bytes = position + batch.bytes().len() as u64;
             extent.next_offset = batch.header().next_offset();
         }
-        file.set_length(extent.file_bytes).map_err(|error| self.io_error(error))?;
+        writer.set_length(extent.file_bytes).map_err(|error| self.io_error(error))?;
         *self.index.lock() = Some(index);
         *self.extent.lock() = extent;
         Ok(())

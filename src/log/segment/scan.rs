@@ -1,18 +1,24 @@
 //! The walk over the batches of a segment file, in chunks.
 
+use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::log::error::ReadError;
 use crate::record::{Batch, BatchHeader, HEADER_BYTES, RecordError};
-use crate::runtime::disk::File;
+use crate::runtime::buffer::AlignedBuffer;
+use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, Disk, File, Open};
 use crate::types::Offset;
 
 const CHUNK_BYTES: usize = 1 << 20;
 /// Read beyond what a fetch wants: an index interval to skip, and a header.
 const SLACK_BYTES: usize = 8192;
+/// Chunks from this size on are read past the page cache: filling the cache costs more than reading, and what readers near
+/// the end want is in memory anyway. Smaller ones leave to the kernel to read ahead.
+const DIRECT_FROM_BYTES: usize = if cfg!(test) { 12 << 10 } else { 128 << 10 };
 
 /// A batch and where it begins in the file.
 #[derive(Clone, Debug)]
@@ -40,19 +46,23 @@ pub struct BatchScan {
 }
 
 impl BatchScan {
-    pub(super) fn new(file: Arc<dyn File>, path: PathBuf, position: u64, end: u64, bound: Offset) -> Self {
+    /// Walks what lies at `range` of the file, reading about `chunk_bytes` at a time.
+    pub(super) fn open(
+        disk: &dyn Disk,
+        path: PathBuf,
+        range: Range<u64>,
+        bound: Offset,
+        chunk_bytes: usize,
+    ) -> io::Result<Self> {
+        let chunk_bytes = chunk_bytes.min(CHUNK_BYTES) + SLACK_BYTES;
+        let how = if chunk_bytes < DIRECT_FROM_BYTES { Open::Read } else { Open::ReadDirect };
+        let file = disk.open(&path, how)?;
         let (buffer, reached) = (Bytes::new(), Offset::ZERO);
-        Self { file, path, buffer, position, end, bound, reached, chunk_bytes: CHUNK_BYTES, failed: false }
+        let Range { start: position, end } = range;
+        Ok(Self { file, path, buffer, position, end, bound, reached, chunk_bytes, failed: false })
     }
 
-    /// Reads about `bytes` at a time, for a caller that wants no more than that.
-    #[must_use]
-    pub(super) fn reading_ahead(mut self, bytes: usize) -> Self {
-        self.chunk_bytes = bytes.min(CHUNK_BYTES) + SLACK_BYTES;
-        self
-    }
-
-    /// Has at least `bytes` in the buffer.
+    /// Has at least `bytes` in the buffer. What is left in it is read again: it is less than a batch.
     fn fill(&mut self, bytes: usize) -> Result<(), ReadError> {
         if self.buffer.len() >= bytes {
             return Ok(());
@@ -62,13 +72,14 @@ impl BatchScan {
             return Err(self.corrupt(RecordError::Truncated { needed: bytes, available }));
         }
         let wanted = bytes.max(self.chunk_bytes).min(available);
-        let mut chunk = BytesMut::zeroed(wanted);
-        let held = self.buffer.len();
-        chunk[..held].copy_from_slice(&self.buffer);
-        self.file
-            .read_exact_at(&mut chunk[held..], self.position + held as u64)
-            .map_err(|error| ReadError::Io { path: self.path.clone(), error: Arc::new(error) })?;
-        self.buffer = chunk.freeze();
+        let skipped = (self.position % DIRECT_ALIGNMENT_BYTES as u64) as usize;
+        let mut chunk = AlignedBuffer::for_reading((skipped + wanted).next_multiple_of(DIRECT_ALIGNMENT_BYTES));
+        let failed = |error| ReadError::Io { path: self.path.clone(), error: Arc::new(error) };
+        let read = self.file.read_at(chunk.bytes_mut(), self.position - skipped as u64).map_err(failed)?;
+        if read < skipped + wanted {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.buffer = chunk.freeze().slice(skipped..skipped + wanted);
         Ok(())
     }
 

@@ -128,8 +128,6 @@ impl Disk for PowerCutDisk {
         let opened = |index| -> Arc<dyn File> { Arc::new(OpenFile { disk: self.clone(), index }) };
         let known = self.state.lock().names.get(path).copied();
         match (how, known) {
-            (Open::Read | Open::Write | Open::Durable, Some(index)) => Ok(opened(index)),
-            (Open::Read | Open::Write | Open::Durable, None) => Err(io::ErrorKind::NotFound.into()),
             (Open::CreateNew, Some(_)) => Err(io::ErrorKind::AlreadyExists.into()),
             (Open::CreateNew | Open::CreateEmpty, _) => self.change(|state| {
                 let index = state.files.len();
@@ -137,6 +135,7 @@ impl Disk for PowerCutDisk {
                 state.names.insert(path.to_owned(), index);
                 Ok(opened(index))
             }),
+            (_, known) => known.map(opened).ok_or_else(|| io::ErrorKind::NotFound.into()),
         }
     }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, OFlags};
 
-use crate::runtime::disk::{DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
+use crate::runtime::buffer::AlignedBuffer;
+use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
 
 /// Size of the zero-filled writes of [`File::preallocate`].
 const PREALLOCATE_CHUNK_BYTES: usize = 1 << 20;
@@ -18,18 +19,15 @@ const PREALLOCATE_CHUNK_BYTES: usize = 1 << 20;
 pub struct LocalDisk;
 
 impl LocalDisk {
-    /// Opens for durable writes: direct and synchronous where the file system can, else buffered and synchronous.
-    fn open_durable(path: &Path) -> io::Result<fs::File> {
-        let flags = |direct: bool| {
-            let mut flags = OFlags::DSYNC;
-            flags.set(OFlags::DIRECT, direct);
-            i32::try_from(flags.bits()).expect("open flags are an int")
+    /// Opens with direct IO where the file system can, else without.
+    fn open_direct(options: &mut OpenOptions, path: &Path, flags: OFlags) -> io::Result<fs::File> {
+        let mut open = |flags: OFlags| {
+            let flags = i32::try_from(flags.bits()).expect("open flags are an int");
+            options.custom_flags(flags).open(path)
         };
-        match OpenOptions::new().read(true).write(true).custom_flags(flags(true)).open(path) {
+        match open(flags | OFlags::DIRECT) {
             // tmpfs and some network file systems have no direct IO.
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-                OpenOptions::new().read(true).write(true).custom_flags(flags(false)).open(path)
-            }
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => open(flags),
             result => result,
         }
     }
@@ -44,9 +42,11 @@ impl Disk for LocalDisk {
             Open::Write => options.write(true).open(path),
             Open::CreateNew => options.write(true).create_new(true).open(path),
             Open::CreateEmpty => options.write(true).create(true).truncate(true).open(path),
-            Open::Durable => Self::open_durable(path),
+            Open::Durable => Self::open_direct(options.write(true), path, OFlags::DSYNC),
+            Open::Direct => Self::open_direct(options.write(true), path, OFlags::empty()),
+            Open::ReadDirect => Self::open_direct(&mut options, path, OFlags::empty()),
         }?;
-        Ok(Arc::new(LocalFile { file }))
+        Ok(Arc::new(LocalFile { file, direct: matches!(how, Open::Durable | Open::Direct | Open::ReadDirect) }))
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
@@ -132,6 +132,7 @@ impl DirectoryLock for FileLock {}
 #[derive(Debug)]
 struct LocalFile {
     file: fs::File,
+    direct: bool,
 }
 
 impl File for LocalFile {
@@ -140,7 +141,13 @@ impl File for LocalFile {
         while filled < bytes.len() {
             match self.file.read_at(&mut bytes[filled..], offset + filled as u64) {
                 Ok(0) => break,
-                Ok(read) => filled += read,
+                Ok(read) => {
+                    filled += read;
+                    // The end of the file; direct IO could not go on from here to be told so.
+                    if self.direct && !read.is_multiple_of(DIRECT_ALIGNMENT_BYTES) {
+                        break;
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -182,13 +189,27 @@ impl File for LocalFile {
     }
 
     fn preallocate(&self, length: u64) -> io::Result<()> {
-        let zeros = vec![0; PREALLOCATE_CHUNK_BYTES];
+        let mut zeros = AlignedBuffer::with_capacity(PREALLOCATE_CHUNK_BYTES);
+        zeros.extend(&[0; PREALLOCATE_CHUNK_BYTES]);
         let mut position = self.length()?;
-        while position < length {
-            let chunk = usize::try_from(length - position).unwrap_or(usize::MAX).min(zeros.len());
-            self.write_all_at(&zeros[..chunk], position)?;
+        // The zeros are never read: they would only push other pages out of the cache. A refusal costs just that.
+        let past_cache = |past_cache| {
+            let flags = if past_cache { OFlags::DIRECT } else { OFlags::empty() };
+            let _ = rustix::fs::fcntl_setfl(&self.file, flags);
+        };
+        past_cache(position.is_multiple_of(DIRECT_ALIGNMENT_BYTES as u64));
+        let written = loop {
+            let chunk = usize::try_from(length.saturating_sub(position)).unwrap_or(usize::MAX).min(zeros.len());
+            if chunk == 0 {
+                break Ok(());
+            }
+            if let Err(error) = self.write_all_at(&zeros.bytes()[..chunk], position) {
+                break Err(error);
+            }
             position += chunk as u64;
-        }
+        };
+        past_cache(false);
+        written?;
         self.file.sync_all()
     }
 }

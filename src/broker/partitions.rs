@@ -229,6 +229,7 @@ impl Partitions {
         let log = LogSettings {
             segment_bytes: u32::try_from(config.segment_bytes).unwrap_or(u32::MAX),
             segment_age: config.segment_age,
+            write_caching: config.write_caching,
             producer_expiration: expiration.unwrap_or(defaults.producer_expiration),
             max_producers: self.max_producers,
         };

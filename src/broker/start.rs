@@ -11,6 +11,7 @@ use super::admin::OFFSETS_TOPIC;
 use super::archiver::{self, Archiver};
 use super::cold_reads::ColdReads;
 use super::error::StartError;
+use super::fetch::answer_memory;
 use super::fetch_session::FetchSessions;
 use super::partitions::Partitions;
 use super::producer_ids::ProducerIds;
@@ -70,6 +71,8 @@ impl Broker {
             cold_reads: ColdReads::default(),
             sessions: Mutex::new(FetchSessions::new(settings.fetch.max_sessions)),
             producer_ids: ProducerIds::default(),
+            throttle: Mutex::default(),
+            answers: answer_memory(settings.fetch.answer_bytes),
             groups: Groups::new(runtime.clone(), settings.groups.clone(), offsets_partitions, metrics.group.clone()),
             coordinated: Mutex::new(None),
             background: Mutex::default(),
@@ -91,6 +94,7 @@ impl Broker {
             tokio::spawn(tick(Arc::clone(&broker))),
             tokio::spawn(Arc::clone(&broker).upload_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).retain_forever(Arc::clone(&archiver))),
+            tokio::spawn(Arc::clone(&broker).throttle_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).describe_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).snapshot_groups_forever(archiver)),
         ];

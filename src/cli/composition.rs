@@ -38,6 +38,7 @@ pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, Locatio
         },
         fetch: FetchSettings {
             max_bytes: to_usize(config.network.fetch_max.bytes()),
+            answer_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)) / 2,
             max_sessions: config.network.fetch_sessions,
             reader_lanes: READER_LANES,
         },
@@ -73,6 +74,7 @@ fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
             },
             deletion_grace: DELETION_GRACE,
             local_bytes: config.data.settings.local_max.map_or(u64::MAX, ByteSize::bytes),
+            free_bytes: config.data.settings.free_min.bytes(),
         },
     })
 }
@@ -142,7 +144,8 @@ pub(super) fn server_settings(config: &Config) -> ServerSettings {
             connections: network.max_connections,
             connections_per_address: network.max_connections_per_address,
             frame_bytes: to_usize(network.max_frame.bytes()),
-            total_frame_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)),
+            // The other half is for answers, so that requests and answers never wait for each other.
+            total_frame_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)) / 2,
             connection_frame_bytes: to_usize(network.connection_memory.bytes()),
             requests_in_flight: network.max_in_flight_requests,
             idle_timeout: network.idle_timeout.0,

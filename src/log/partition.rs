@@ -15,7 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use super::directory::Shared;
 use super::epoch_cache::EpochCache;
 use super::error::{AppendError, ReadError};
-use super::journal::{Client, Completed, Mark, Write};
+use super::journal::{Client, Completed, Durability, Mark, Write};
 use super::offsets::Offsets;
 use super::producer_state::{ProducerState, Verdict};
 use super::read::{DiskRead, ReadPlan, TimestampPlan};
@@ -179,6 +179,7 @@ impl PartitionLog {
             batch: batch.bytes().clone(),
             base_offset: header.base_offset,
             leader_epoch: header.leader_epoch,
+            durability: if state.settings.write_caching { Durability::Written } else { Durability::Stable },
         };
         if !self.shared.journal.push(write) {
             return Err(self.offline());

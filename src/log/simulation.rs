@@ -99,6 +99,11 @@ fn log_settings() -> LogSettings {
     LogSettings { segment_bytes: 12 << 10, segment_age: std::time::Duration::from_secs(30), ..LogSettings::default() }
 }
 
+/// Every third topic is written with caching.
+fn is_cached(partition: TopicPartition) -> bool {
+    partition.topic_id.as_bytes()[0].is_multiple_of(3)
+}
+
 impl World {
     fn new(seed: u64, lies: Lies) -> Self {
         let machine = Machine::new(seed);
@@ -136,7 +141,8 @@ impl World {
     }
 
     fn log(&self, partition: TopicPartition) -> Arc<PartitionLog> {
-        self.directory.as_ref().expect("open").log_or_create(partition, log_settings())
+        let settings = LogSettings { write_caching: is_cached(partition), ..log_settings() };
+        self.directory.as_ref().expect("open").log_or_create(partition, settings)
     }
 
     fn any_partition(&mut self) -> TopicPartition {
@@ -387,6 +393,9 @@ impl World {
         match (ending, directory) {
             (0..7, directory) => {
                 self.machine.power_cut();
+                // What was only written may be gone, from some batch on.
+                let cached = self.models.iter_mut().filter(|(partition, _)| is_cached(**partition));
+                cached.for_each(|(_, model)| model.acknowledged = model.certain_log_start);
                 drop(directory);
             }
             (9, Some(directory)) => directory.close(),

@@ -43,6 +43,7 @@ async fn start(directory: &std::path::Path, limits: ConnectionLimits) -> Server 
         reads: ReadSettings::default(),
         deletion_grace: Duration::ZERO,
         local_bytes: u64::MAX,
+        free_bytes: 0,
     };
     let location = Location::parse(&format!("file://{}", directory.join("store").display())).unwrap();
     let broker = BrokerSettings {

@@ -11,6 +11,7 @@
 
 mod groups;
 mod observer;
+mod pressure;
 mod reads;
 mod retention;
 mod topics;
@@ -19,6 +20,7 @@ mod upload;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -68,6 +70,8 @@ pub struct ArchiverSettings {
     pub deletion_grace: Duration,
     /// Local bytes above which archived segments go, whatever their topic's local retention says.
     pub local_bytes: u64,
+    /// Room to keep free on each file system; never more than a twentieth of it.
+    pub free_bytes: u64,
 }
 
 /// The archive can't be used. Nothing in the bucket or on disk was changed that a next start would miss.
@@ -85,6 +89,15 @@ pub enum ArchiveStartError {
     /// The local directories of the archive can't be made.
     #[error("directory of the archive can't be made: {0}")]
     Directory(#[from] std::io::Error),
+}
+
+/// How the archive gets on, for who slows producers down.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Sealed bytes that wait for the archive.
+    waiting_bytes: AtomicU64,
+    /// Bytes archived since the start.
+    archived_bytes: AtomicU64,
 }
 
 /// What is remembered of one partition between attempts.
@@ -111,6 +124,7 @@ pub struct Archiver {
     partitions: Mutex<BTreeMap<TopicPartition, PartitionArchive>>,
     attempts: Mutex<BTreeMap<TopicPartition, Attempts>>,
     under_way: Mutex<BTreeSet<TopicPartition>>,
+    progress: Progress,
 }
 
 impl std::fmt::Debug for Archiver {
@@ -165,6 +179,7 @@ impl Archiver {
             partitions: Mutex::default(),
             attempts: Mutex::default(),
             under_way: Mutex::default(),
+            progress: Progress::default(),
         })
     }
 

@@ -77,10 +77,21 @@ impl Broker {
     async fn make_local_room(&self, archiver: &Archiver, held: &[Held]) {
         let now = self.runtime().clock.wall();
         let mut removable: Vec<Offset> = held.iter().map(|held| held.local_start(now)).collect();
-        let local_bytes = held.iter().flat_map(|held| &held.view.sealed).map(|segment| segment.bytes).sum();
-        for evicted in planner::over_budget(evictable(held), local_bytes, archiver.settings.local_bytes) {
-            let start = &mut removable[evicted.partition];
-            *start = (*start).max(evicted.segment.next);
+        let mut evict = |candidates: Vec<Evictable>, local_bytes: u64, budget_bytes: u64| {
+            for evicted in planner::over_budget(candidates, local_bytes, budget_bytes) {
+                let start = &mut removable[evicted.partition];
+                *start = (*start).max(evicted.segment.next);
+            }
+        };
+        evict(evictable(held, |_| true), local_bytes(held, |_| true), archiver.settings.local_bytes);
+        // A disk that runs short gets room from what it holds itself.
+        for (directory, space) in self.directories().iter().zip(self.spaces(archiver).await) {
+            let here = |held: &Held| Arc::ptr_eq(held.directory(), directory);
+            let missing = space.missing_bytes();
+            if missing > 0 {
+                let bytes = local_bytes(held, here);
+                evict(evictable(held, here), bytes, bytes.saturating_sub(missing));
+            }
         }
         for (held, below) in held.iter().zip(removable) {
             if below > held.view.local_log_start_offset {
@@ -90,14 +101,19 @@ impl Broker {
     }
 }
 
-/// Archived segments of all partitions.
-fn evictable(held: &[Held]) -> Vec<Evictable> {
+fn local_bytes(held: &[Held], which: impl Fn(&Held) -> bool) -> u64 {
+    let sealed = held.iter().filter(|held| which(held)).flat_map(|held| &held.view.sealed);
+    sealed.map(|segment| segment.bytes).sum()
+}
+
+/// Archived segments of those partitions.
+fn evictable(held: &[Held], which: impl Fn(&Held) -> bool) -> Vec<Evictable> {
     let of_one = |(partition, held): (usize, &Held)| {
         let archived_to = held.view.archived_to.unwrap_or(Offset::ZERO);
         let archived = held.view.sealed.iter().filter(move |segment| segment.next <= archived_to);
         archived.map(move |&segment| Evictable { partition, segment }).collect::<Vec<_>>()
     };
-    held.iter().enumerate().flat_map(of_one).collect()
+    held.iter().enumerate().filter(|(_, held)| which(held)).flat_map(of_one).collect()
 }
 
 fn view(log: &PartitionLog, is_archived: bool) -> Result<PartitionView, ReadError> {

@@ -5,6 +5,7 @@
 //! the broker leads in a newer epoch.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Archiver, Attempts};
@@ -89,6 +90,7 @@ impl Archiver {
         let age_ms = oldest.map_or(0, |oldest| self.runtime.clock.wall().0.saturating_sub(oldest.0).max(0));
         let bytes: u64 = candidates.iter().map(|candidate| candidate.waiting_bytes).sum();
         self.metrics.archive.lag_seconds.set(age_ms / 1000);
+        self.progress.waiting_bytes.store(bytes, Ordering::Relaxed);
         self.metrics.archive.lag_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
@@ -139,6 +141,7 @@ impl Archiver {
         let metrics = &self.metrics.archive;
         metrics.archived_segments.inc();
         metrics.archived_bytes.inc_by(uploaded.segment.log_bytes);
+        self.progress.archived_bytes.fetch_add(uploaded.segment.log_bytes, Ordering::Relaxed);
         tracing::debug!(partition = %log.partition(), base = %base, next = %extent.next_offset, "segment archived");
         Ok(())
     }

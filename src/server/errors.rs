@@ -34,6 +34,7 @@ pub(super) fn record_code(error: &RecordError) -> ErrorCode {
         }
         RecordError::UnsupportedMagic { .. }
         | RecordError::CorruptCompression { .. }
+        | RecordError::NotOneBatch { .. }
         | RecordError::InvalidBatch { .. } => ErrorCode::InvalidRecord,
         RecordError::UnsupportedCompression { .. } => ErrorCode::UnsupportedCompressionType,
         RecordError::TooLarge { .. } | RecordError::BatchTooLarge { .. } => ErrorCode::MessageTooLarge,

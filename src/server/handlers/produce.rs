@@ -86,23 +86,26 @@ async fn append(
     match context.broker.append(&leader, records, zstd_allowed).await {
         Ok(produced) => Ok((leader, produced)),
         Err(error) => {
-            let log_start = names_log_start(&error).then(|| leader.partition.log().offsets().log_start);
+            let named = names_log_start(&error, zstd_allowed);
+            let log_start = named.then(|| leader.partition.log().offsets().log_start);
             Err((error, log_start))
         }
     }
 }
 
 /// Whether Kafka's answer to this error tells where the log starts.
-const fn names_log_start(error: &PartitionError) -> bool {
-    matches!(
-        error,
+const fn names_log_start(error: &PartitionError, zstd_allowed: bool) -> bool {
+    match error {
+        // Requests too old for zstd have their codecs looked at before the log is.
+        PartitionError::Records(RecordError::UnsupportedCompression { .. }) => zstd_allowed,
         PartitionError::Records(
-            RecordError::UnsupportedCompression { .. }
-                | RecordError::CorruptCompression { .. }
-                | RecordError::InvalidBatch { .. }
-                | RecordError::RecordsRejected { .. }
-        ) | PartitionError::Append(AppendError::Sequence(_))
-    )
+            RecordError::CorruptCompression { .. }
+            | RecordError::InvalidBatch { .. }
+            | RecordError::RecordsRejected { .. },
+        )
+        | PartitionError::Append(AppendError::Sequence(_)) => true,
+        _ => false,
+    }
 }
 
 fn leader(context: &Context, image: &Image, topic: &TopicProduceData, index: i32) -> Result<Leader, PartitionError> {
@@ -193,7 +196,7 @@ fn refused(context: &Context, response: PartitionProduceResponse, error: &Partit
         PartitionError::NotLeader { leader: Some(leader) } if context.version() >= FIRST_LEADER_VERSION => {
             response.current_leader = LeaderIdAndEpoch::default().with_leader_id(BrokerId(leader.get()));
         }
-        PartitionError::Records(RecordError::InvalidBatch { .. }) | PartitionError::Transactional => {
+        PartitionError::Records(_) | PartitionError::Transactional => {
             response.error_message = message(error);
         }
         _ => {}

@@ -16,6 +16,7 @@ mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
+mod described;
 mod fetch;
 mod find_coordinator;
 mod heartbeat;

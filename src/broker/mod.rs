@@ -34,7 +34,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-pub use admin::{AdminError, ConfigEdit, ConfigResource, NewTopic, OFFSETS_TOPIC, TopicName};
+pub use admin::{AdminError, ConfigEdit, ConfigResource, NewTopic, OFFSETS_SEGMENT_BYTES, OFFSETS_TOPIC, TopicName};
 pub use archive_seam::{ArchiveError, ArchiveReader, FoundOffset};
 pub use archiver::{ArchiveStartError, ArchiverSettings};
 pub use error::{PartitionError, StartError};

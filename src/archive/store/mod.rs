@@ -44,6 +44,8 @@ pub struct StoreSettings {
     /// How long one request is waited for, in milliseconds. Longer hides a hanging store from its readers; shorter fails
     /// slow but healthy requests. Uploads get more, by their length.
     pub attempt_timeout_ms: u64,
+    /// How long a connection to the store is waited for, in milliseconds; never longer than an attempt.
+    pub connect_timeout_ms: u64,
     /// Requests for one operation before it fails, the first included. More rides out longer storms and holds the caller
     /// for longer.
     pub max_attempts: u32,
@@ -67,6 +69,7 @@ impl Default for StoreSettings {
     fn default() -> Self {
         Self {
             attempt_timeout_ms: 30_000,
+            connect_timeout_ms: 5_000,
             max_attempts: 6,
             backoff_first_ms: 50,
             backoff_longest_ms: 5_000,

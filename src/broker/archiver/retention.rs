@@ -94,7 +94,8 @@ impl Broker {
             }
         }
         for (held, below) in held.iter().zip(removable) {
-            if below > held.view.local_log_start_offset {
+            // Not by the start of the local log: that one moves with the log start, before any file goes.
+            if held.log().has_sealed_below(below) {
                 held.remove_local(archiver, below).await;
             }
         }

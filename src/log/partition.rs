@@ -346,6 +346,13 @@ impl PartitionLog {
         self.state.lock().segments.clone()
     }
 
+    /// Bytes of the local log: of its segments, and of what waits to be written to them.
+    pub fn local_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        let segments: u64 = state.segments.iter().map(|segment| segment.extent().file_bytes).sum();
+        segments + state.unwritten_bytes as u64
+    }
+
     /// Takes sealed segments that end at or below `below` out of the local log and removes their files. Only what a durable
     /// checkpoint knows to be archived, or below the log start, can go, whatever is asked. Blocks.
     pub fn remove_local_below(&self, below: Offset) -> io::Result<usize> {

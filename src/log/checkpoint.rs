@@ -29,6 +29,8 @@ use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, To
 
 const KIND: Kind = Kind { magic: *b"ALLVCKPT", name: "checkpoint" };
 const FILE_NAME: &str = "checkpoint";
+/// Bytes of length and checksum between stamp and body.
+pub(super) const FRAME_BYTES: usize = 12;
 /// A checkpoint larger than this is damage, not data.
 const LIMIT_BYTES: u64 = 4 << 30;
 
@@ -98,13 +100,20 @@ impl Checkpoint {
         for partition in &self.partitions {
             partition.encode(&mut body);
         }
-        let mut content = Vec::with_capacity(STAMP_BYTES + 12 + body.len());
+        let mut content = Vec::with_capacity(STAMP_BYTES + FRAME_BYTES + body.len());
         KIND.write(identity, &mut content);
-        content.put_u64_le(body.len() as u64);
-        content.put_u32_le(crc32c::crc32c(&body));
-        content.extend_from_slice(&body);
+        content.extend_from_slice(&frame(&body));
         content
     }
+}
+
+/// A body behind its length and checksum.
+pub(super) fn frame(body: &[u8]) -> Vec<u8> {
+    let mut framed = Vec::with_capacity(FRAME_BYTES + body.len());
+    framed.put_u64_le(body.len() as u64);
+    framed.put_u32_le(crc32c::crc32c(body));
+    framed.extend_from_slice(body);
+    framed
 }
 
 impl PartitionCheckpoint {
@@ -146,7 +155,7 @@ fn put_count(body: &mut Vec<u8>, count: usize) {
 }
 
 /// Reads everything after the stamp; `None` when anything is out of place.
-fn decode(mut rest: &[u8]) -> Option<Checkpoint> {
+pub(super) fn decode(mut rest: &[u8]) -> Option<Checkpoint> {
     let body_bytes = rest.try_get_u64_le().ok()?;
     let crc = rest.try_get_u32_le().ok()?;
     if rest.len() as u64 != body_bytes || crc32c::crc32c(rest) != crc {
@@ -182,7 +191,7 @@ fn decode_partition(body: &mut &[u8]) -> Option<PartitionCheckpoint> {
     for _ in 0..body.try_get_u32_le().ok()? {
         let id = ProducerId(body.try_get_i64_le().ok()?);
         let last_append = Timestamp(body.try_get_i64_le().ok()?);
-        let count = body.try_get_u32_le().ok()?;
+        let count = body.try_get_u32_le().ok().filter(|&count| count > 0)?;
         let batches = (0..count).map(|_| decode_mark(body)).collect::<Option<_>>()?;
         producers.restore(id, ProducerEntry { batches, last_append });
     }

@@ -13,6 +13,7 @@ mod checkpoint;
 mod directory;
 mod epoch_cache;
 mod error;
+pub mod fuzz;
 mod journal;
 mod offsets;
 mod partition;

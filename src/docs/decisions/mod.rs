@@ -21,3 +21,4 @@
 #![doc = include_str!("0042-producers-are-slowed-down-together.md")]
 #![doc = include_str!("0060-house-rules-as-a-test.md")]
 #![doc = include_str!("0061-suites-speak-to-any-broker.md")]
+#![doc = include_str!("0062-decoders-are-fuzzed-on-stable.md")]

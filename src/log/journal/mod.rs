@@ -18,7 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-pub use block::Block;
+pub use block::{Block, read as read_block};
 pub use entry::{Entry, EntryError, Mark, read_entry};
 pub use files::{Appended, Durability, JournalFiles, JournalSettings, ReplayPosition};
 

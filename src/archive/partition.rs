@@ -14,10 +14,12 @@ use tokio::sync::Mutex;
 use super::bucket::{Bucket, BucketError};
 use super::key::PartitionKeys;
 use super::manifest::{
-    CommitFacts, Head, HeadIdentity, Hex128, ManifestError, Segment, SpillList, SpillRef, Tombstone, TopicState,
-    TransitionError, Writer,
+    CommitFacts, Head, HeadIdentity, Hex128, ManifestError, Segment, SnapshotRef, SpillList, SpillRef, Tombstone,
+    TopicState, TransitionError, Writer,
 };
+use super::parquet::read_companion_tail;
 use super::store::{Expected, ReplaceError, Store, StoreError, Version};
+use crate::log::ProducerSnapshot;
 use crate::runtime::Runtime;
 use crate::types::{Offset, Timestamp};
 
@@ -215,6 +217,20 @@ impl PartitionArchive {
         let key = reference.key(&self.inner.keys);
         let (bytes, _) = self.store().get(&key).await?;
         SpillList::parse(&bytes, &self.inner.identity, reference).map_err(|source| HeadError::Manifest { key, source })
+    }
+
+    /// Reads the producers' state at the head's end; `None` when no producer is remembered there.
+    pub async fn read_producers(&self, head: &Head) -> Result<Option<ProducerSnapshot>, HeadError> {
+        let Some(SnapshotRef { segment, start, end }) = head.producer_snapshot else { return Ok(None) };
+        let key = self.inner.keys.companion(&segment);
+        let range = start..end;
+        let frame = self.store().get_ranges(&key, std::slice::from_ref(&range)).await?.swap_remove(0);
+        let content = read_companion_tail(frame).ok().and_then(|tail| tail.producer_snapshot);
+        let snapshot = content.and_then(|content| ProducerSnapshot::decode(&content));
+        match snapshot.filter(|snapshot| snapshot.offset == segment.next) {
+            Some(snapshot) => Ok(Some(snapshot)),
+            None => Err(HeadError::Manifest { key, source: ManifestError::Snapshot }),
+        }
     }
 
     async fn create(&self, writer: Writer, log_start_offset: Offset) -> Result<(), HeadError> {

@@ -15,6 +15,7 @@ use super::store::faulty::{Fault, FaultyBackend, split_mix};
 use super::store::{Location, Operation, Store, StoreSettings, Unobserved};
 use super::uploader::{UploadError, UploadPlan, Uploader};
 use super::workers::Workers;
+use crate::log::{ProducerRun, ProducerState};
 use crate::record::*;
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
@@ -106,7 +107,9 @@ impl Broker {
                 first_offset: Offset(0),
                 last_offset: Offset::MAX,
             }];
-            let plan = UploadPlan { writer, base: from, next, aborted, producer_snapshot: None };
+            let before = self.partition.read_producers(&head).await?.map(|snapshot| snapshot.producers);
+            let producers = ProducerRun::new(before.unwrap_or_default(), 1000, Timestamp(7));
+            let plan = UploadPlan { writer, base: from, next, aborted, producers };
             let source = move || run.into_iter().map(Ok::<_, RecordError>);
             head = self.uploader.archive(&self.partition, plan, source).await?.head;
         }
@@ -234,6 +237,22 @@ async fn timestamps_and_epochs_are_found_in_the_archive() {
     let second_epoch = log.iter().find(|batch| batch.header().leader_epoch == LeaderEpoch(1)).unwrap();
     assert_eq!(head.epoch_end_offset(LeaderEpoch(0)), Some((LeaderEpoch(0), second_epoch.header().base_offset)));
     assert_eq!(head.epoch_end_offset(LeaderEpoch(5)), Some((LeaderEpoch(5), end(&log))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bucket_holds_the_producers_state_at_every_end_of_the_archive() {
+    let broker = Broker::new(open_store("memory:///"));
+    broker.describe_topic().await;
+    let log = log(8, 120);
+    let mut expected = ProducerState::default();
+    for run in log.chunks(15) {
+        run.iter().for_each(|batch| expected.record(batch.header(), batch.header().next_offset(), Timestamp(7)));
+        broker.archive(writer(1), &log, 15, end(run)).await.unwrap();
+        let head = broker.partition.refresh().await.unwrap().unwrap();
+        let found = broker.partition.read_producers(&head).await.unwrap().unwrap();
+        assert_eq!((found.offset, &found.producers), (end(run), &expected));
+    }
+    assert!(expected.entries().all(|(_, entry)| entry.batches.len() == 5));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use thiserror::Error;
 
 use super::key::{SegmentName, SegmentUuid};
@@ -19,6 +18,7 @@ use super::partition::{HeadError, PartitionArchive};
 use super::spool::Spool;
 use super::store::StoreError;
 use super::workers::Workers;
+use crate::log::ProducerRun;
 use crate::record::Batch;
 use crate::runtime::Runtime;
 use crate::types::Offset;
@@ -34,8 +34,8 @@ pub struct UploadPlan {
     pub next: Offset,
     /// Transactions that were aborted in the run.
     pub aborted: Vec<AbortedTransaction>,
-    /// The producers' state at `next`, in the log's own format.
-    pub producer_snapshot: Option<Bytes>,
+    /// The producers' state at `base`; followed through the run, it becomes the snapshot at `next`.
+    pub producers: ProducerRun,
 }
 
 /// A run that was archived.
@@ -95,7 +95,7 @@ impl Uploader {
             name,
             writer: plan.writer,
             aborted: plan.aborted,
-            producer_snapshot: plan.producer_snapshot,
+            producers: plan.producers,
         };
         let slot = self.spool.acquire().await;
         let limits = self.limits;

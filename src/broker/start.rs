@@ -95,6 +95,7 @@ impl Broker {
             tokio::spawn(Arc::clone(&broker).upload_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).retain_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).throttle_forever(Arc::clone(&archiver))),
+            tokio::spawn(Arc::clone(&broker).sweep_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).describe_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).snapshot_groups_forever(archiver)),
         ];

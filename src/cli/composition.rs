@@ -73,6 +73,7 @@ fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
                 ..ReadSettings::default()
             },
             deletion_grace: DELETION_GRACE,
+            sweep_interval: archive.sweep_interval.0,
             local_bytes: config.data.settings.local_max.map_or(u64::MAX, ByteSize::bytes),
             free_bytes: config.data.settings.free_min.bytes(),
         },

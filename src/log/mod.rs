@@ -16,6 +16,7 @@ mod error;
 mod journal;
 mod offsets;
 mod partition;
+mod producer_snapshot;
 mod producer_state;
 mod read;
 mod recovery;
@@ -38,6 +39,7 @@ pub use error::{AppendError, OpenError, ReadError};
 pub use journal::JournalSettings;
 pub use offsets::Offsets;
 pub use partition::{Appended, CommitRule, Level, PartitionLog, Wait};
+pub use producer_snapshot::{ProducerRun, ProducerSnapshot};
 pub use producer_state::{BatchMark, ProducerEntry, ProducerState, SequenceError};
 pub use read::{DiskRead, ReadPlan, TimestampPlan};
 pub use segment::{

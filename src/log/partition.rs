@@ -109,6 +109,14 @@ impl PartitionLog {
         self.state.lock().producers.clone()
     }
 
+    /// What is remembered of producers from their batches below `offset`. Of one that wrote much since, earlier batches may
+    /// be missing, or all of them.
+    pub fn producers_below(&self, offset: Offset) -> ProducerState {
+        let mut producers = self.state.lock().producers.clone();
+        producers.truncate_to(offset);
+        producers
+    }
+
     /// Replaces the settings.
     pub fn configure(&self, settings: LogSettings) {
         self.state.lock().settings = settings;
@@ -186,11 +194,8 @@ impl PartitionLog {
         }
         let durable = state.offsets.durable;
         state.producers.record(header, durable, now);
-        if state.producers.len() > state.settings.max_producers {
-            // Some at once, so that a flood of producer ids does not sort the map at each append.
-            let limit = state.settings.max_producers - state.settings.max_producers / 10;
-            state.producers.shrink_to(limit);
-        }
+        let limit = state.settings.max_producers;
+        state.producers.keep_within(limit);
         state.epochs.assign(header.leader_epoch, header.base_offset);
         state.offsets.log_end = header.next_offset();
         state.permits.push_back((header.next_offset(), permit));

@@ -170,6 +170,10 @@ metrics! {
         commit_seconds: LatencyHistogram,
         /// Objects deleted by retention, topic deletion or the sweeper.
         deleted_objects: Counter,
+        /// Partitions that were looked through for orphaned objects.
+        swept_partitions: Counter,
+        /// Objects deleted because nothing refers to them and no writer can commit them any more.
+        orphaned_objects: Counter,
         /// Commits refused because another owner has taken the partition over.
         fenced_commits: Counter,
     }

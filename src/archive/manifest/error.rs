@@ -22,6 +22,12 @@ pub enum ManifestError {
         /// Where and what.
         cause: serde_json::Error,
     },
+    /// It is not what was written.
+    #[error("manifest is damaged: its checksum does not match")]
+    Checksum,
+    /// The snapshot of the producers' state is damaged, or newer than this release.
+    #[error("snapshot of producers is not understood")]
+    Snapshot,
     /// Compressed content that does not decompress.
     #[error("manifest does not decompress")]
     Compression,

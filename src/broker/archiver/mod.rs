@@ -2,7 +2,8 @@
 //! room in both tiers.
 //!
 //! [`Archiver`] owns the bucket of this cluster and one handle for each partition's head. `Broker` opens it before it serves,
-//! reads through it (it is the [`ArchiveReader`](super::ArchiveReader)), and runs its loops: `upload`, `retention`, `topics` and `groups`.
+//! reads through it (it is the [`ArchiveReader`](super::ArchiveReader)), and runs its loops: `upload`, `retention`, `sweep`,
+//! `topics` and `groups`.
 //! Nothing here decides what is archived: the head in the bucket does. A log is told that records are archived only by a
 //! head that was read or written in this process; what it then deletes locally, a checkpoint knew before.
 //!
@@ -14,6 +15,7 @@ mod observer;
 mod pressure;
 mod reads;
 mod retention;
+mod sweep;
 mod topics;
 mod upload;
 
@@ -68,6 +70,8 @@ pub struct ArchiverSettings {
     pub reads: ReadSettings,
     /// How long objects stay after retention has passed them, for readers that began before.
     pub deletion_grace: Duration,
+    /// How often orphaned objects are looked for. Costs two listings and a read of the head for each partition.
+    pub sweep_interval: Duration,
     /// Local bytes above which archived segments go, whatever their topic's local retention says.
     pub local_bytes: u64,
     /// Room to keep free on each file system; never more than a twentieth of it.

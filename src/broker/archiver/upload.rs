@@ -9,12 +9,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Archiver, Attempts};
+use crate::archive::manifest::Head;
+use crate::archive::partition::{HeadError, PartitionArchive};
 use crate::archive::planner;
 use crate::archive::uploader::{UploadError, UploadPlan};
 use crate::broker::Broker;
 use crate::broker::partitions::Leader;
-use crate::log::Segment;
-use crate::types::{LeaderEpoch, Timestamp, TopicPartition};
+use crate::log::{ProducerRun, Segment};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 /// How often the logs are looked at for sealed segments.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -118,6 +120,34 @@ impl Archiver {
         }
     }
 
+    /// The producers' state at `base`, where a run begins: by the snapshot beside what was archived last, or else as the log
+    /// remembers it, which may lack a producer's earlier batches.
+    async fn producers_at(
+        &self,
+        leader: &Leader,
+        archive: &PartitionArchive,
+        head: &Head,
+        base: Offset,
+    ) -> Result<ProducerRun, HeadError> {
+        let snapshot = match archive.read_producers(head).await {
+            Ok(snapshot) => snapshot.filter(|snapshot| snapshot.offset == base),
+            Err(HeadError::Store(error)) if error.is_transient() => return Err(error.into()),
+            Err(error) => {
+                tracing::error!(%error, "producers' state can't be read from the archive: it begins anew");
+                None
+            }
+        };
+        let settings = leader.partition.topic().rules().log;
+        let mut producers = match snapshot {
+            Some(snapshot) => snapshot.producers,
+            None => leader.partition.log().producers_below(base),
+        };
+        let now = self.runtime.clock.wall();
+        let expiration_ms = i64::try_from(settings.producer_expiration.as_millis()).unwrap_or(i64::MAX);
+        producers.expire(Timestamp(now.0.saturating_sub(expiration_ms)));
+        Ok(ProducerRun::new(producers, settings.max_producers, now))
+    }
+
     /// Takes one segment, or what is left of it, to the bucket.
     async fn archive(&self, leader: &Leader, segment: &Arc<Segment>) -> Result<(), UploadError> {
         let log = leader.partition.log();
@@ -134,7 +164,8 @@ impl Archiver {
             archive.advance_log_start(writer, log_start, self.settings.deletion_grace).await?;
         }
         let base = segment.base_offset().max(head.next_offset);
-        let plan = UploadPlan { writer, base, next: extent.next_offset, aborted: Vec::new(), producer_snapshot: None };
+        let producers = self.producers_at(leader, &archive, &head, base).await?;
+        let plan = UploadPlan { writer, base, next: extent.next_offset, aborted: Vec::new(), producers };
         let source = Arc::clone(segment);
         let uploaded = self.uploader.archive(&archive, plan, move || source.batches(base)).await?;
         log.advance_archived(uploaded.head.next_offset);

@@ -10,6 +10,7 @@
 //! directory is offline until a restart. `broker` calls this layer; `archive` reads sealed segments.
 
 mod checkpoint;
+mod continuation;
 mod directory;
 mod epoch_cache;
 mod error;
@@ -33,6 +34,7 @@ mod tail;
 mod tests;
 mod write_behind;
 
+pub use continuation::Continuation;
 pub use directory::{LogDirectory, Owner, RecoveryReport};
 pub use epoch_cache::EpochCache;
 pub use error::{AppendError, OpenError, ReadError};

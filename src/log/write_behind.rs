@@ -266,7 +266,8 @@ impl PartitionLog {
         let mut state = self.state.lock();
         let expiration = i64::try_from(state.settings.producer_expiration.as_millis()).unwrap_or(i64::MAX);
         state.producers.expire(Timestamp(now.0.saturating_sub(expiration)));
-        if state.written == state.offsets.durable {
+        // A cut that is still to be made has to be found by replay.
+        if state.written == state.offsets.durable && state.cut.is_none() {
             state.written_sequence = state.applied_sequence;
         }
         let State { offsets, written, .. } = *state;

@@ -7,7 +7,7 @@
 //! bounded way per pass.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use super::bucket::{Bucket, BucketError};
 use super::key::{SegmentName, TopicKeys, parse_topic};
-use super::manifest::{Head, Segment, Tombstone, Tombstoned, TopicDescription, TopicState, Writer};
+use super::manifest::{Head, Retention, Segment, Tombstone, Tombstoned, TopicDescription, TopicState, Writer};
 use super::partition::{HeadError, PartitionArchive};
 use super::store::{Store, StoreError};
 use crate::types::{Offset, Timestamp, TopicId};
@@ -45,15 +45,6 @@ pub enum CleanError {
     Store(#[from] StoreError),
 }
 
-/// What a topic keeps in all tiers together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// `retention.ms`; `None` keeps for ever.
-    pub retention_ms: Option<u64>,
-    /// `retention.bytes`; `None` does not bound.
-    pub retention_bytes: Option<u64>,
-}
-
 /// The log start that retention calls for, going by archived segments, oldest first. `unarchived_bytes` are those of the
 /// log that only the local disk has; they count towards the size and are never expired here.
 pub fn retention_start<'a>(
@@ -67,10 +58,7 @@ pub fn retention_start<'a>(
     let mut bytes = total_bytes;
     let live = segments.into_iter().filter(|segment| segment.next() > log_start_offset);
     for segment in live.take(EXPIRED_PER_PASS) {
-        let age_ms = u64::try_from(now.0.saturating_sub(segment.max_timestamp.0)).unwrap_or(0);
-        let is_old = keep.retention_ms.is_some_and(|limit| age_ms > limit);
-        let is_over = keep.retention_bytes.is_some_and(|limit| bytes.saturating_sub(segment.log_bytes) >= limit);
-        if !is_old && !is_over {
+        if !keep.passes(&segment.into(), bytes, now) {
             break;
         }
         bytes = bytes.saturating_sub(segment.log_bytes);

@@ -22,7 +22,7 @@ async fn objects(store: &Store, prefix: &str) -> Vec<String> {
     store.list(prefix).map_ok(|object| object.key).try_collect().await.unwrap()
 }
 
-fn segment(base: i64, next: i64, log_bytes: u64) -> Segment {
+pub(in crate::archive) fn segment(base: i64, next: i64, log_bytes: u64) -> Segment {
     let fence = Fence { incarnation: Incarnation(0), leader_epoch: LeaderEpoch(1) };
     let uuid = SegmentUuid::from_entropy([base as u8; 16]);
     Segment {

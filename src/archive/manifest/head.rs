@@ -9,7 +9,9 @@ use super::{
     to_json,
 };
 use crate::archive::key::{Fence, PartitionKeys, SegmentName};
-use crate::types::{ClusterId, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerId, Timestamp, TopicId};
+use crate::types::{
+    BrokerIncarnationId, ClusterId, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerId, Timestamp, TopicId,
+};
 
 /// Segments that a head lists itself, at most; a full segment takes about 1,000 bytes. Older ones are spilled.
 pub const MAX_INLINE_SEGMENTS: usize = 256;
@@ -40,6 +42,8 @@ pub struct Writer {
     pub fence: Fence,
     /// The broker that leads, for people.
     pub broker: NodeId,
+    /// The process, so that two that believe to lead in one epoch, as two copies of a data directory do, are told apart.
+    pub process: BrokerIncarnationId,
 }
 
 /// The first offset of a leader epoch.

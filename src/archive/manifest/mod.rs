@@ -13,6 +13,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 mod transition;
+mod upkeep;
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,6 +32,7 @@ pub use head::{
 };
 pub use segment::{Chunk, ChunkRow, Segment};
 pub use transition::CommitFacts;
+pub use upkeep::{Retention, Upkeep};
 
 /// The newest format of every manifest object; bumped when an older release could not keep what a newer one wrote.
 pub const MANIFEST_FORMAT: u32 = 1;

@@ -30,6 +30,7 @@ impl Head {
         match ours.cmp(&current) {
             std::cmp::Ordering::Less => Err(TransitionError::Fenced { ours, current }),
             std::cmp::Ordering::Greater => Err(TransitionError::NotTakenOver { ours, current }),
+            std::cmp::Ordering::Equal if writer != self.writer => Err(TransitionError::Rival { fence: ours }),
             std::cmp::Ordering::Equal => Ok(Self { generation: self.generation + 1, nonce, ..self.clone() }),
         }
     }
@@ -39,6 +40,9 @@ impl Head {
     pub fn take_over(&self, writer: Writer, nonce: Hex128) -> Result<Self, TransitionError> {
         if writer.fence < self.writer.fence {
             return Err(TransitionError::Fenced { ours: writer.fence, current: self.writer.fence });
+        }
+        if writer.fence == self.writer.fence && writer != self.writer {
+            return Err(TransitionError::Rival { fence: writer.fence });
         }
         Ok(Self { generation: self.generation + 1, nonce, writer, ..self.clone() })
     }
@@ -63,6 +67,11 @@ impl Head {
         segment.check()?;
         if segment.name.fence != writer.fence {
             return Err(TransitionError::BadSegment { what: "its name carries another writer", base });
+        }
+        if let (Some(first), Some(last)) = (facts.epochs.first(), self.epochs.last())
+            && first.epoch < last.epoch
+        {
+            return Err(TransitionError::EpochBackwards { epoch: first.epoch, archived: last.epoch, base });
         }
         if self.segments.len() >= MAX_INLINE_SEGMENTS {
             return Err(TransitionError::Full { segments: self.segments.len() });

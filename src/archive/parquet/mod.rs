@@ -99,9 +99,29 @@ pub fn encode<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     batches: impl Iterator<Item = Result<Batch, E>>,
     slot: &SpoolSlot,
 ) -> Result<Encoded, EncodeError> {
-    let encoded = encode::encode_batches(request, limits, batches, slot)?;
-    verify(&encoded)?;
-    Ok(encoded)
+    write(request, limits, batches, slot)?.verify()
+}
+
+/// An encoded segment that was not verified yet, and so can't be uploaded.
+#[derive(Debug)]
+pub struct Written(Encoded);
+
+/// Encodes the batches of one sealed segment into `slot`: the first half of [`encode()`].
+pub fn write<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    request: &SegmentRequest,
+    limits: ChunkLimits,
+    batches: impl Iterator<Item = Result<Batch, E>>,
+    slot: &SpoolSlot,
+) -> Result<Written, EncodeError> {
+    encode::encode_batches(request, limits, batches, slot).map(Written)
+}
+
+impl Written {
+    /// Verifies that what was encoded reads back: the second half of [`encode()`].
+    pub fn verify(self) -> Result<Encoded, EncodeError> {
+        verify(&self.0)?;
+        Ok(self.0)
+    }
 }
 
 /// Reads what was spooled from its first to its last byte, decodes it and compares it with what was read from the log.

@@ -41,7 +41,7 @@ fn request(base: i64, next: i64) -> SegmentRequest {
     SegmentRequest {
         identity,
         name: SegmentName { base: Offset(base), next: Offset(next), fence, uuid },
-        writer: Writer { fence, broker: NodeId(1) },
+        writer: Writer { fence, broker: NodeId(1), process: BrokerIncarnationId::from_bytes([7; 16]) },
         aborted: Vec::new(),
         producers: ProducerRun::default(),
     }

@@ -116,7 +116,16 @@ impl Operation {
 pub trait StoreObserver: Send + Sync {
     /// One request ended after `elapsed`; `error` is what went wrong, also when a retry follows.
     fn request(&self, operation: Operation, elapsed: Duration, error: Option<&StoreError>);
+
+    /// A request is about to be made; [`StoreObserver::request`] follows, unless the caller gives up meanwhile.
+    fn begin(&self) -> InFlight;
+
+    /// Contents of so many bytes were written or read.
+    fn transferred(&self, operation: Operation, bytes: u64);
 }
+
+/// Counts as one request under way until it is dropped.
+pub type InFlight = Box<dyn std::any::Any + Send>;
 
 /// Observes nothing.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +133,12 @@ pub struct Unobserved;
 
 impl StoreObserver for Unobserved {
     fn request(&self, _operation: Operation, _elapsed: Duration, _error: Option<&StoreError>) {}
+
+    fn begin(&self) -> InFlight {
+        Box::new(())
+    }
+
+    fn transferred(&self, _operation: Operation, _bytes: u64) {}
 }
 
 /// Handle to a store; cheap to clone.
@@ -205,6 +220,7 @@ impl Store {
         let expected = payload.length();
         let slowness = Duration::from_secs(expected / SLOWEST_UPLOAD_BYTES_PER_SECOND);
         self.retried(Operation::Put, key, slowness, || self.inner.backend.put(key, &payload)).await?;
+        self.inner.observer.transferred(Operation::Put, expected);
         let found = self.size(key).await?;
         if found != expected {
             return Err(StoreError::WrongLength { key: key.to_owned(), expected, found });
@@ -214,7 +230,9 @@ impl Store {
 
     /// Reads a whole, small object and the version that was read.
     pub async fn get(&self, key: &str) -> Result<(Bytes, Version), StoreError> {
-        self.retried(Operation::Get, key, Duration::ZERO, || self.inner.backend.get(key)).await
+        let found = self.retried(Operation::Get, key, Duration::ZERO, || self.inner.backend.get(key)).await?;
+        self.inner.observer.transferred(Operation::Get, found.0.len() as u64);
+        Ok(found)
     }
 
     /// Reads a whole, small object; `None` when there is none.
@@ -236,6 +254,8 @@ impl Store {
                     return Err(StoreError::WrongLength { key: key.to_owned(), expected, found });
                 }
             }
+            let bytes = contents.iter().map(|content| content.len() as u64).sum();
+            self.inner.observer.transferred(Operation::GetRanges, bytes);
             Ok(contents)
         })
         .await
@@ -274,7 +294,10 @@ impl Store {
         loop {
             let attempt = || self.inner.backend.replace(key, content.clone(), &expected);
             let error = match self.attempt(Operation::Replace, key, Duration::ZERO, attempt).await {
-                Ok(version) if !version.0.is_empty() => return Ok(version),
+                Ok(version) if !version.0.is_empty() => {
+                    self.inner.observer.transferred(Operation::Replace, content.len() as u64);
+                    return Ok(version);
+                }
                 Ok(_) => StoreError::Contended { key: key.to_owned() },
                 Err(error) => error,
             };
@@ -350,6 +373,7 @@ impl Store {
         let _slot = slots.acquire().await.expect("the semaphore is never closed");
         let timeout = Duration::from_millis(inner.settings.attempt_timeout_ms) + slowness;
         let start = inner.runtime.clock.monotonic();
+        let _in_flight = inner.observer.begin();
         let result = tokio::time::timeout(timeout, request()).await.unwrap_or_else(|_| {
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             Err(StoreError::TimedOut { key: key.to_owned(), timeout_ms })

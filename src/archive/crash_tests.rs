@@ -16,9 +16,9 @@ use super::manifest::{
     CommitFacts, Head, MAX_INLINE_SEGMENTS, Segment, Tombstoned, TopicDescription, TopicState, Writer,
 };
 use super::partition::HeadError;
-use super::store::Store;
 use super::store::faulty::{Fault, FaultyBackend};
-use super::tests::{Broker, assert_same, end, log, open_store, writer};
+use super::store::{Operation, Store, StoreSettings};
+use super::tests::{Broker, assert_same, end, log, open_store, settings, writer};
 use super::uploader::UploadError;
 use crate::record::Batch;
 use crate::runtime::Runtime;
@@ -134,6 +134,21 @@ async fn uploads_retention_and_sweeps_converge_after_a_death_at_any_request() {
         assert_eq!(producers.offset, end(&log), "{context}");
     };
     dying_at_every_request(async |_: &Broker| {}, work, check).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_that_hangs_ends_the_sweep_and_not_for_ever() {
+    let store = open_store("memory:///");
+    let broker = Broker::new(store.clone());
+    broker.describe_topic().await;
+    broker.partition.take_over(DYING, Offset(0)).await.unwrap();
+    let impatient = StoreSettings { attempt_timeout_ms: 50, ..settings() };
+    let hanging = store.configured(impatient).wrapped(|inner| {
+        let plan = |_, operation, _: &str| if operation == Operation::List { Fault::Hangs } else { Fault::None };
+        Arc::new(FaultyBackend::new(inner, Box::new(plan)))
+    });
+    let error = sweep_orphans(&Broker::new(hanging).partition).await.unwrap_err();
+    assert!(error.to_string().contains("50"), "{error}");
 }
 
 /// A head that is full, made at once, and its segments.

@@ -52,7 +52,12 @@ impl PartitionLog {
             (state.offsets.durable, state.applied_sequence, state.cut.take())
         };
         if let Some(end) = cut {
-            self.cut_segments(&mut writer, end).map_err(to_io)?;
+            self.cut_segments(&mut writer, end).map_err(|error| {
+                // Still to be made, also when the next run is the one that succeeds.
+                let mut state = self.state.lock();
+                state.cut = Some(state.cut.map_or(end, |later| later.min(end)));
+                to_io(error)
+            })?;
         }
         let mut written_bytes = 0;
         loop {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::Semaphore;
 
 pub use backend::{Attempt, Backend, Expected, Listed, Payload, Version};
@@ -209,6 +209,13 @@ impl Store {
         store
     }
 
+    /// The same store spoken to in another way.
+    #[cfg(test)]
+    pub(super) fn configured(&self, settings: StoreSettings) -> Self {
+        let inner = &self.inner;
+        Self::over(&inner.runtime, Arc::clone(&inner.backend), settings, Arc::clone(&inner.observer))
+    }
+
     /// Whether the store outlives the process; local data is deleted only on the strength of one that does.
     pub fn is_durable(&self) -> bool {
         self.inner.is_durable
@@ -267,10 +274,32 @@ impl Store {
     }
 
     /// Objects whose key begins with `prefix`, which ends with `/` or is empty. Not retried, not a snapshot, never a
-    /// source of truth.
+    /// source of truth. Ends with an error when nothing comes for the time limit of an attempt.
     pub fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Listed, StoreError>> {
         assert!(prefix.is_empty() || prefix.ends_with('/'), "listings are by directory");
-        self.inner.backend.list(prefix)
+        let inner = &*self.inner;
+        let start = inner.runtime.clock.monotonic();
+        let timeout_ms = inner.settings.attempt_timeout_ms;
+        let ended = move |error: Option<&StoreError>| {
+            inner.observer.request(Operation::List, inner.runtime.clock.monotonic().since(start), error);
+        };
+        let next = move |listing: Option<BoxStream<'a, Result<Listed, StoreError>>>| async move {
+            let mut listing = listing?;
+            let found = tokio::time::timeout(Duration::from_millis(timeout_ms), listing.next()).await;
+            let timed_out = || Some(Err(StoreError::TimedOut { key: prefix.to_owned(), timeout_ms }));
+            match found.unwrap_or_else(|_| timed_out()) {
+                Some(Ok(listed)) => Some((Ok(listed), Some(listing))),
+                Some(Err(error)) => {
+                    ended(Some(&error));
+                    Some((Err(error), None))
+                }
+                None => {
+                    ended(None);
+                    None
+                }
+            }
+        };
+        stream::unfold(Some(inner.backend.list(prefix)), next).boxed()
     }
 
     /// The names directly below `prefix` that have objects below them, sorted. Also no source of truth.

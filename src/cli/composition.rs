@@ -79,6 +79,8 @@ fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
                 ..ReadSettings::default()
             },
             deletion_grace: DELETION_GRACE,
+            sweep_interval: archive.sweep_interval.0,
+            head_bytes: config.memory.share_bytes(MemoryShare::Heads),
             local_bytes: config.data.settings.local_max.map_or(u64::MAX, ByteSize::bytes),
             free_bytes: config.data.settings.free_min.bytes(),
         },

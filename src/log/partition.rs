@@ -12,6 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
+use super::continuation::Continuation;
 use super::directory::Shared;
 use super::epoch_cache::EpochCache;
 use super::error::{AppendError, ReadError};
@@ -109,6 +110,14 @@ impl PartitionLog {
         self.state.lock().producers.clone()
     }
 
+    /// What is remembered of producers from their batches below `offset`. Of one that wrote much since, earlier batches may
+    /// be missing, or all of them.
+    pub fn producers_below(&self, offset: Offset) -> ProducerState {
+        let mut producers = self.state.lock().producers.clone();
+        producers.truncate_to(offset);
+        producers
+    }
+
     /// Replaces the settings.
     pub fn configure(&self, settings: LogSettings) {
         self.state.lock().settings = settings;
@@ -186,11 +195,8 @@ impl PartitionLog {
         }
         let durable = state.offsets.durable;
         state.producers.record(header, durable, now);
-        if state.producers.len() > state.settings.max_producers {
-            // Some at once, so that a flood of producer ids does not sort the map at each append.
-            let limit = state.settings.max_producers - state.settings.max_producers / 10;
-            state.producers.shrink_to(limit);
-        }
+        let limit = state.settings.max_producers;
+        state.producers.keep_within(limit);
         state.epochs.assign(header.leader_epoch, header.base_offset);
         state.offsets.log_end = header.next_offset();
         state.permits.push_back((header.next_offset(), permit));
@@ -312,6 +318,18 @@ impl PartitionLog {
         self.push(&state, Mark::Truncate(end))
     }
 
+    /// Gives up all local records and goes on where the archive ends, as `continuation` says. Nothing may be under way; the
+    /// caller must not append until this is durable, see [`Self::truncated`].
+    pub fn continue_at(self: &Arc<Self>, mut continuation: Continuation) -> Result<(), AppendError> {
+        let mut state = self.state.lock();
+        if !state.is_whole() || state.offsets.durable < state.offsets.log_end {
+            return Err(AppendError::Truncating);
+        }
+        continuation.keep_within(self.shared.journal.group_limit_bytes());
+        state.truncating += 1;
+        self.push(&state, Mark::Continue(Arc::new(continuation)))
+    }
+
     /// True when no truncation is under way.
     pub fn truncated(&self) -> bool {
         self.state.lock().is_whole()
@@ -339,6 +357,17 @@ impl PartitionLog {
         let state = self.state.lock();
         let bound = state.offsets.last_stable.min(state.offsets.recovery_point);
         state.sealed().iter().filter(|segment| segment.extent().next_offset <= bound).cloned().collect()
+    }
+
+    /// When the oldest of the records was appended that are not archived, about; `None` when all are.
+    pub fn oldest_unarchived(&self) -> Option<Timestamp> {
+        let state = self.state.lock();
+        let archived_to = state.offsets.archived_to;
+        if state.offsets.durable <= archived_to {
+            return None;
+        }
+        let segment = state.segments.iter().find(|segment| segment.extent().next_offset > archived_to);
+        segment.map(|segment| segment.created_at()).or(state.unwritten_since)
     }
 
     /// All local segments, oldest first.

@@ -12,7 +12,7 @@ pub(super) fn partition_code(error: &PartitionError) -> ErrorCode {
     match error {
         PartitionError::UnknownPartition => ErrorCode::UnknownTopicOrPartition,
         PartitionError::UnknownTopicId => ErrorCode::UnknownTopicId,
-        PartitionError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
+        PartitionError::NotLeader { .. } | PartitionError::Behind => ErrorCode::NotLeaderOrFollower,
         PartitionError::FencedEpoch { .. } => ErrorCode::FencedLeaderEpoch,
         PartitionError::UnknownEpoch { .. } => ErrorCode::UnknownLeaderEpoch,
         PartitionError::InternalTopic => ErrorCode::InvalidTopicException,

@@ -42,6 +42,8 @@ async fn start(directory: &std::path::Path, limits: ConnectionLimits) -> Server 
         lanes: 1,
         reads: ReadSettings::default(),
         deletion_grace: Duration::ZERO,
+        sweep_interval: Duration::from_secs(3600),
+        head_bytes: 1 << 20,
         local_bytes: u64::MAX,
         free_bytes: 0,
     };

@@ -2,18 +2,23 @@
 //! room in both tiers.
 //!
 //! [`Archiver`] owns the bucket of this cluster and one handle for each partition's head. `Broker` opens it before it serves,
-//! reads through it (it is the [`ArchiveReader`](super::ArchiveReader)), and runs its loops: `upload`, `retention`, `topics` and `groups`.
+//! reads through it (it is the [`ArchiveReader`](super::ArchiveReader)), and runs its loops: `catch_up`, `upload`, `retention`,
+//! `sweep`, `topics` and `groups`.
 //! Nothing here decides what is archived: the head in the bucket does. A log is told that records are archived only by a
 //! head that was read or written in this process; what it then deletes locally, a checkpoint knew before.
 //!
 //! After a crash: heads are read again when they are first needed. A bucket that is slow or gone delays uploads and reads of
 //! old records, nothing else.
 
+mod catch_up;
 mod groups;
 mod observer;
 mod pressure;
 mod reads;
 mod retention;
+mod sweep;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod upload;
 
@@ -27,12 +32,14 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::watch;
 
+use catch_up::agrees;
 use observer::Observer;
 
 use super::partitions::Leader;
 use super::settings::ArchiveSettings;
 use crate::archive::bucket::{Bucket, BucketError};
 use crate::archive::chunk_cache::ChunkCache;
+use crate::archive::heads::Heads;
 use crate::archive::key::Fence;
 use crate::archive::manifest::{Head, HeadIdentity, Writer};
 use crate::archive::parquet::ChunkLimits;
@@ -46,7 +53,9 @@ use crate::metadata::Image;
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
 use crate::telemetry::Metrics;
-use crate::types::{ClusterId, Incarnation, LeaderEpoch, Monotonic, NodeId, PartitionIndex, TopicPartition};
+use crate::types::{
+    BrokerIncarnationId, ClusterId, Incarnation, LeaderEpoch, Monotonic, NodeId, PartitionIndex, TopicPartition,
+};
 
 /// Lanes that do the file work of a `file://` store.
 const STORE_LANES: usize = 2;
@@ -68,6 +77,10 @@ pub struct ArchiverSettings {
     pub reads: ReadSettings,
     /// How long objects stay after retention has passed them, for readers that began before.
     pub deletion_grace: Duration,
+    /// How often orphaned objects are looked for. Costs two listings and a read of the head for each partition.
+    pub sweep_interval: Duration,
+    /// Bytes of memory for heads of partitions. Fewer cost a request when a partition is used again.
+    pub head_bytes: u64,
     /// Local bytes above which archived segments go, whatever their topic's local retention says.
     pub local_bytes: u64,
     /// Room to keep free on each file system; never more than a twentieth of it.
@@ -115,12 +128,14 @@ pub struct Archiver {
     settings: ArchiverSettings,
     metrics: Arc<Metrics>,
     node_id: NodeId,
+    process: BrokerIncarnationId,
     incarnation: Incarnation,
     bucket: Bucket,
     workers: Workers,
     uploader: Uploader,
     reader: RemoteReader,
     images: watch::Receiver<Arc<Image>>,
+    heads: Heads,
     partitions: Mutex<BTreeMap<TopicPartition, PartitionArchive>>,
     attempts: Mutex<BTreeMap<TopicPartition, Attempts>>,
     under_way: Mutex<BTreeSet<TopicPartition>>,
@@ -138,6 +153,7 @@ impl std::fmt::Debug for Archiver {
 pub(super) struct Owner {
     pub(super) cluster_id: ClusterId,
     pub(super) node_id: NodeId,
+    pub(super) process: BrokerIncarnationId,
     pub(super) incarnation: Incarnation,
     /// The data directory was just made.
     pub(super) is_new: bool,
@@ -169,9 +185,11 @@ impl Archiver {
             uploader: Uploader::new(runtime.clone(), workers.clone(), spool, ChunkLimits::default()),
             reader: RemoteReader::new(settings.reads, workers.clone(), cache),
             runtime: runtime.clone(),
+            heads: Heads::new(settings.head_bytes),
             settings,
             metrics,
             node_id: owner.node_id,
+            process: owner.process,
             incarnation: stamp.incarnation,
             bucket,
             workers,
@@ -205,12 +223,13 @@ impl Archiver {
             topic_id: id.topic_id,
             partition: PartitionIndex(id.partition.get()),
         };
-        let archive = PartitionArchive::new(self.bucket.clone(), self.runtime.clone(), identity);
+        let archive = PartitionArchive::new(self.bucket.clone(), self.runtime.clone(), identity, self.heads.clone());
         Some(self.partitions.lock().entry(id).or_insert(archive).clone())
     }
 
     const fn writer(&self, epoch: LeaderEpoch) -> Writer {
-        Writer { fence: Fence { incarnation: self.incarnation, leader_epoch: epoch }, broker: self.node_id }
+        let fence = Fence { incarnation: self.incarnation, leader_epoch: epoch };
+        Writer { fence, broker: self.node_id, process: self.process }
     }
 
     /// The head of a partition that this broker leads, taken over in the leader's epoch; and the log told how far the
@@ -225,12 +244,19 @@ impl Archiver {
                 if let Some(topic) = self.image().topic(id.topic_id) {
                     self.bucket.describe_topic(&self.description(topic)).await?;
                 }
-                let head = archive.take_over(self.writer(leader.epoch), log.offsets().log_start).await?;
+                // A log start may lie within a batch; an archive begins with a whole one.
+                let log_start = log.offsets().log_start;
+                let first = log.segments().first().map_or(log_start, |first| first.base_offset().min(log_start));
+                let head = archive.take_over(self.writer(leader.epoch), first).await?;
                 self.attempts.lock().entry(id).or_default().owned_in = Some(leader.epoch);
                 head
             }
         };
         let offsets = log.offsets();
+        if !agrees(&offsets, &log.epochs(), &head) {
+            let key = archive.keys().head();
+            return Err(HeadError::Contradicted { key, next_offset: head.next_offset, log_end: offsets.log_end });
+        }
         if head.next_offset <= offsets.recovery_point.min(offsets.last_stable) {
             log.advance_archived(head.next_offset);
         }

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Archiver;
-use crate::archive::cleaner::{self, CleanError, Retention};
+use crate::archive::cleaner::{self, CleanError};
+use crate::archive::manifest::Retention;
 use crate::archive::planner::{self, Evictable, LocalRetention, PartitionView, SealedSegment};
 use crate::broker::Broker;
 use crate::broker::partitions::Leader;
 use crate::log::{LogDirectory, PartitionLog, ReadError};
 use crate::metadata::topic_config::TopicConfig;
+use crate::telemetry::MemoryShare;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 /// How often local disks are looked at.
@@ -40,8 +42,10 @@ impl Broker {
             let is_durable = archiver.is_durable();
             let held = archiver.workers.run(move || broker.held(is_durable)).await;
             self.make_local_room(&archiver, &held).await;
+            let heads = &self.metrics().memory.used_bytes.of(MemoryShare::Heads);
+            heads.set(i64::try_from(archiver.heads.used().0).unwrap_or(i64::MAX));
             if looks.is_multiple_of(ARCHIVE_EVERY) {
-                for held in held.iter().filter(|held| archiver.is_archived(held)) {
+                for held in held.iter().filter(|held| Archiver::is_archived(held)) {
                     if let Err(error) = archiver.retain(held).await {
                         tracing::warn!(%error, partition = %held.log().partition(), "archive was not cleaned");
                     }
@@ -59,6 +63,10 @@ impl Broker {
             let id = log.partition();
             let topic = image.topic(id.topic_id)?;
             let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;
+            // What an earlier placement left in another directory is not the partition's log.
+            if !Arc::ptr_eq(leader.partition.log(), &log) {
+                return None;
+            }
             let config = leader.partition.topic().rules().config.clone();
             let is_archived = is_durable && config.remote_storage_enable && !topic.internal;
             let view = match view(&log, is_archived) {
@@ -190,15 +198,15 @@ impl Held {
 }
 
 impl Archiver {
-    fn is_archived(&self, held: &Held) -> bool {
-        held.config.remote_storage_enable && self.attempts.lock().contains_key(&held.log().partition())
+    fn is_archived(held: &Held) -> bool {
+        held.config.remote_storage_enable && held.view.archived_to.is_some_and(|to| to > Offset::ZERO)
     }
 
     /// Applies retention in the bucket, and deletes what it passed long enough ago.
     async fn retain(&self, held: &Held) -> Result<(), CleanError> {
         let Some(archive) = self.partition(held.log().partition()) else { return Ok(()) };
         let writer = self.writer(held.leader.epoch);
-        self.own(&held.leader, &archive).await?;
+        self.metrics.archive.retained_partitions.inc();
         let now = self.runtime.clock.wall();
         let keep = Retention {
             retention_ms: held.config.retention_ms.and_then(|ms| u64::try_from(ms).ok()),
@@ -206,6 +214,14 @@ impl Archiver {
         };
         let (grace, unarchived) = (self.settings.deletion_grace, held.view.unarchived_bytes());
         let log_start = held.log().offsets().log_start;
+        let upkeep = match archive.upkeep() {
+            Some(upkeep) => Some(upkeep),
+            None => archive.refresh().await?.map(|head| head.upkeep()),
+        };
+        if !upkeep.is_some_and(|upkeep| upkeep.is_due(keep, unarchived, log_start, now)) {
+            return Ok(());
+        }
+        let before = self.own(&held.leader, &archive).await?;
         if archive.head().is_some_and(|head| head.log_start_offset < log_start) {
             archive.advance_log_start(writer, log_start, grace).await?;
         }
@@ -213,6 +229,8 @@ impl Archiver {
         if let Err(error) = held.log().advance_log_start(head.log_start_offset) {
             tracing::warn!(%error, partition = %held.log().partition(), "log start waits");
         }
+        let expired = head.tombstones.len().saturating_sub(before.tombstones.len());
+        self.metrics.archive.expired_segments.inc_by(expired as u64);
         let cleaned = cleaner::sweep_tombstones(&archive, writer, now).await?;
         self.metrics.archive.deleted_objects.inc_by(cleaned.objects);
         Ok(())

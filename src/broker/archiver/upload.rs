@@ -9,12 +9,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Archiver, Attempts};
+use crate::archive::manifest::Head;
+use crate::archive::parquet::EncodeError;
+use crate::archive::partition::{HeadError, PartitionArchive};
 use crate::archive::planner;
 use crate::archive::uploader::{UploadError, UploadPlan};
 use crate::broker::Broker;
 use crate::broker::partitions::Leader;
-use crate::log::Segment;
-use crate::types::{LeaderEpoch, Timestamp, TopicPartition};
+use crate::log::{ProducerRun, Segment};
+use crate::metadata::image::ArchiveMark;
+use crate::metadata::{Command, CommandError};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 /// How often the logs are looked at for sealed segments.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -37,12 +42,17 @@ impl Broker {
         loop {
             interval.tick().await;
             while uploads.try_join_next().is_some() {}
-            let mut candidates = self.unarchived(&archiver);
-            archiver.note_lag(&candidates);
+            let (mut candidates, oldest) = self.unarchived(&archiver);
+            archiver.note_lag(&candidates, oldest);
             while uploads.len() < archiver.settings.uploads {
                 let ages: Vec<_> = candidates.iter().map(Candidate::urgency).collect();
                 let Some(next) = planner::most_urgent(&ages, self.runtime().clock.wall()) else { break };
-                let Candidate { leader, segment, .. } = candidates.swap_remove(next);
+                let candidate = candidates.swap_remove(next);
+                if let Err(error) = self.announce(&candidate).await {
+                    tracing::warn!(%error, "nothing is archived before the metadata knows of it");
+                    break;
+                }
+                let Candidate { leader, segment, .. } = candidate;
                 archiver.under_way.lock().insert(leader.partition.log().partition());
                 let archiver = Arc::clone(&archiver);
                 uploads.spawn(async move { archiver.upload(leader, segment).await });
@@ -50,25 +60,50 @@ impl Broker {
         }
     }
 
-    /// The first segment of every partition that is sealed, synced and not archived, and not under way.
-    fn unarchived(&self, archiver: &Archiver) -> Vec<Candidate> {
+    /// The first segment of every partition that is sealed, synced and not archived, and not under way; and when the oldest
+    /// record was appended that is not archived, sealed or not.
+    fn unarchived(&self, archiver: &Archiver) -> (Vec<Candidate>, Option<Timestamp>) {
         let image = self.image();
+        let mut oldest: Option<Timestamp> = None;
         let logs = self.directories().iter().flat_map(|directory| directory.logs());
-        logs.filter_map(|log| {
+        let candidates = logs.filter_map(|log| {
             let id = log.partition();
             let topic = image.topic(id.topic_id).filter(|topic| !topic.internal)?;
+            let since = log.oldest_unarchived()?;
+            let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;
+            // What an earlier placement left in another directory is not the partition's log.
+            let is_current = Arc::ptr_eq(leader.partition.log(), &log);
+            if !is_current || !leader.partition.topic().rules().config.remote_storage_enable {
+                return None;
+            }
+            oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
             let archived_to = log.offsets().archived_to;
             let mut waiting = log.archivable_segments();
             waiting.retain(|segment| segment.extent().next_offset > archived_to);
-            let segment = Arc::clone(waiting.first()?);
-            let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;
-            if !leader.partition.topic().rules().config.remote_storage_enable || !archiver.may_try(id) {
-                return None;
-            }
+            let segment = Arc::clone(waiting.first().filter(|_| archiver.may_try(id))?);
             let waiting_bytes = waiting.iter().map(|segment| segment.extent().file_bytes).sum();
             Some(Candidate { leader, segment, waiting_bytes })
-        })
-        .collect()
+        });
+        let candidates = candidates.collect();
+        (candidates, oldest)
+    }
+
+    /// Has the metadata know how far the partition is about to be archived, before that can happen: a log that is found to
+    /// end earlier is then known to have lost records (see `catch_up`).
+    async fn announce(&self, candidate: &Candidate) -> Result<(), CommandError> {
+        let log = candidate.leader.partition.log();
+        let next_offset = candidate.segment.extent().next_offset;
+        let known = self.image().archive_mark(log.partition());
+        if known.is_some_and(|known| known.next_offset >= next_offset) {
+            return Ok(());
+        }
+        let last_epoch = log.epochs().epoch_at(Offset(next_offset.0 - 1));
+        let mark = ArchiveMark { next_offset, leader_epoch: last_epoch.unwrap_or(candidate.leader.epoch) };
+        match self.submit(Command::NoteArchiving { partition: log.partition(), mark }).await {
+            // The topic was deleted meanwhile, which the upload finds out too.
+            Ok(_) | Err(CommandError::Rejected(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -85,8 +120,7 @@ impl Archiver {
         due && !self.under_way.lock().contains(&id)
     }
 
-    fn note_lag(&self, candidates: &[Candidate]) {
-        let oldest = candidates.iter().map(|candidate| candidate.segment.created_at()).min();
+    fn note_lag(&self, candidates: &[Candidate], oldest: Option<Timestamp>) {
         let age_ms = oldest.map_or(0, |oldest| self.runtime.clock.wall().0.saturating_sub(oldest.0).max(0));
         let bytes: u64 = candidates.iter().map(|candidate| candidate.waiting_bytes).sum();
         self.metrics.archive.lag_seconds.set(age_ms / 1000);
@@ -110,12 +144,43 @@ impl Archiver {
                 attempts.not_before = self.runtime.clock.monotonic() + pause;
                 attempts.owned_in = None;
                 self.metrics.archive.failed_uploads.inc();
+                if matches!(&error, UploadError::Encode(EncodeError::Verify(_))) {
+                    self.metrics.archive.verification_failures.inc();
+                }
                 if matches!(&error, UploadError::Head(error) if error.is_fenced()) {
                     self.metrics.archive.fenced_commits.inc();
                 }
                 tracing::warn!(%error, partition = %id, retry_in_ms = pause.as_millis(), "segment was not archived");
             }
         }
+    }
+
+    /// The producers' state at `base`, where a run begins: by the snapshot beside what was archived last, or else as the log
+    /// remembers it, which may lack a producer's earlier batches.
+    async fn producers_at(
+        &self,
+        leader: &Leader,
+        archive: &PartitionArchive,
+        head: &Head,
+        base: Offset,
+    ) -> Result<ProducerRun, HeadError> {
+        let snapshot = match archive.read_producers(head).await {
+            Ok(snapshot) => snapshot.filter(|snapshot| snapshot.offset == base),
+            Err(HeadError::Store(error)) if error.is_transient() => return Err(error.into()),
+            Err(error) => {
+                tracing::error!(%error, "producers' state can't be read from the archive: it begins anew");
+                None
+            }
+        };
+        let settings = leader.partition.topic().rules().log;
+        let mut producers = match snapshot {
+            Some(snapshot) => snapshot.producers,
+            None => leader.partition.log().producers_below(base),
+        };
+        let now = self.runtime.clock.wall();
+        let expiration_ms = i64::try_from(settings.producer_expiration.as_millis()).unwrap_or(i64::MAX);
+        producers.expire(Timestamp(now.0.saturating_sub(expiration_ms)));
+        Ok(ProducerRun::new(producers, settings.max_producers, now))
     }
 
     /// Takes one segment, or what is left of it, to the bucket.
@@ -134,7 +199,8 @@ impl Archiver {
             archive.advance_log_start(writer, log_start, self.settings.deletion_grace).await?;
         }
         let base = segment.base_offset().max(head.next_offset);
-        let plan = UploadPlan { writer, base, next: extent.next_offset, aborted: Vec::new(), producer_snapshot: None };
+        let producers = self.producers_at(leader, &archive, &head, base).await?;
+        let plan = UploadPlan { writer, base, next: extent.next_offset, aborted: Vec::new(), producers };
         let source = Arc::clone(segment);
         let uploaded = self.uploader.archive(&archive, plan, move || source.batches(base)).await?;
         log.advance_archived(uploaded.head.next_offset);
@@ -142,6 +208,11 @@ impl Archiver {
         metrics.archived_segments.inc();
         metrics.archived_bytes.inc_by(uploaded.segment.log_bytes);
         self.progress.archived_bytes.fetch_add(uploaded.segment.log_bytes, Ordering::Relaxed);
+        metrics.uploaded_bytes.inc_by(uploaded.segment.stored_bytes());
+        metrics.encode_seconds.observe(uploaded.times.encode);
+        metrics.verify_seconds.observe(uploaded.times.verify);
+        metrics.upload_seconds.observe(uploaded.times.upload);
+        metrics.commit_seconds.observe(uploaded.times.commit);
         tracing::debug!(partition = %log.partition(), base = %base, next = %extent.next_offset, "segment archived");
         Ok(())
     }

@@ -9,6 +9,8 @@
 #![doc = include_str!("0012-chunks-are-the-unit-of-reading.md")]
 #![doc = include_str!("0013-heads-spill-in-fixed-lists.md")]
 #![doc = include_str!("0014-file-stores-poison-after-a-failed-sync.md")]
+#![doc = include_str!("0018-the-metadata-knows-first-how-far-a-log-is-archived.md")]
+#![doc = include_str!("0019-producers-are-followed-from-snapshot-to-snapshot.md")]
 #![doc = include_str!("0020-metadata-database-on-the-disk-seam.md")]
 #![doc = include_str!("0021-openraft-0-9.md")]
 #![doc = include_str!("0022-persistent-maps-for-the-image.md")]

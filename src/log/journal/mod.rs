@@ -67,11 +67,11 @@ pub enum Write<C> {
     },
 }
 
-impl<C> Write<C> {
+impl<C: Client> Write<C> {
     fn entry_bytes(&self) -> usize {
         match self {
             Self::Append { batch, .. } => ENTRY_HEADER_BYTES + batch.len(),
-            Self::Mark { .. } => ENTRY_HEADER_BYTES + 12,
+            Self::Mark { client, mark } => encode_mark(client.partition(), mark).len(),
         }
     }
 
@@ -164,6 +164,11 @@ impl<C: Client> Journal<C> {
             queue.writes.push_back(write);
         }
         !queue.closed
+    }
+
+    /// Most bytes of one group, hence of one mark.
+    pub fn group_limit_bytes(&self) -> usize {
+        self.written.lock().files.group_limit_bytes()
     }
 
     /// Where replay would continue after everything that has been handed to partitions so far.
@@ -297,7 +302,7 @@ fn lay_out<C: Client>(buffer: &mut AlignedBuffer, write: &Write<C>) -> GroupEntr
         }
         Write::Mark { client, mark } => {
             buffer.extend(&encode_mark(client.partition(), mark));
-            GroupEntry::Mark(*mark)
+            GroupEntry::Mark(mark.clone())
         }
     }
 }

@@ -57,6 +57,7 @@ impl Home {
             sweep_interval: self.sweep_interval,
             head_bytes: 1 << 20,
             local_bytes: u64::MAX,
+            free_bytes: 0,
         };
         let location = Location::parse(&format!("file://{}", self.path("store").display())).unwrap();
         let endpoint =
@@ -191,7 +192,7 @@ async fn read_all(broker: &Broker, index: i32) -> Vec<String> {
             isolation: Isolation::ReadUncommitted,
         };
         let wanted = FetchPartition { leader: Ok(leader), offset, max_bytes: 1 << 20 };
-        let fetched = broker.fetch(&[wanted], limits).await.remove(0);
+        let fetched = broker.fetch(&[wanted], limits).await.0.remove(0);
         for chunk in fetched.records.unwrap() {
             for batch in Batches::new(chunk).map(Result::unwrap) {
                 values.extend(values_of(&batch, &mut offset));

@@ -133,11 +133,11 @@ def where_broken(writer, numbers):
 
 def read_all(bootstrap, writer):
     """All records of a writer's partition."""
-    offset, records = 0, []
+    offset, records, empty = 0, [], 0
     with Connection(bootstrap, 60) as connection:
         while True:
             wanted = {"Partition": writer.partition, "FetchOffset": offset, "PartitionMaxBytes": 8 << 20}
-            body = {"MaxWaitMs": 0, "MinBytes": 0, "MaxBytes": 8 << 20, "IsolationLevel": 0}
+            body = {"MaxWaitMs": 5000, "MinBytes": 1, "MaxBytes": 8 << 20, "IsolationLevel": 0}
             body["Topics"] = [{"Topic": writer.topic, "Partitions": [wanted]}]
             found = connection.ask("Fetch", 12, body)["Responses"][0]["Partitions"][0]
             if found["ErrorCode"] in NOT_YET:
@@ -147,7 +147,11 @@ def read_all(bootstrap, writer):
             if offset >= found["HighWatermark"]:
                 return records
             batches = batch.parse(found["Records"])
-            assert batches, f"nothing at {offset} though the high watermark is {found['HighWatermark']}"
+            # A fetch may give nothing while the archive is being read, and has to be asked again.
+            empty = 0 if batches else empty + 1
+            assert empty < 6, f"nothing at {offset} though the high watermark is {found['HighWatermark']}"
+            if not batches:
+                continue
             assert batches[0].base_offset == offset, f"a gap: {batches[0].base_offset} after {offset}"
             for one in batches:
                 records += one.records

@@ -4,9 +4,11 @@
 //! checksum for every block of batches stays in memory; a block that does not match it is never served.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::read_memory::TakenMemory;
@@ -64,31 +66,69 @@ impl RebuiltChunk {
 
     /// Batches from the one that holds `offset`, or the first after it, up to `max_bytes`, but at least one when there is
     /// one. `None` when a block is damaged. Blocks on the disk for a chunk in a file.
-    pub fn read(&self, offset: Offset, max_bytes: usize) -> io::Result<Option<Vec<Batch>>> {
-        let mut found = Vec::new();
-        let mut taken = 0;
+    pub fn read(&self, offset: Offset, max_bytes: usize) -> io::Result<Option<Stretch>> {
+        let mut stretch = Stretch { pieces: Vec::new(), next: offset };
+        let mut left = max_bytes;
         let first = self.blocks.partition_point(|block| block.next <= offset);
         for block in &self.blocks[first..] {
             let content = self.content.read(block.position, block.length)?;
             if xxh3_64(&content) != block.checksum {
                 return Ok(None);
             }
-            for batch in Batches::new(content) {
-                let Ok(batch) = batch else { return Ok(None) };
-                if batch.header().next_offset() <= offset {
-                    continue;
-                }
-                taken += batch.bytes().len();
-                if taken > max_bytes && !found.is_empty() {
-                    return Ok(Some(found));
-                }
-                found.push(batch);
+            if !stretch.pieces.is_empty() && block.length <= left {
+                left -= block.length;
+                stretch.pieces.push(content);
+                stretch.next = block.next;
+                continue;
             }
-            if taken >= max_bytes {
+            let Some(part) = stretch.part_of(&content, offset, left) else { return Ok(None) };
+            let is_whole = part.end == content.len();
+            left = left.saturating_sub(part.len());
+            if !part.is_empty() {
+                stretch.pieces.push(content.slice(part));
+            }
+            if !is_whole || left == 0 {
                 break;
             }
         }
-        Ok(Some(found))
+        Ok(Some(stretch))
+    }
+}
+
+/// Whole batches, one after another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// Their bytes, each piece whole batches.
+    pub pieces: Vec<Bytes>,
+    /// First offset after them.
+    pub next: Offset,
+}
+
+impl Stretch {
+    /// One batch.
+    pub fn of(batch: &Batch) -> Self {
+        Self { pieces: vec![batch.bytes().clone()], next: batch.header().next_offset() }
+    }
+
+    /// The part of a block from `offset` on that fits into `left` bytes, or its first batch if there is nothing yet; `None` when
+    /// the block is no batches.
+    fn part_of(&mut self, content: &Bytes, offset: Offset, left: usize) -> Option<Range<usize>> {
+        let mut part = 0..0;
+        for batch in Batches::new(content.clone()) {
+            let batch = batch.ok()?;
+            let (length, next) = (batch.bytes().len(), batch.header().next_offset());
+            if next <= offset {
+                part = part.end + length..part.end + length;
+                continue;
+            }
+            let is_first = self.pieces.is_empty() && part.is_empty();
+            if part.len() + length > left && !is_first {
+                break;
+            }
+            part.end += length;
+            self.next = next;
+        }
+        Some(part)
     }
 }
 
@@ -273,10 +313,27 @@ mod tests {
             let chunk = written(writer, &batches);
             assert_eq!(chunk.is_in_file(), is_in_file);
             assert_eq!(chunk.end(), Offset(599));
-            assert_eq!(chunk.read(Offset(0), usize::MAX).unwrap().unwrap(), batches);
-            assert_eq!(chunk.read(Offset(301), 12_000).unwrap().unwrap(), batches[151..153]);
-            assert_eq!(chunk.read(Offset(598), 1).unwrap().unwrap(), batches[299..]);
-            assert!(chunk.read(Offset(599), 1).unwrap().unwrap().is_empty());
+            let read = |offset, max_bytes| {
+                let stretch = chunk.read(Offset(offset), max_bytes).unwrap().unwrap();
+                let read: Vec<Batch> = stretch.pieces.into_iter().flat_map(Batches::new).map(Result::unwrap).collect();
+                assert_eq!(read.last().map_or(Offset(offset), |last| last.header().next_offset()), stretch.next);
+                read
+            };
+            assert_eq!(read(0, usize::MAX), batches);
+            assert_eq!(read(301, 12_000), batches[151..153]);
+            assert_eq!(read(598, 1), batches[299..]);
+            assert!(read(599, 1).is_empty());
+            // Wherever it begins and ends, it is what fits, and at least one batch.
+            for (first, max_bytes) in [(0, 0), (1, 70_000), (13, 130_000), (100, 200_001), (250, 400_000)] {
+                let mut left = max_bytes;
+                let fits = batches[first..].iter().take_while(|batch| {
+                    let fits = batch.bytes().len() <= left;
+                    left = left.saturating_sub(batch.bytes().len());
+                    fits
+                });
+                let count = fits.count().max(1);
+                assert_eq!(read(first as i64 * 2, max_bytes), batches[first..first + count]);
+            }
         }
     }
 

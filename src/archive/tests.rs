@@ -9,7 +9,9 @@ use super::chunk_cache::{ChunkCache, FetchCompression};
 use super::cleaner;
 use super::heads::Heads;
 use super::key::Fence;
-use super::manifest::{CommitFacts, HeadIdentity, Hex128, MANIFEST_FORMAT, TopicDescription, TopicState, Writer};
+use super::manifest::{
+    CommitFacts, Head, HeadIdentity, Hex128, MANIFEST_FORMAT, TopicDescription, TopicState, Writer,
+};
 use super::parquet::{AbortedTransaction, ChunkLimits};
 use super::partition::{HeadError, PartitionArchive};
 use super::remote_reader::{ReadError, ReadMetrics, ReadRequest, ReadSettings, RemoteReader};
@@ -129,6 +131,20 @@ impl Broker {
         Ok(())
     }
 
+    /// Reads the batches at an offset, wherever they are; a damaged file of the cache is built again.
+    async fn read(&self, head: &Arc<Head>, request: ReadRequest, max_bytes: usize) -> Result<Vec<Batch>, ReadError> {
+        loop {
+            let at_hand = match self.reader.at_hand(&self.partition, head, request) {
+                Some(at_hand) => at_hand,
+                None => self.reader.fetch(&self.partition, head, request).await?,
+            };
+            match at_hand.read(max_bytes) {
+                Err(ReadError::CacheDamaged) => {}
+                read => return Ok(read?.pieces.into_iter().flat_map(Batches::new).map(Result::unwrap).collect()),
+            }
+        }
+    }
+
     /// Reads everything from `offset` on, a little at a time, as a consumer does.
     pub(super) async fn read_all(&self, offset: Offset, committed_only: bool) -> Vec<Batch> {
         self.read_all_as(ReadRequest { committed_only, ..request(offset) }).await
@@ -138,7 +154,7 @@ impl Broker {
         let head = self.partition.refresh().await.unwrap().unwrap();
         let mut found = Vec::new();
         while request.offset < head.next_offset {
-            let batches = self.reader.read(&self.partition, &head, request, 500).await.unwrap();
+            let batches = self.read(&head, request, 500).await.unwrap();
             assert!(batches[0].header().next_offset() > request.offset, "a read has to move the consumer on");
             request.offset = batches.last().unwrap().header().next_offset();
             found.extend(batches);
@@ -418,7 +434,7 @@ async fn one_build_serves_many_readers_and_survives_all_of_them() {
     });
     let reader = Broker::with(slow, ReadSettings { read_ahead_chunks: 0, ..ReadSettings::default() }, 1 << 20);
     let head = reader.partition.refresh().await.unwrap().unwrap();
-    let readers = (0..20).map(|_| reader.reader.read(&reader.partition, &head, request(Offset(0)), 100));
+    let readers = (0..20).map(|_| reader.read(&head, request(Offset(0)), 100));
     for outcome in futures_util::future::join_all(readers).await {
         assert_eq!(outcome.unwrap(), log[..1]);
     }
@@ -426,14 +442,14 @@ async fn one_build_serves_many_readers_and_survives_all_of_them() {
     // A reader that gives up leaves its build running.
     let far = request(log[29].header().base_offset);
     {
-        let read = std::pin::pin!(reader.reader.read(&reader.partition, &head, far, 100));
+        let read = std::pin::pin!(reader.read(&head, far, 100));
         assert!(futures_util::FutureExt::now_or_never(read).is_none());
     }
     while reader.reader.at_hand(&reader.partition, &head, far).is_none() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     assert_eq!(reader.metrics.cache.misses.get(), 2);
-    assert_eq!(reader.reader.read(&reader.partition, &head, far, 100).await.unwrap(), log[29..]);
+    assert_eq!(reader.read(&head, far, 100).await.unwrap(), log[29..]);
     assert_eq!(reader.metrics.cache.misses.get(), 2);
 }
 
@@ -505,7 +521,7 @@ async fn a_missing_or_damaged_object_is_an_error_and_never_a_gap() {
         *byte ^= 0x55;
     }
     std::fs::write(&path, content).unwrap();
-    let read = |offset| broker.reader.read(&broker.partition, &head, request(offset), 100);
+    let read = |offset| broker.read(&head, request(offset), 100);
     let damaged = read(Offset(0)).await.unwrap_err();
     assert!(damaged.is_damage(), "{damaged}");
     std::fs::remove_file(&path).unwrap();
@@ -544,19 +560,19 @@ async fn a_reader_that_jumps_gets_a_run_and_one_that_goes_on_gets_chunks() {
     // Away from the beginning of a chunk: one run, and no chunk.
     let jumps = [151, 301, 555, 701];
     for (jump, number) in jumps.into_iter().zip(1..) {
-        let batches = broker.reader.read(&broker.partition, &head, request(Offset(jump)), 1500).await.unwrap();
+        let batches = broker.read(&head, request(Offset(jump)), 1500).await.unwrap();
         let at = usize::try_from(jump / 2).unwrap();
         assert_same(&batches, &log[at..at + batches.len()], "");
         assert_eq!((metrics.runs.get(), metrics.chunks.get()), (number, 0));
     }
     // Where a read stopped, and from the beginning of a chunk on: chunks.
     let next = Offset(151).0 / 2 * 2 + 4;
-    broker.reader.read(&broker.partition, &head, request(Offset(next)), 1500).await.unwrap();
-    broker.reader.read(&broker.partition, &head, request(Offset(0)), 1500).await.unwrap();
+    broker.read(&head, request(Offset(next)), 1500).await.unwrap();
+    broker.read(&head, request(Offset(0)), 1500).await.unwrap();
     assert_eq!((metrics.runs.get(), metrics.chunks.get() > 0), (4, true));
     // From a chunk in the cache nothing is fetched.
     let fetched = metrics.fetched_bytes.get();
-    let batches = broker.reader.read(&broker.partition, &head, request(Offset(21)), 1500).await.unwrap();
+    let batches = broker.read(&head, request(Offset(21)), 1500).await.unwrap();
     assert_same(&batches, &log[10..10 + batches.len()], "");
     assert_eq!(metrics.fetched_bytes.get(), fetched);
     assert_same(&broker.read_all(Offset(1), false).await, &log, "");

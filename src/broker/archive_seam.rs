@@ -48,7 +48,7 @@ pub struct FoundOffset {
 }
 
 /// What is wanted of the archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ArchiveRead {
     /// Of which partition.
     pub partition: TopicPartition,

@@ -97,13 +97,14 @@ enum Plan {
     },
     /// Archived, and at hand.
     Archived {
+        wanted: ArchiveRead,
         batches: Arc<dyn AtHand>,
         source: FetchSource,
         limit: usize,
         may_exceed: bool,
     },
     /// The archive is being read.
-    Cold(Offset),
+    Cold(ArchiveRead),
 }
 
 /// The plans of a whole fetch.
@@ -158,7 +159,7 @@ impl Broker {
             return (self.execute(round).await, memory);
         }
         // Nothing is held on to while others' answers are on their way out.
-        drop(round);
+        round.give_back(self);
         let memory = Arc::clone(&self.answers).acquire_many_owned(permits(bytes)).await;
         let memory = memory.expect("the semaphore is never closed, and nobody asks for more than it has");
         let round = self.plan(wanted, &FetchLimits { max_bytes: bytes, ..limits });
@@ -179,7 +180,7 @@ impl Broker {
             if round.is_enough(limits) {
                 return round;
             }
-            round.watch_cold(self, wanted, &notify);
+            round.watch_cold(self, &notify);
             notify.notified().await;
         }
     }
@@ -237,11 +238,11 @@ impl Broker {
         let (batches, source) = match self.cold_reads.take_or_begin(wanted) {
             Some((Ok(batches), source)) => (batches, source),
             Some((Err(error), _)) => return Plan::Failed(error.into()),
-            None => return Plan::Cold(offset),
+            None => return Plan::Cold(wanted),
         };
         let may_exceed = budget.untouched;
         budget.take(limit.max(1));
-        Plan::Archived { batches, source, limit, may_exceed }
+        Plan::Archived { wanted, batches, source, limit, may_exceed }
     }
 
     async fn execute(&self, round: Round) -> Vec<Fetched> {
@@ -255,7 +256,7 @@ impl Broker {
                     let mut budget = Budget { left: limit, untouched: may_exceed };
                     (result.map(|batches| budget.admit(batches, limit)).map_err(Into::into), FetchSource::Local)
                 }
-                Plan::Archived { batches, source, limit, may_exceed } => {
+                Plan::Archived { batches, source, limit, may_exceed, .. } => {
                     let result = self.readers.run(move || batches.read(limit)).await.unwrap_or_else(|| Ok(Vec::new()));
                     let mut budget = Budget { left: limit, untouched: may_exceed };
                     (result.map(|batches| budget.admit(batches, limit)).map_err(Into::into), source)
@@ -287,8 +288,8 @@ impl Round {
     /// Most bytes that the answer will have, but for batches that are larger than their limit.
     fn planned_bytes(&self) -> usize {
         let bytes = |plan: &Plan| match plan {
-            Plan::Ready(batches, _) => batches.iter().map(Bytes::len).sum(),
-            Plan::Disk { limit, .. } => *limit,
+            Plan::Ready(batches) => batches.iter().map(Bytes::len).sum(),
+            Plan::Disk { limit, .. } | Plan::Archived { limit, .. } => *limit,
             Plan::Failed(_) | Plan::Cold(_) => 0,
         };
         self.plans.iter().map(|(_, plan)| bytes(plan)).sum()
@@ -308,11 +309,20 @@ impl Round {
         FetchLimits { max_wait: limits.max_wait.max(COLD_WAIT), min_bytes: limits.min_bytes.max(1), ..limits }
     }
 
+    /// Gives up the round; what came of cold reads is there for the next one.
+    fn give_back(self, broker: &Broker) {
+        for (_, plan) in self.plans {
+            if let Plan::Archived { wanted, batches, source: FetchSource::Archive, .. } = plan {
+                broker.cold_reads.give_back(wanted, batches);
+            }
+        }
+    }
+
     /// Watches the cold reads that planning began.
-    fn watch_cold(&self, broker: &Broker, wanted: &[FetchPartition], notify: &Arc<Notify>) {
-        for ((_, plan), partition) in self.plans.iter().zip(wanted) {
-            if let (Plan::Cold(offset), Ok(leader)) = (plan, &partition.leader) {
-                broker.cold_reads.watch(leader.partition.log().partition(), *offset, notify);
+    fn watch_cold(&self, broker: &Broker, notify: &Arc<Notify>) {
+        for (_, plan) in &self.plans {
+            if let Plan::Cold(wanted) = plan {
+                broker.cold_reads.watch(wanted, notify);
             }
         }
     }

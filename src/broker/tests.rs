@@ -10,7 +10,7 @@ use crate::archive::store::{Location, StoreSettings};
 use crate::group::GroupSettings;
 use crate::log::{DirectorySettings, JournalSettings};
 use crate::metadata::command::{Endpoint, SecurityProtocol};
-use crate::metadata::topic_config::ConfigOperation;
+use crate::metadata::topic_config::{ConfigOperation, TopicConfig};
 use crate::record::*;
 use crate::sim::Random;
 use crate::types::*;
@@ -56,10 +56,23 @@ async fn create(broker: &Broker, name: &str, partitions: i32, configs: &[(&str, 
     (0..partitions).map(|number| broker.leader(&topic, number, LeaderEpoch::NONE).unwrap()).collect()
 }
 
+/// Changes a topic's configuration and waits until its partitions know.
 async fn configure(broker: &Broker, topic: &str, configs: &[(&str, &str)]) {
     let set = |&(name, value): &(&str, &str)| (name.to_owned(), ConfigOperation::Set(value.to_owned()));
     let edit = ConfigEdit::Operations(configs.iter().map(set).collect());
     broker.alter_configs(&ConfigResource::Topic(topic.to_owned()), &edit, false).await.unwrap();
+    for _ in 0..500 {
+        let image = broker.image();
+        let values = &image.topic_named(topic).unwrap().configs.values;
+        let expected = TopicConfig::resolve(values, &broker.layers(&image)).archive_fetch_compression;
+        let partitions = broker.partitions();
+        let mut own = partitions.iter().filter(|partition| &**partition.topic().name() == topic);
+        if own.all(|partition| partition.topic().rules().config.archive_fetch_compression == expected) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the configuration of {topic} does not take effect");
 }
 
 async fn produce(broker: &Broker, leader: &Leader, batch: &Batch) {

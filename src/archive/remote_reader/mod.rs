@@ -21,7 +21,7 @@ use super::chunk_source::ChunkSource;
 use super::manifest::{Chunk, Head, Position, Segment, SpillList};
 use super::partition::PartitionArchive;
 use super::read_memory::{ReadMemory, TakenMemory};
-use super::rebuilt_chunk::{ChunkWriter, RebuiltChunk};
+use super::rebuilt_chunk::{ChunkWriter, RebuiltChunk, Stretch};
 use super::recent::Recent;
 use super::workers::Workers;
 use crate::record::{Batch, BatchBuilder, BatchOptions, RecordError};
@@ -125,20 +125,19 @@ enum Content {
 impl AtHand {
     /// Batches from the one that holds the offset asked for, or the first after it, up to `max_bytes`, but at least one. They
     /// end with their chunk. Blocks on the disk.
-    pub fn read(&self, max_bytes: usize) -> Result<Vec<Batch>, ReadError> {
+    pub fn read(&self, max_bytes: usize) -> Result<Stretch, ReadError> {
         let read = match &self.content {
-            Content::Nothing(batch) => Some(vec![batch.clone()]),
+            Content::Nothing(batch) => Some(Stretch::of(batch)),
             Content::Chunk(_, chunk) | Content::Run(chunk) => chunk.read(self.offset, max_bytes)?,
         };
-        let Some(batches) = read.filter(|batches| !batches.is_empty()) else {
+        let Some(stretch) = read.filter(|stretch| !stretch.pieces.is_empty()) else {
             if let Content::Chunk(key, _) = &self.content {
                 self.reader.inner.cache.forget(key);
             }
             return Err(ReadError::CacheDamaged);
         };
-        let next = batches[batches.len() - 1].header().next_offset();
-        self.reader.inner.progress.lock().insert((self.partition, next), ());
-        Ok(batches)
+        self.reader.inner.progress.lock().insert((self.partition, stretch.next), ());
+        Ok(stretch)
     }
 }
 
@@ -212,28 +211,6 @@ impl RemoteReader {
             self.read_ahead(partition, head, place.clone(), request).await;
         }
         self.hand_out(partition, head, request, &place, chunk)
-    }
-
-    /// Reads the batches at an offset, wherever they are, as [`AtHand::read`] does.
-    pub async fn read(
-        &self,
-        partition: &PartitionArchive,
-        head: &Arc<Head>,
-        request: ReadRequest,
-        max_bytes: usize,
-    ) -> Result<Vec<Batch>, ReadError> {
-        // A damaged file of the cache is built again, once.
-        for _ in 0..2 {
-            let at_hand = match self.at_hand(partition, head, request) {
-                Some(at_hand) => at_hand,
-                None => self.fetch(partition, head, request).await?,
-            };
-            match self.inner.workers.run(move || at_hand.read(max_bytes)).await {
-                Err(ReadError::CacheDamaged) => {}
-                outcome => return outcome,
-            }
-        }
-        Err(ReadError::CacheDamaged)
     }
 
     fn hand_out(

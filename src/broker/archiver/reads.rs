@@ -85,8 +85,7 @@ impl ArchiveReader for Archiver {
 
 impl AtHand for remote_reader::AtHand {
     fn read(&self, max_bytes: usize) -> Result<Vec<Bytes>, ArchiveError> {
-        let batches = self.read(max_bytes).map_err(|error| failed(&error))?;
-        Ok(batches.iter().map(|batch| batch.bytes().clone()).collect())
+        self.read(max_bytes).map(|stretch| stretch.pieces).map_err(|error| failed(&error))
     }
 }
 

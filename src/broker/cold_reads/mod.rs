@@ -21,14 +21,13 @@ use tokio::task::AbortHandle;
 use super::archive_seam::{ArchiveError, ArchiveRead, ArchiveReader, AtHand};
 use crate::runtime::clock::Clock;
 use crate::telemetry::{FetchSource, LatencyHistogram};
-use crate::types::{Monotonic, Offset, TopicPartition};
+use crate::types::Monotonic;
 
 /// Reads under way or done and not yet taken. Each costs a task, or the open file of its chunk.
 const MAX_READS: usize = 1024;
 /// How long a read goes on, and a result is kept, when nobody asks for it.
 const LIFETIME: Duration = Duration::from_secs(10);
 
-type Key = (TopicPartition, Offset);
 type Outcome = Result<Arc<dyn AtHand>, ArchiveError>;
 
 struct Read {
@@ -49,7 +48,7 @@ pub(super) struct ColdReads {
     archive: Arc<dyn ArchiveReader>,
     clock: Arc<dyn Clock>,
     seconds: LatencyHistogram,
-    reads: Arc<Mutex<BTreeMap<Key, Read>>>,
+    reads: Arc<Mutex<BTreeMap<ArchiveRead, Read>>>,
 }
 
 impl ColdReads {
@@ -61,7 +60,7 @@ impl ColdReads {
     /// The batches of a read that is done, or that are at hand, and whence they are; else a read is begun, unless it is under
     /// way or too many are.
     pub(super) fn take_or_begin(&self, wanted: ArchiveRead) -> Option<(Outcome, FetchSource)> {
-        if let Some(outcome) = self.take(&(wanted.partition, wanted.offset)) {
+        if let Some(outcome) = self.take(wanted) {
             return Some((outcome, FetchSource::Archive));
         }
         if let Some(at_hand) = self.archive.at_hand(wanted) {
@@ -71,8 +70,8 @@ impl ColdReads {
         None
     }
 
-    fn take(&self, key: &Key) -> Option<Outcome> {
-        match self.reads.lock().entry(*key) {
+    fn take(&self, wanted: ArchiveRead) -> Option<Outcome> {
+        match self.reads.lock().entry(wanted) {
             Entry::Occupied(read) if matches!(read.get().state, State::Done(_)) => match read.remove().state {
                 State::Done(outcome) => Some(outcome),
                 State::Pending { .. } => None,
@@ -81,11 +80,18 @@ impl ColdReads {
         }
     }
 
+    /// Takes back a result that was taken and not given to the client.
+    pub(super) fn give_back(&self, wanted: ArchiveRead, batches: Arc<dyn AtHand>) {
+        let now = self.clock.monotonic();
+        let read = Read { state: State::Done(Ok(batches)), began: now, asked: now };
+        self.reads.lock().entry(wanted).or_insert(read);
+    }
+
     fn begin(&self, wanted: ArchiveRead) {
         let now = self.clock.monotonic();
         let mut reads = self.reads.lock();
         let has_room = reads.len() < MAX_READS;
-        match reads.entry((wanted.partition, wanted.offset)) {
+        match reads.entry(wanted) {
             Entry::Occupied(mut read) => read.get_mut().asked = now,
             Entry::Vacant(place) if has_room => {
                 let state = State::Pending { watchers: Vec::new(), task: self.start(wanted) };
@@ -100,25 +106,25 @@ impl ColdReads {
         let reads = self.clone();
         let task = tokio::spawn(async move {
             let outcome = reads.archive.fetch(wanted).await;
-            reads.finish((wanted.partition, wanted.offset), outcome);
+            reads.finish(wanted, outcome);
         });
         task.abort_handle()
     }
 
-    fn finish(&self, key: Key, outcome: Outcome) {
+    fn finish(&self, wanted: ArchiveRead, outcome: Outcome) {
         let now = self.clock.monotonic();
         let mut reads = self.reads.lock();
         // Given up meanwhile.
-        let Some(read) = reads.get_mut(&key) else { return };
+        let Some(read) = reads.get_mut(&wanted) else { return };
         self.seconds.observe(now.since(read.began));
         if let State::Pending { watchers, .. } = std::mem::replace(&mut read.state, State::Done(outcome)) {
             watchers.iter().filter_map(Weak::upgrade).for_each(|notify| notify.notify_one());
         }
     }
 
-    /// Has `notify` notified when the read of an offset is done.
-    pub(super) fn watch(&self, partition: TopicPartition, offset: Offset, notify: &Arc<Notify>) {
-        match self.reads.lock().get_mut(&(partition, offset)).map(|read| &mut read.state) {
+    /// Has `notify` notified when a read is done.
+    pub(super) fn watch(&self, wanted: &ArchiveRead, notify: &Arc<Notify>) {
+        match self.reads.lock().get_mut(wanted).map(|read| &mut read.state) {
             Some(State::Pending { watchers, .. }) => {
                 watchers.retain(|watcher| watcher.strong_count() > 0);
                 watchers.push(Arc::downgrade(notify));

@@ -8,7 +8,7 @@ use crate::archive::chunk_cache::FetchCompression;
 use crate::broker::archive_seam::FoundOffset;
 use crate::runtime::net::BoxFuture;
 use crate::sim::Machine;
-use crate::types::{PartitionIndex, Timestamp, TopicId};
+use crate::types::{Offset, PartitionIndex, Timestamp, TopicId, TopicPartition};
 
 struct Batches(i64);
 
@@ -82,12 +82,9 @@ impl Bench {
     }
 }
 
-fn partition() -> TopicPartition {
-    TopicPartition { topic_id: TopicId::from_bytes([1; 16]), partition: PartitionIndex(0) }
-}
-
 fn wanted(offset: i64) -> ArchiveRead {
-    ArchiveRead { partition: partition(), offset: Offset(offset), compression: FetchCompression::Auto }
+    let partition = TopicPartition { topic_id: TopicId::from_bytes([1; 16]), partition: PartitionIndex(0) };
+    ArchiveRead { partition, offset: Offset(offset), compression: FetchCompression::Auto }
 }
 
 /// Lets tasks run that can.
@@ -102,13 +99,16 @@ async fn a_result_waits_for_the_next_fetch_and_is_given_once() {
     let bench = Bench::new();
     let notify = Arc::new(Notify::new());
     assert!(bench.ask(4).is_none() && bench.ask(4).is_none());
-    bench.reads.watch(partition(), Offset(4), &notify);
+    bench.reads.watch(&wanted(4), &notify);
     bench.machine.pass_ms(3);
     bench.answer(1).await;
     notify.notified().await;
     assert_eq!(bench.seconds.count(), 1);
     assert_eq!(bench.ask(4), Some((Ok(vec![Bytes::from("4")]), FetchSource::Archive)));
     assert_eq!(*bench.archive.begun.lock(), 1);
+    // One that could not be sent is there for the next fetch.
+    bench.reads.give_back(wanted(4), Arc::new(Batches(4)));
+    assert_eq!(bench.ask(4), Some((Ok(vec![Bytes::from("4")]), FetchSource::Archive)));
     assert!(bench.ask(4).is_none());
     settle().await;
     assert_eq!(*bench.archive.begun.lock(), 2);
@@ -131,7 +131,7 @@ async fn what_nobody_asks_for_is_given_up_and_what_is_waited_for_is_not() {
     for offset in [0, 2, 4] {
         assert!(bench.ask(offset).is_none());
     }
-    bench.reads.watch(partition(), Offset(2), &notify);
+    bench.reads.watch(&wanted(2), &notify);
     settle().await;
     assert_eq!(*bench.archive.begun.lock(), 3);
     bench.machine.pass_ms(9_999);

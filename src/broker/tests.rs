@@ -82,12 +82,13 @@ async fn produce(broker: &Broker, leader: &Leader, batch: &Batch) {
 
 /// Has everything of a partition archived, and its local copy removed.
 async fn send_away(broker: &Broker, topic: &str, leader: &Leader) {
-    let now = broker.runtime().clock.wall().0.to_string();
-    let configs =
-        [("archive.flush.timestamp", now.as_str()), ("local.retention.ms", "1"), ("local.retention.bytes", "1")];
-    configure(broker, topic, &configs).await;
+    configure(broker, topic, &[("local.retention.ms", "1"), ("local.retention.bytes", "1")]).await;
     let log = leader.partition.log();
-    for _ in 0..3000 {
+    for look in 0..3000 {
+        if look % 100 == 0 {
+            let now = broker.runtime().clock.wall().0.to_string();
+            configure(broker, topic, &[("archive.flush.timestamp", &now)]).await;
+        }
         let offsets = log.offsets();
         if offsets.local_log_start == offsets.log_end {
             return;

@@ -9,9 +9,7 @@ use super::chunk_cache::{ChunkCache, FetchCompression};
 use super::cleaner;
 use super::heads::Heads;
 use super::key::Fence;
-use super::manifest::{
-    CommitFacts, Head, HeadIdentity, Hex128, MANIFEST_FORMAT, TopicDescription, TopicState, Writer,
-};
+use super::manifest::{CommitFacts, Head, HeadIdentity, Hex128, MANIFEST_FORMAT, TopicDescription, TopicState, Writer};
 use super::parquet::{AbortedTransaction, ChunkLimits};
 use super::partition::{HeadError, PartitionArchive};
 use super::remote_reader::{ReadError, ReadMetrics, ReadRequest, ReadSettings, RemoteReader};

@@ -24,7 +24,10 @@ async fn open(directory: &std::path::Path) -> Arc<Broker> {
         lanes: 1,
         reads: ReadSettings::default(),
         deletion_grace: Duration::ZERO,
+        sweep_interval: Duration::from_secs(3600),
+        head_bytes: 1 << 20,
         local_bytes: u64::MAX,
+        free_bytes: 0,
     };
     let location = Location::parse(&format!("file://{}", directory.join("store").display())).unwrap();
     let security_protocol = SecurityProtocol::Plaintext;
@@ -110,7 +113,7 @@ fn wanted(leader: &Leader, offset: Offset, max_bytes: usize) -> FetchPartition {
 /// Fetches from one partition until something comes.
 async fn fetch(broker: &Broker, leader: &Leader, offset: Offset, max_bytes: usize) -> Vec<Batch> {
     for _ in 0..300 {
-        let fetched = broker.fetch(&[wanted(leader, offset, max_bytes)], limits(max_bytes)).await.swap_remove(0);
+        let fetched = broker.fetch(&[wanted(leader, offset, max_bytes)], limits(max_bytes)).await.0.swap_remove(0);
         let records = fetched.records.unwrap();
         if !records.is_empty() {
             return records.into_iter().flat_map(Batches::new).map(Result::unwrap).collect();
@@ -278,7 +281,7 @@ impl Consumer<'_> {
         let order: Vec<usize> = context.partitions.iter().map(|(key, _)| key.partition as usize).collect();
         let wanted: Vec<_> =
             order.iter().map(|&at| wanted(&self.leaders[at], self.offsets[at], partition_bytes)).collect();
-        let fetched = self.broker.fetch(&wanted, limits(max_bytes)).await;
+        let (fetched, _memory) = self.broker.fetch(&wanted, limits(max_bytes)).await;
         let mut bytes = vec![0; self.leaders.len()];
         let mut answers = Vec::new();
         for (&at, fetched) in order.iter().zip(fetched) {

@@ -21,6 +21,7 @@ use super::remote_reader::ReadError;
 use super::store::{Store, StoreError};
 use super::workers::Workers;
 use crate::record::{MAX_DECOMPRESSED_BYTES, RecordError};
+use crate::telemetry::ArchiveReadMetrics;
 use crate::types::{ClusterId, Offset, PartitionIndex, TopicId};
 
 /// Problems that one check reports, at most; the first ones say the most.
@@ -150,7 +151,7 @@ impl Inspector {
                 ref several => return Err(InspectError::SeveralClusters { clusters: several.to_vec() }),
             },
         };
-        let source = ChunkSource::new(workers.clone());
+        let source = ChunkSource::new(workers.clone(), ArchiveReadMetrics::default());
         Ok(Self { store, keys: ClusterKeys::new(cluster_id), source, workers })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! planner ─▶ uploader ─▶ parquet (encode, verify) ─▶ spool ─▶ store ─▶ head          written
-//! fetch ─▶ remote_reader ─▶ chunk_cache ─▶ chunk_source ─▶ store ─▶ parquet (decode)   read
+//! fetch ─▶ remote_reader ─▶ chunk_source ─▶ store ─▶ parquet (decode) ─▶ chunk_cache   read
 //! cleaner: retention, tombstones, orphans      inspect: the bucket alone, for tools
 //! ```
 //! The broker drives it; nothing here knows the hot log, the wire or other brokers. What is archived is what a partition's
@@ -21,6 +21,8 @@ pub mod manifest;
 pub mod parquet;
 pub mod partition;
 pub mod planner;
+mod read_memory;
+mod rebuilt_chunk;
 mod recent;
 pub mod remote_reader;
 pub mod spool;

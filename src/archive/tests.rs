@@ -9,10 +9,10 @@ use super::chunk_cache::{ChunkCache, FetchCompression};
 use super::cleaner;
 use super::heads::Heads;
 use super::key::Fence;
-use super::manifest::{CommitFacts, HeadIdentity, Hex128, MANIFEST_FORMAT, TopicDescription, TopicState, Writer};
+use super::manifest::{CommitFacts, Head, HeadIdentity, Hex128, MANIFEST_FORMAT, TopicDescription, TopicState, Writer};
 use super::parquet::{AbortedTransaction, ChunkLimits};
 use super::partition::{HeadError, PartitionArchive};
-use super::remote_reader::{ReadError, ReadRequest, ReadSettings, RemoteReader};
+use super::remote_reader::{ReadError, ReadMetrics, ReadRequest, ReadSettings, RemoteReader};
 use super::spool::Spool;
 use super::store::faulty::{Fault, FaultyBackend, split_mix};
 use super::store::{Location, Operation, Store, StoreSettings, Unobserved};
@@ -22,6 +22,7 @@ use crate::log::{ProducerRun, ProducerState};
 use crate::record::*;
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
+use crate::telemetry::{MemoryShare, Metrics};
 use crate::types::*;
 
 /// Small chunks, so that a few records make several.
@@ -50,14 +51,19 @@ pub(super) struct Broker {
     pub(super) partition: PartitionArchive,
     uploader: Uploader,
     reader: RemoteReader,
+    metrics: Arc<Metrics>,
 }
 
 impl Broker {
     pub(super) fn new(store: Store) -> Self {
-        Self::with(store, ReadSettings { compression: FetchCompression::None, ..ReadSettings::default() }, 1 << 20)
+        Self::with(store, ReadSettings::default(), 1 << 20)
     }
 
     fn with(store: Store, settings: ReadSettings, cache_bytes: u64) -> Self {
+        Self::limited(store, settings, cache_bytes, LIMITS)
+    }
+
+    fn limited(store: Store, settings: ReadSettings, cache_bytes: u64, limits: ChunkLimits) -> Self {
         let runtime = Runtime::production();
         let directory = tempfile::tempdir().unwrap();
         let workers = Workers::start(runtime.tasks.as_ref(), "archive", Priority::Background, 2);
@@ -71,10 +77,14 @@ impl Broker {
         let partition = PartitionArchive::new(bucket.clone(), runtime.clone(), identity, Heads::new(1 << 20));
         let spool = Spool::open(runtime.disk.as_ref(), &directory.path().join("spool"), 2).unwrap();
         let cache_directory = directory.path().join("cache");
-        let cache = ChunkCache::open(&runtime, cache_directory.clone(), cache_bytes, workers.clone()).unwrap();
-        let uploader = Uploader::new(runtime, workers.clone(), spool, LIMITS);
-        let reader = RemoteReader::new(settings, workers, cache);
-        Self { _directory: directory, cache_directory, bucket, partition, uploader, reader }
+        let metrics = Metrics::new();
+        let (directory_of_cache, counted) = (cache_directory.clone(), metrics.cache.clone());
+        let cache = ChunkCache::open(&runtime, directory_of_cache, cache_bytes, workers.clone(), counted).unwrap();
+        let uploader = Uploader::new(runtime, workers.clone(), spool, limits);
+        let used_bytes = metrics.memory.used_bytes.of(MemoryShare::Readers).clone();
+        let read_metrics = ReadMetrics { reads: metrics.archive_read.clone(), used_bytes };
+        let reader = RemoteReader::new(settings, workers, cache, read_metrics);
+        Self { _directory: directory, cache_directory, bucket, partition, uploader, reader, metrics }
     }
 
     pub(super) async fn describe_topic(&self) {
@@ -119,20 +129,40 @@ impl Broker {
         Ok(())
     }
 
+    /// Reads the batches at an offset, wherever they are; a damaged file of the cache is built again.
+    async fn read(&self, head: &Arc<Head>, request: ReadRequest, max_bytes: usize) -> Result<Vec<Batch>, ReadError> {
+        loop {
+            let at_hand = match self.reader.at_hand(&self.partition, head, request) {
+                Some(at_hand) => at_hand,
+                None => self.reader.fetch(&self.partition, head, request).await?,
+            };
+            match at_hand.read(max_bytes) {
+                Err(ReadError::CacheDamaged) => {}
+                read => return Ok(read?.pieces.into_iter().flat_map(Batches::new).map(Result::unwrap).collect()),
+            }
+        }
+    }
+
     /// Reads everything from `offset` on, a little at a time, as a consumer does.
     pub(super) async fn read_all(&self, offset: Offset, committed_only: bool) -> Vec<Batch> {
+        self.read_all_as(ReadRequest { committed_only, ..request(offset) }).await
+    }
+
+    async fn read_all_as(&self, mut request: ReadRequest) -> Vec<Batch> {
         let head = self.partition.refresh().await.unwrap().unwrap();
         let mut found = Vec::new();
-        let mut offset = offset;
-        while offset < head.next_offset {
-            let request = ReadRequest { offset, max_bytes: 500, committed_only };
-            let outcome = self.reader.read(&self.partition, &head, request).await.unwrap();
-            assert!(outcome.batches[0].header().next_offset() > offset, "a read has to move the consumer on");
-            offset = outcome.batches.last().unwrap().header().next_offset();
-            found.extend(outcome.batches);
+        while request.offset < head.next_offset {
+            let batches = self.read(&head, request, 500).await.unwrap();
+            assert!(batches[0].header().next_offset() > request.offset, "a read has to move the consumer on");
+            request.offset = batches.last().unwrap().header().next_offset();
+            found.extend(batches);
         }
         found
     }
+}
+
+fn request(offset: Offset) -> ReadRequest {
+    ReadRequest { offset, committed_only: false, compression: FetchCompression::None }
 }
 
 /// A log with ordinary, transactional, aborted and control batches, and gaps.
@@ -402,24 +432,23 @@ async fn one_build_serves_many_readers_and_survives_all_of_them() {
     });
     let reader = Broker::with(slow, ReadSettings { read_ahead_chunks: 0, ..ReadSettings::default() }, 1 << 20);
     let head = reader.partition.refresh().await.unwrap().unwrap();
-    let request = ReadRequest { offset: Offset(0), max_bytes: 100, committed_only: false };
-    let readers = (0..20).map(|_| reader.reader.read(&reader.partition, &head, request));
+    let readers = (0..20).map(|_| reader.read(&head, request(Offset(0)), 100));
     for outcome in futures_util::future::join_all(readers).await {
-        assert_eq!(outcome.unwrap().batches, log[..1]);
+        assert_eq!(outcome.unwrap(), log[..1]);
     }
-    assert_eq!(reader.reader.cache().counts().builds, 1);
+    assert_eq!(reader.metrics.cache.misses.get(), 1);
     // A reader that gives up leaves its build running.
-    let far = ReadRequest { offset: log[29].header().base_offset, ..request };
+    let far = request(log[29].header().base_offset);
     {
-        let read = std::pin::pin!(reader.reader.read(&reader.partition, &head, far));
+        let read = std::pin::pin!(reader.read(&head, far, 100));
         assert!(futures_util::FutureExt::now_or_never(read).is_none());
     }
-    while reader.reader.cache().counts().bytes < 3 << 10 {
+    while reader.reader.at_hand(&reader.partition, &head, far).is_none() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
-    let before = reader.reader.cache().counts().builds;
-    assert_eq!(reader.reader.read(&reader.partition, &head, far).await.unwrap().batches, log[29..]);
-    assert_eq!(reader.reader.cache().counts().builds, before);
+    assert_eq!(reader.metrics.cache.misses.get(), 2);
+    assert_eq!(reader.read(&head, far, 100).await.unwrap(), log[29..]);
+    assert_eq!(reader.metrics.cache.misses.get(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -429,8 +458,8 @@ async fn the_cache_stays_within_its_budget_and_never_serves_damage() {
     let log = log(7, 200);
     broker.archive(writer(1), &log, 100, end(&log)).await.unwrap();
     assert_same(&broker.read_all(Offset(0), false).await, &log, "");
-    let counts = broker.reader.cache().counts();
-    assert!(counts.bytes <= 10 << 10 && counts.evictions > 0, "{counts:?}");
+    let counts = &broker.metrics.cache;
+    assert!(counts.bytes.get() <= 10 << 10 && counts.evictions.get() > 0, "{counts:?}");
     let files: Vec<_> =
         std::fs::read_dir(&broker.cache_directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!files.is_empty());
@@ -466,8 +495,7 @@ async fn fetches_are_compressed_as_configured() {
         (FetchCompression::Zstd, [Compression::Zstd; 3]),
     ];
     for (compression, expected) in expectations {
-        let reader = Broker::with(store.clone(), ReadSettings { compression, ..ReadSettings::default() }, 1 << 20);
-        let found = reader.read_all(Offset(0), false).await;
+        let found = broker.read_all_as(ReadRequest { compression, ..request(Offset(0)) }).await;
         for ((batch, source), codec) in found.iter().zip(&log).zip(expected) {
             assert_eq!(batch.header().attributes.compression(), Ok(codec));
             batch.verify_checksum().unwrap();
@@ -491,14 +519,89 @@ async fn a_missing_or_damaged_object_is_an_error_and_never_a_gap() {
         *byte ^= 0x55;
     }
     std::fs::write(&path, content).unwrap();
-    let request = ReadRequest { offset: Offset(0), max_bytes: 100, committed_only: false };
-    let damaged = broker.reader.read(&broker.partition, &head, request).await.unwrap_err();
+    let read = |offset| broker.read(&head, request(offset), 100);
+    let damaged = read(Offset(0)).await.unwrap_err();
     assert!(damaged.is_damage(), "{damaged}");
     std::fs::remove_file(&path).unwrap();
-    let missing = broker.reader.read(&broker.partition, &head, request).await.unwrap_err();
+    let missing = read(Offset(0)).await.unwrap_err();
     assert!(missing.is_damage(), "{missing}");
-    let after = ReadRequest { offset: head.segments[1].base(), ..request };
-    assert!(broker.reader.read(&broker.partition, &head, after).await.is_ok());
-    let beyond = ReadRequest { offset: head.next_offset, ..request };
-    assert!(matches!(broker.reader.read(&broker.partition, &head, beyond).await, Err(ReadError::Beyond { .. })));
+    assert_eq!(broker.metrics.archive_read.damaged_reads.get(), 2);
+    assert!(read(head.segments[1].base()).await.is_ok());
+    assert!(matches!(read(head.next_offset).await, Err(ReadError::Beyond { .. })));
+}
+
+/// A log whose batches all become rows, large enough for runs.
+fn plain_log(batches: i64) -> Vec<Batch> {
+    let mut state = 11;
+    let batches = (0..batches).map(|number| {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        let value: Vec<u8> = (0..40).flat_map(|_| split_mix(&mut state).to_be_bytes()).collect();
+        for record in 0..2 {
+            builder.append(Timestamp(1_700_000_000_000 + record), Some(b"key"), Some(&value), std::iter::empty());
+        }
+        builder.build(Offset(number * 2), LeaderEpoch(0)).unwrap()
+    });
+    batches.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_jumps_gets_a_run_and_one_that_goes_on_gets_chunks() {
+    let store = open_store("memory:///");
+    let limits = ChunkLimits { raw_bytes: 64 << 10, rows: 10_000 };
+    let broker =
+        Broker::limited(store, ReadSettings { read_ahead_chunks: 0, ..ReadSettings::default() }, 1 << 20, limits);
+    broker.describe_topic().await;
+    let log = plain_log(400);
+    broker.archive(writer(1), &log, 400, end(&log)).await.unwrap();
+    let head = broker.partition.head().unwrap();
+    let metrics = &broker.metrics.archive_read;
+    // Away from the beginning of a chunk: one run, and no chunk.
+    let jumps = [151, 301, 555, 701];
+    for (jump, number) in jumps.into_iter().zip(1..) {
+        let batches = broker.read(&head, request(Offset(jump)), 1500).await.unwrap();
+        let at = usize::try_from(jump / 2).unwrap();
+        assert_same(&batches, &log[at..at + batches.len()], "");
+        assert_eq!((metrics.runs.get(), metrics.chunks.get()), (number, 0));
+    }
+    // Where a read stopped, and from the beginning of a chunk on: chunks.
+    let next = Offset(151).0 / 2 * 2 + 4;
+    broker.read(&head, request(Offset(next)), 1500).await.unwrap();
+    broker.read(&head, request(Offset(0)), 1500).await.unwrap();
+    assert_eq!((metrics.runs.get(), metrics.chunks.get() > 0), (4, true));
+    // From a chunk in the cache nothing is fetched.
+    let fetched = metrics.fetched_bytes.get();
+    let batches = broker.read(&head, request(Offset(21)), 1500).await.unwrap();
+    assert_same(&batches, &log[10..10 + batches.len()], "");
+    assert_eq!(metrics.fetched_bytes.get(), fetched);
+    assert_same(&broker.read_all(Offset(1), false).await, &log, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_cache_everything_is_read_by_runs() {
+    let limits = ChunkLimits { raw_bytes: 64 << 10, rows: 10_000 };
+    let broker = Broker::limited(open_store("memory:///"), ReadSettings::default(), 0, limits);
+    broker.describe_topic().await;
+    let log = plain_log(400);
+    broker.archive(writer(1), &log, 400, end(&log)).await.unwrap();
+    assert_same(&broker.read_all(Offset(0), false).await, &log, "");
+    assert!(broker.metrics.archive_read.runs.get() > 0);
+    assert_eq!(broker.metrics.cache.bytes.get(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_readers_get_on_in_the_memory_of_one() {
+    // Less than one chunk takes: they work one after another.
+    let settings = ReadSettings { memory_bytes: 1 << 20, read_ahead_chunks: 2 };
+    let broker = Broker::with(open_store("memory:///"), settings, 8 << 10);
+    broker.describe_topic().await;
+    let log = log(12, 150);
+    broker.archive(writer(1), &log, 50, end(&log)).await.unwrap();
+    let used = broker.metrics.memory.used_bytes.of(MemoryShare::Readers).clone();
+    let readers = (0..8).map(|_| broker.read_all(Offset(0), false));
+    for found in futures_util::future::join_all(readers).await {
+        assert_same(&found, &log, "");
+    }
+    while used.get() > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
 }

@@ -1,9 +1,10 @@
 //! One fetch over many partitions: plan, wait until there is enough, execute.
 //!
-//! Planning touches only memory. What is in memory counts at once, what is on disk is read by the reader lanes, and what is
-//! archived is read apart ([`ColdReads`](super::cold_reads)); a fetch waits only while it has nothing to give. Partitions are
-//! served in the order asked, each up to its own limit, all up to the limit of the fetch, but never less than one batch, so
-//! that a consumer always gets on (KIP-74).
+//! Planning touches only memory. What is in memory counts at once, what is on disk or in the archive's cache is read by the
+//! reader lanes, and what is only in the bucket is fetched apart ([`ColdReads`](super::cold_reads)); a fetch waits only while
+//! it has nothing to give. Partitions are served in the order asked, each up to its own limit, all up to the limit of the
+//! fetch, but never less than one batch, so that a consumer always gets on (KIP-74). A partition that found no room stays in
+//! front of those that gave records, in the session or at the client, and so does one that waits for the bucket.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::Broker;
+use super::archive_seam::{ArchiveRead, AtHand};
 use super::error::PartitionError;
 use super::partitions::Leader;
 use crate::log::{DiskRead, Offsets, ReadError, ReadPlan};
@@ -87,21 +89,29 @@ const COLD_WAIT: Duration = Duration::from_millis(500);
 /// How one partition will be served.
 enum Plan {
     Failed(PartitionError),
-    Ready(Vec<Bytes>, FetchSource),
+    Ready(Vec<Bytes>),
     Disk {
         read: DiskRead,
         limit: usize,
         may_exceed: bool,
     },
+    /// Archived, and at hand.
+    Archived {
+        wanted: ArchiveRead,
+        batches: Arc<dyn AtHand>,
+        source: FetchSource,
+        limit: usize,
+        may_exceed: bool,
+    },
     /// The archive is being read.
-    Cold(Offset),
+    Cold(ArchiveRead),
 }
 
 /// The plans of a whole fetch.
 struct Round {
     plans: Vec<(Option<Offsets>, Plan)>,
     ready_bytes: usize,
-    /// Something is on disk or has come from the archive, or failed: waiting would gain nothing.
+    /// Something is on disk or at hand from the archive, or failed: waiting would gain nothing.
     answer_now: bool,
 }
 
@@ -149,7 +159,7 @@ impl Broker {
             return (self.execute(round).await, memory);
         }
         // Nothing is held on to while others' answers are on their way out.
-        drop(round);
+        round.give_back(self);
         let memory = Arc::clone(&self.answers).acquire_many_owned(permits(bytes)).await;
         let memory = memory.expect("the semaphore is never closed, and nobody asks for more than it has");
         let round = self.plan(wanted, &FetchLimits { max_bytes: bytes, ..limits });
@@ -170,7 +180,7 @@ impl Broker {
             if round.is_enough(limits) {
                 return round;
             }
-            round.watch_cold(self, wanted, &notify);
+            round.watch_cold(self, &notify);
             notify.notified().await;
         }
     }
@@ -182,11 +192,9 @@ impl Broker {
             let (offsets, plan) = self.plan_partition(partition, limits.isolation, &mut budget);
             match &plan {
                 // What was taken from a cold read must be given: it is not kept twice.
-                Plan::Failed(_) | Plan::Disk { .. } | Plan::Ready(_, FetchSource::Archive) => round.answer_now = true,
-                Plan::Ready(batches, FetchSource::Tail) => {
-                    round.ready_bytes += batches.iter().map(Bytes::len).sum::<usize>()
-                }
-                Plan::Ready(..) | Plan::Cold(_) => {}
+                Plan::Failed(_) | Plan::Disk { .. } | Plan::Archived { .. } => round.answer_now = true,
+                Plan::Ready(batches) => round.ready_bytes += batches.iter().map(Bytes::len).sum::<usize>(),
+                Plan::Cold(_) => {}
             }
             round.plans.push((offsets, plan));
         }
@@ -209,7 +217,7 @@ impl Broker {
         let no_room = limit == 0 && !budget.untouched;
         let bound = if no_room { wanted.offset } else { isolation.bound(&offsets) };
         let plan = match log.read(wanted.offset, bound, limit) {
-            Ok(ReadPlan::Ready(batches)) => Plan::Ready(budget.admit(batches, limit), FetchSource::Tail),
+            Ok(ReadPlan::Ready(batches)) => Plan::Ready(budget.admit(batches, limit)),
             Ok(ReadPlan::Disk(read)) => {
                 let may_exceed = budget.untouched;
                 budget.take(limit.max(1));
@@ -225,24 +233,33 @@ impl Broker {
     }
 
     fn plan_cold(&self, leader: &Leader, offset: Offset, limit: usize, budget: &mut Budget) -> Plan {
-        let id = leader.partition.log().partition();
-        match self.cold_reads.take_or_begin(&self.archive, id, offset, limit.max(1)) {
-            Some(Ok(batches)) => Plan::Ready(budget.admit(batches, limit), FetchSource::Archive),
-            Some(Err(error)) => Plan::Failed(error.into()),
-            None => Plan::Cold(offset),
-        }
+        let compression = leader.partition.topic().rules().config.archive_fetch_compression.into();
+        let wanted = ArchiveRead { partition: leader.partition.log().partition(), offset, compression };
+        let (batches, source) = match self.cold_reads.take_or_begin(wanted) {
+            Some((Ok(batches), source)) => (batches, source),
+            Some((Err(error), _)) => return Plan::Failed(error.into()),
+            None => return Plan::Cold(wanted),
+        };
+        let may_exceed = budget.untouched;
+        budget.take(limit.max(1));
+        Plan::Archived { wanted, batches, source, limit, may_exceed }
     }
 
     async fn execute(&self, round: Round) -> Vec<Fetched> {
         let reads = round.plans.into_iter().map(|(offsets, plan)| async move {
             let (records, source) = match plan {
                 Plan::Failed(error) => (Err(error), FetchSource::Tail),
-                Plan::Ready(batches, source) => (Ok(batches), source),
+                Plan::Ready(batches) => (Ok(batches), FetchSource::Tail),
                 Plan::Cold(_) => (Ok(Vec::new()), FetchSource::Archive),
                 Plan::Disk { read, limit, may_exceed } => {
                     let result = self.readers.run(move || read.execute()).await.unwrap_or_else(|| Ok(Vec::new()));
                     let mut budget = Budget { left: limit, untouched: may_exceed };
                     (result.map(|batches| budget.admit(batches, limit)).map_err(Into::into), FetchSource::Local)
+                }
+                Plan::Archived { batches, source, limit, may_exceed, .. } => {
+                    let result = self.readers.run(move || batches.read(limit)).await.unwrap_or_else(|| Ok(Vec::new()));
+                    let mut budget = Budget { left: limit, untouched: may_exceed };
+                    (result.map(|batches| budget.admit(batches, limit)).map_err(Into::into), source)
                 }
             };
             self.count(&records, source);
@@ -271,8 +288,8 @@ impl Round {
     /// Most bytes that the answer will have, but for batches that are larger than their limit.
     fn planned_bytes(&self) -> usize {
         let bytes = |plan: &Plan| match plan {
-            Plan::Ready(batches, _) => batches.iter().map(Bytes::len).sum(),
-            Plan::Disk { limit, .. } => *limit,
+            Plan::Ready(batches) => batches.iter().map(Bytes::len).sum(),
+            Plan::Disk { limit, .. } | Plan::Archived { limit, .. } => *limit,
             Plan::Failed(_) | Plan::Cold(_) => 0,
         };
         self.plans.iter().map(|(_, plan)| bytes(plan)).sum()
@@ -292,11 +309,20 @@ impl Round {
         FetchLimits { max_wait: limits.max_wait.max(COLD_WAIT), min_bytes: limits.min_bytes.max(1), ..limits }
     }
 
+    /// Gives up the round; what came of cold reads is there for the next one.
+    fn give_back(self, broker: &Broker) {
+        for (_, plan) in self.plans {
+            if let Plan::Archived { wanted, batches, source: FetchSource::Archive, .. } = plan {
+                broker.cold_reads.give_back(wanted, batches);
+            }
+        }
+    }
+
     /// Watches the cold reads that planning began.
-    fn watch_cold(&self, broker: &Broker, wanted: &[FetchPartition], notify: &Arc<Notify>) {
-        for ((_, plan), partition) in self.plans.iter().zip(wanted) {
-            if let (Plan::Cold(offset), Ok(leader)) = (plan, &partition.leader) {
-                broker.cold_reads.watch(leader.partition.log().partition(), *offset, notify);
+    fn watch_cold(&self, broker: &Broker, notify: &Arc<Notify>) {
+        for (_, plan) in &self.plans {
+            if let Plan::Cold(wanted) = plan {
+                broker.cold_reads.watch(wanted, notify);
             }
         }
     }

@@ -25,6 +25,8 @@ mod producer_ids;
 mod readers;
 mod settings;
 mod start;
+#[cfg(test)]
+mod tests;
 mod throttle;
 
 use std::collections::BTreeMap;
@@ -35,7 +37,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 pub use admin::{AdminError, ConfigEdit, ConfigResource, NewTopic, OFFSETS_SEGMENT_BYTES, OFFSETS_TOPIC, TopicName};
-pub use archive_seam::{ArchiveError, ArchiveReader, FoundOffset};
+pub use archive_seam::{ArchiveError, ArchiveRead, ArchiveReader, AtHand, FoundOffset};
 pub use archiver::{ArchiveStartError, ArchiverSettings};
 pub use error::{PartitionError, StartError};
 pub use fetch::{AnswerMemory, FetchLimits, FetchPartition, Fetched, Isolation};

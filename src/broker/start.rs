@@ -63,6 +63,7 @@ impl Broker {
         let images = metadata.subscribe();
         let archiver = Archiver::open(&runtime, &settings.archive, owner, images, Arc::clone(&metrics)).await?;
         let archiver = Arc::new(archiver);
+        let (clock, seconds) = (Arc::clone(&runtime.clock), metrics.fetch.archive_read_seconds.clone());
         let partitions = Partitions::new(&settings, directories, metadata.subscribe());
         let image = metadata.image();
         partitions.delete_strays(&image);
@@ -72,7 +73,7 @@ impl Broker {
             offsets_topic.as_ref().map_or(settings.topics.offsets_partitions, |topic| topic.partition_count());
         let broker = Arc::new(Self {
             readers: Arc::new(Readers::start(&*runtime.tasks, settings.fetch.reader_lanes)),
-            cold_reads: ColdReads::default(),
+            cold_reads: ColdReads::new(Arc::clone(&archiver) as _, clock, seconds),
             sessions: Mutex::new(FetchSessions::new(settings.fetch.max_sessions)),
             producer_ids: ProducerIds::default(),
             throttle: Mutex::default(),
@@ -266,6 +267,6 @@ async fn tick(broker: Arc<Broker>) {
         for directory in broker.directories() {
             directory.tick();
         }
-        broker.cold_reads.expire(broker.runtime.clock.monotonic());
+        broker.cold_reads.expire();
     }
 }

@@ -18,7 +18,7 @@ use crate::telemetry::MemoryShare;
 
 /// Lanes that read segments; each costs a thread, and two processors keep no more busy.
 const READER_LANES: usize = 4;
-/// Lanes that encode and decode Parquet, at low priority.
+/// Lanes that encode Parquet, and as many that decode it, at low priority.
 const ARCHIVE_LANES: usize = 2;
 /// Memory of one segment that is being turned into Parquet.
 const UPLOAD_BYTES: u64 = 40 << 20;
@@ -75,8 +75,8 @@ fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
             uploads: archive.uploads.min(uploads),
             lanes: ARCHIVE_LANES,
             reads: ReadSettings {
+                memory_bytes: config.memory.share_bytes(MemoryShare::Readers),
                 read_ahead_chunks: to_usize(archive.read_ahead.bytes().div_ceil(chunk_bytes)),
-                ..ReadSettings::default()
             },
             deletion_grace: DELETION_GRACE,
             sweep_interval: archive.sweep_interval.0,

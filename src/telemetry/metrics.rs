@@ -101,7 +101,7 @@ metrics! {
         waiting: Gauge,
         /// Cached incremental fetch sessions.
         sessions: Gauge,
-        /// Time that a read of archived data took until its first bytes were there.
+        /// Time from a fetch's asking for archived records that are not at hand until they were.
         archive_read_seconds: LatencyHistogram,
     }
     /// The journals.
@@ -189,11 +189,30 @@ metrics! {
         /// Commits refused because another owner has taken the partition over.
         fenced_commits: Counter,
     }
+    /// Reads of archived records.
+    archive_read: ArchiveReadMetrics {
+        /// Chunks fetched and rebuilt.
+        chunks: Counter,
+        /// Single runs of a chunk fetched and rebuilt, for readers that jump.
+        runs: Counter,
+        /// Bytes fetched from the object store for readers, footers and indexes included.
+        fetched_bytes: Counter,
+        /// Bytes of batches rebuilt, as clients get them.
+        rebuilt_bytes: Counter,
+        /// Time of one fetch of a chunk, or of a part of it, from the object store.
+        fetch_seconds: LatencyHistogram,
+        /// Time on a worker for rebuilding a chunk or a run.
+        decode_seconds: LatencyHistogram,
+        /// Reads that failed because archived data is damaged or gone.
+        damaged_reads: Counter,
+        /// Reads that failed because the object store did not answer.
+        failed_reads: Counter,
+    }
     /// The disk cache of rebuilt archive chunks.
     cache: CacheMetrics {
-        /// Chunks found.
+        /// Reads that found their chunk.
         hits: Counter,
-        /// Chunks that had to be fetched.
+        /// Reads that had to have their chunk fetched.
         misses: Counter,
         /// Reads that joined a fetch already under way.
         joined: Counter,

@@ -28,8 +28,8 @@ pub use histogram::{LatencyHistogram, SizeHistogram};
 pub use labels::{ApiLabel, ErrorLabel, FetchSource, Label, Labeled, MemoryShare, RefuseReason, StoreOperation};
 pub use logs::{LogError, LogFormat, check_filter, install_logs};
 pub use metrics::{
-    ApiMetrics, ArchiveMetrics, CacheMetrics, FetchMetrics, GroupMetrics, JournalMetrics, LogMetrics, MemoryMetrics,
-    MetadataMetrics, Metrics, ProcessMetrics, ProduceMetrics, ServerMetrics, StoreMetrics,
+    ApiMetrics, ArchiveMetrics, ArchiveReadMetrics, CacheMetrics, FetchMetrics, GroupMetrics, JournalMetrics,
+    LogMetrics, MemoryMetrics, MetadataMetrics, Metrics, ProcessMetrics, ProduceMetrics, ServerMetrics, StoreMetrics,
 };
 
 pub use readiness::Readiness;

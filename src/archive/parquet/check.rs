@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::companion::{ArchivedBatch, check_header, read_tail};
 use super::decode::{FileMetadata, decode_chunk};
+use super::runs::RunsCheck;
 use super::{DecodeError, Description};
 use crate::archive::manifest::{Chunk, Hex128, Segment};
 
@@ -58,11 +59,16 @@ impl SegmentCheck {
         self.parquet.update(&parquet);
         self.companion.update(&companion);
         let rows = self.metadata.as_ref().filter(|_| chunk.rows > 0).map(|metadata| (metadata, parquet));
+        let mut runs = RunsCheck::new(self.metadata.as_ref().map_or_else(Vec::new, |metadata| metadata.runs(chunk)));
         let batches = decode_chunk(chunk, rows, companion)?;
         for batch in &batches {
-            self.batches.update(batch.batch.bytes());
-            self.record_count += u64::from(batch.batch.header().record_count.unsigned_abs());
+            let (header, bytes) = (batch.batch.header(), batch.batch.bytes());
+            let records = u64::from(header.record_count.unsigned_abs());
+            self.batches.update(bytes);
+            self.record_count += records;
+            runs.add(header.base_offset, bytes, records)?;
         }
+        runs.finish()?;
         self.batch_count += batches.len() as u64;
         Ok(batches)
     }

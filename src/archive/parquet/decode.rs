@@ -20,18 +20,21 @@ use parquet::file::reader::{ChunkReader, Length};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::companion::{ArchivedBatch, Fate, read_part};
+use super::runs::{self, FileRuns, RowGroupPages, Run};
 use super::{DecodeError, schema};
 use crate::archive::manifest::Chunk;
 use crate::record::{Attributes, BatchBuilder, BatchOptions, Compression, HeaderView, RecordError, TimestampType};
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
 
-/// Rows decoded at a time; a row group of small records is decoded in several portions.
+/// Most rows, and about how many bytes, that are decoded at a time.
 const PORTION_ROWS: usize = 8192;
+const PORTION_BYTES: u64 = 1 << 20;
 
 /// The parsed footer of a Parquet object; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct FileMetadata {
-    arrow: ArrowReaderMetadata,
+    pub(super) arrow: ArrowReaderMetadata,
+    pub(super) runs: Arc<FileRuns>,
     /// About how much memory it takes.
     bytes: usize,
 }
@@ -50,8 +53,15 @@ impl FileMetadata {
         let parsed = Arc::new(ParquetMetaDataReader::decode_metadata_with_options(metadata, Some(&options))?);
         check_ranges(&parsed)?;
         let bytes = parsed.memory_size();
-        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        Ok(Self { arrow: ArrowReaderMetadata::try_new(parsed, options)?, bytes })
+        let pairs = parsed.file_metadata().key_value_metadata().map_or(&[][..], Vec::as_slice);
+        let runs = pairs.iter().find(|pair| pair.key == runs::RUNS_KEY).and_then(|pair| pair.value.as_deref());
+        let runs = Arc::new(runs::parse(runs)?);
+        Ok(Self { arrow: ArrowReaderMetadata::try_new(parsed, reader_options())?, runs, bytes })
+    }
+
+    /// The runs of a chunk; none when it is only read as a whole.
+    pub(super) fn runs(&self, chunk: &Chunk) -> Vec<Run> {
+        runs::of_chunk(&self.runs, chunk)
     }
 
     /// About how much memory it takes, in bytes.
@@ -91,29 +101,39 @@ fn check_ranges(metadata: &ParquetMetaData) -> Result<(), DecodeError> {
     }
 }
 
-/// A part of a file in memory, read as if it were the whole.
-#[derive(Clone, Debug)]
-struct Window {
-    start: u64,
-    bytes: Bytes,
+pub(super) fn reader_options() -> ArrowReaderOptions {
+    ArrowReaderOptions::new().with_skip_arrow_metadata(true)
 }
 
-impl Window {
+/// Parts of a file in memory, in order of position, read as if they were the whole.
+#[derive(Clone, Debug)]
+struct Parts {
+    parts: Arc<[(u64, Bytes)]>,
+}
+
+impl Parts {
+    fn one(start: u64, bytes: Bytes) -> Self {
+        Self { parts: Arc::new([(start, bytes)]) }
+    }
+
     fn from(&self, start: u64) -> Result<Bytes, ParquetError> {
-        let at = start.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
-        at.filter(|&at| at <= self.bytes.len())
-            .map(|at| self.bytes.slice(at..))
+        let after = self.parts.partition_point(|(part, _)| *part <= start);
+        let part = after.checked_sub(1).map(|at| &self.parts[at]);
+        let found = part.and_then(|(part, bytes)| Some((bytes, usize::try_from(start - part).ok()?)));
+        found
+            .filter(|(bytes, at)| *at <= bytes.len())
+            .map(|(bytes, at)| bytes.slice(at..))
             .ok_or_else(|| ParquetError::EOF("read outside the row group".to_owned()))
     }
 }
 
-impl Length for Window {
+impl Length for Parts {
     fn len(&self) -> u64 {
-        self.start + self.bytes.len() as u64
+        self.parts.last().map_or(0, |(start, bytes)| start + bytes.len() as u64)
     }
 }
 
-impl ChunkReader for Window {
+impl ChunkReader for Parts {
     type T = bytes::buf::Reader<Bytes>;
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
@@ -135,76 +155,122 @@ pub fn decode_chunk(
     rows: Option<(&FileMetadata, Bytes)>,
     companion: Bytes,
 ) -> Result<Vec<ArchivedBatch>, DecodeError> {
-    // The reader of the bytes is not ours: damage that makes it panic is damage all the same.
-    catch_unwind(AssertUnwindSafe(|| decode_whole(chunk, rows, companion))).unwrap_or_else(|_| {
-        Err(DecodeError::Malformed { what: "the Parquet reader cannot cope with a row group", at: chunk.base.0 })
-    })
-}
-
-fn decode_whole(
-    chunk: &Chunk,
-    rows: Option<(&FileMetadata, Bytes)>,
-    companion: Bytes,
-) -> Result<Vec<ArchivedBatch>, DecodeError> {
-    let mut batches = read_part(companion)?;
-    if let Some((metadata, bytes)) = rows {
-        let portions = open(metadata, chunk, chunk.parquet.start, bytes, ProjectionMask::all())?;
-        let mut rebuild = Rebuild::default();
-        for portion in portions {
-            rebuild.add(&Columns::of(&portion.map_err(ParquetError::from)?)?)?;
-        }
-        rebuild.close()?;
-        if rebuild.rows != chunk.rows {
-            return Err(DecodeError::Malformed { what: "row group has another number of rows", at: chunk.base.0 });
-        }
-        batches.append(&mut rebuild.batches);
-        batches.sort_by_key(|batch| batch.batch.header().base_offset);
-    }
-    check(chunk, &batches)?;
+    let mut batches = Vec::new();
+    decode_chunk_into(chunk, rows, companion, |batch| {
+        batches.push(batch);
+        Ok::<_, DecodeError>(())
+    })?;
     Ok(batches)
 }
 
-/// The batches are in order, lie in the chunk, and are the ones that were archived.
-fn check(chunk: &Chunk, batches: &[ArchivedBatch]) -> Result<(), DecodeError> {
-    let mut hash = Xxh3::new();
-    let mut expected = chunk.base;
-    for batch in batches {
-        let header = batch.batch.header();
-        if header.base_offset < expected || header.next_offset() > chunk.next {
-            return Err(DecodeError::Malformed {
-                what: "batches of a chunk are out of order",
-                at: header.base_offset.0,
-            });
+/// Decodes one chunk and hands its batches to `take` in offset order, a portion at a time: memory is needed for the bytes
+/// given, and for one portion or one batch. What was handed over is what was archived only if this returns without error.
+pub fn decode_chunk_into<E: From<DecodeError>>(
+    chunk: &Chunk,
+    rows: Option<(&FileMetadata, Bytes)>,
+    companion: Bytes,
+    take: impl FnMut(ArchivedBatch) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut proof = Proof::new(chunk.base, chunk.next, take);
+    let mut beside = read_part(companion)?.into_iter().peekable();
+    if let Some((metadata, bytes)) = rows {
+        let parts = Parts::one(chunk.parquet.start, bytes);
+        let mut rebuild = Rebuild::open(|| Ok(open(&metadata.arrow, chunk, parts)?.build()?), chunk)?;
+        while let Some(batches) = rebuild.next_batches()? {
+            for batch in batches {
+                let base = batch.batch.header().base_offset;
+                while let Some(raw) = beside.next_if(|raw| raw.batch.header().base_offset < base) {
+                    proof.pass(raw)?;
+                }
+                proof.pass(batch)?;
+            }
         }
-        expected = header.next_offset();
-        hash.update(batch.batch.bytes());
+        if rebuild.rows != chunk.rows {
+            return Err(malformed("row group has another number of rows", chunk.base).into());
+        }
     }
-    let (expected, found) = (format!("{:016x}", chunk.hash), format!("{:016x}", hash.digest()));
-    if expected != found {
-        return Err(DecodeError::Checksum { base: chunk.base, expected, found });
+    beside.try_for_each(|raw| proof.pass(raw))?;
+    Ok(proof.finish(chunk.hash)?)
+}
+
+/// Decodes one run of a chunk from the bytes of [`RowGroupPages::ranges`], by position, as [`decode_chunk_into`] does.
+pub fn decode_run_into<E: From<DecodeError>>(
+    chunk: &Chunk,
+    run: &Run,
+    pages: &RowGroupPages,
+    parts: Vec<(u64, Bytes)>,
+    take: impl FnMut(ArchivedBatch) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut proof = Proof::new(run.base, run.next, take);
+    let parts = Parts { parts: parts.into() };
+    let portions = || Ok(open(&pages.arrow, chunk, parts)?.with_row_selection(pages.selection(&run.rows)).build()?);
+    let mut rebuild = Rebuild::open(portions, chunk)?;
+    while let Some(batches) = rebuild.next_batches()? {
+        batches.into_iter().try_for_each(|batch| proof.pass(batch))?;
     }
-    Ok(())
+    Ok(proof.finish(run.hash)?)
+}
+
+const fn malformed(what: &'static str, at: Offset) -> DecodeError {
+    DecodeError::Malformed { what, at: at.0 }
+}
+
+/// Passes batches on while they are in order and lie in their range, and tells at the end whether they are the ones that
+/// were archived.
+struct Proof<F> {
+    base: Offset,
+    expected: Offset,
+    next: Offset,
+    hash: Xxh3,
+    take: F,
+}
+
+impl<F> Proof<F> {
+    fn new(base: Offset, next: Offset, take: F) -> Self {
+        Self { base, expected: base, next, hash: Xxh3::new(), take }
+    }
+
+    fn pass<E: From<DecodeError>>(&mut self, batch: ArchivedBatch) -> Result<(), E>
+    where
+        F: FnMut(ArchivedBatch) -> Result<(), E>,
+    {
+        let header = batch.batch.header();
+        if header.base_offset < self.expected || header.next_offset() > self.next {
+            return Err(malformed("batches are out of order", header.base_offset).into());
+        }
+        self.expected = header.next_offset();
+        self.hash.update(batch.batch.bytes());
+        (self.take)(batch)
+    }
+
+    fn finish(&self, hash: u64) -> Result<(), DecodeError> {
+        let (expected, found) = (format!("{hash:016x}"), format!("{:016x}", self.hash.digest()));
+        if expected != found {
+            return Err(DecodeError::Checksum { base: self.base, expected, found });
+        }
+        Ok(())
+    }
 }
 
 type Portions = parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 fn open(
-    metadata: &FileMetadata,
+    metadata: &ArrowReaderMetadata,
     chunk: &Chunk,
-    start: u64,
-    bytes: Bytes,
-    projection: ProjectionMask,
-) -> Result<Portions, DecodeError> {
-    if chunk.row_group >= metadata.row_groups() {
-        return Err(DecodeError::Malformed { what: "Parquet file lacks a row group", at: chunk.base.0 });
+    parts: Parts,
+) -> Result<ParquetRecordBatchReaderBuilder<Parts>, DecodeError> {
+    if chunk.row_group >= metadata.metadata().num_row_groups() {
+        return Err(malformed("Parquet file lacks a row group", chunk.base));
     }
-    let portion_rows = usize::try_from(chunk.rows).unwrap_or(usize::MAX).clamp(1, PORTION_ROWS);
-    let window = Window { start, bytes };
-    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(window, metadata.arrow.clone())
+    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(parts, metadata.clone())
         .with_row_groups(vec![chunk.row_group])
-        .with_projection(projection)
-        .with_batch_size(portion_rows)
-        .build()?)
+        .with_batch_size(portion_rows(chunk)))
+}
+
+/// Rows to decode at a time: about a portion's bytes, so that they are still in the processor's cache when they are used.
+fn portion_rows(chunk: &Chunk) -> usize {
+    let rows = chunk.rows.saturating_mul(PORTION_BYTES) / chunk.raw_bytes.max(1);
+    usize::try_from(rows).unwrap_or(usize::MAX).clamp(1, PORTION_ROWS)
 }
 
 /// The first record of a row group, from offset `from` on, whose timestamp is at least `timestamp`: its offset, timestamp
@@ -216,11 +282,11 @@ pub fn search_timestamp(
     from: Offset,
     timestamp: Timestamp,
 ) -> Result<Option<(Offset, Timestamp, LeaderEpoch)>, DecodeError> {
-    let range = metadata
-        .search_range(chunk.row_group)
-        .ok_or(DecodeError::Malformed { what: "Parquet file lacks a row group", at: chunk.base.0 })?;
+    let range =
+        metadata.search_range(chunk.row_group).ok_or(malformed("Parquet file lacks a row group", chunk.base))?;
     let mask = ProjectionMask::leaves(metadata.arrow.parquet_schema(), schema::SEARCH_COLUMNS);
-    for portion in open(metadata, chunk, range.start, bytes, mask)? {
+    let parts = Parts::one(range.start, bytes);
+    for portion in open(&metadata.arrow, chunk, parts)?.with_projection(mask).build()? {
         let portion = portion.map_err(ParquetError::from)?;
         let offsets = column(&portion, schema::OFFSET, |array| array.as_primitive_opt::<Int64Type>())?;
         let timestamps =
@@ -347,14 +413,32 @@ struct OpenBatch {
 }
 
 /// Gathers rows into batches; a batch may go on in the next portion.
-#[derive(Default)]
 struct Rebuild {
+    portions: Portions,
+    chunk_base: Offset,
     open: Option<OpenBatch>,
     batches: Vec<ArchivedBatch>,
     rows: u64,
 }
 
 impl Rebuild {
+    fn open(portions: impl FnOnce() -> Result<Portions, DecodeError>, chunk: &Chunk) -> Result<Self, DecodeError> {
+        let portions = guarded(chunk.base, portions)?;
+        Ok(Self { portions, chunk_base: chunk.base, open: None, batches: Vec::new(), rows: 0 })
+    }
+
+    /// The batches that end in the next portion; `None` after the last one.
+    fn next_batches(&mut self) -> Result<Option<Vec<ArchivedBatch>>, DecodeError> {
+        guarded(self.chunk_base, || {
+            match self.portions.next() {
+                Some(portion) => self.add(&Columns::of(&portion.map_err(ParquetError::from)?)?)?,
+                None if self.open.is_some() => self.close()?,
+                None => return Ok(None),
+            }
+            Ok(Some(std::mem::take(&mut self.batches)))
+        })
+    }
+
     fn add(&mut self, columns: &Columns<'_>) -> Result<(), DecodeError> {
         for row in 0..columns.rows {
             let base = Offset(columns.batch_offsets.value(row));
@@ -369,7 +453,7 @@ impl Rebuild {
             }
             let builder = &mut self.open.as_mut().expect("opened above").builder;
             let delta = i32::try_from(columns.offsets.value(row).wrapping_sub(base.0))
-                .map_err(|_| DecodeError::Malformed { what: "record lies outside its batch", at: base.0 })?;
+                .map_err(|_| malformed("record lies outside its batch", base))?;
             let value = |array: &'_ BinaryArray| array.is_valid(row);
             let key = value(columns.keys).then(|| columns.keys.value(row));
             let content = value(columns.values).then(|| columns.values.value(row));
@@ -386,4 +470,10 @@ impl Rebuild {
         }
         Ok(())
     }
+}
+
+/// The reader of the bytes is not ours: damage that makes it panic is damage all the same.
+fn guarded<T>(base: Offset, read: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(malformed("the Parquet reader cannot cope with a row group", base)))
 }

@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::companion::{self, Fate};
 use super::rows::{BatchColumns, Rows, micros};
+use super::runs::{self, FileRuns, RUNS_KEY, RunsBuilder};
 use super::schema::{schema, writer_properties};
 use super::{Description, EncodeError, Encoded, SegmentRequest};
 use crate::archive::manifest::{ChunkRow, CommitFacts, EpochStart, Hex128, Segment};
@@ -75,6 +76,8 @@ struct Encoder<'a> {
     part_bytes: u64,
     chunk: OpenChunk,
     chunks: Vec<ChunkRow>,
+    /// Of the row groups written.
+    runs: FileRuns,
     hash: Xxh3,
     expected: Offset,
     totals: Totals,
@@ -89,11 +92,13 @@ struct OpenChunk {
     rows: u64,
     raw_bytes: u64,
     hash: Xxh3,
+    runs: RunsBuilder,
 }
 
 impl OpenChunk {
-    fn new(base: Offset) -> Self {
-        Self { base, max_timestamp: Timestamp::NONE, rows: 0, raw_bytes: 0, hash: Xxh3::new() }
+    fn new(base: Offset, limits: ChunkLimits) -> Self {
+        let (hash, runs) = (Xxh3::new(), RunsBuilder::new(base, limits.raw_bytes));
+        Self { base, max_timestamp: Timestamp::NONE, rows: 0, raw_bytes: 0, hash, runs }
     }
 }
 
@@ -124,8 +129,9 @@ impl<'a> Encoder<'a> {
             companion,
             part: Vec::new(),
             part_bytes: 0,
-            chunk: OpenChunk::new(request.name.base),
+            chunk: OpenChunk::new(request.name.base, limits),
             chunks: Vec::new(),
+            runs: FileRuns::new(),
             hash: Xxh3::new(),
             expected: request.name.base,
             totals: Totals { records: 0, batches: 0, log_bytes: 0, min_timestamp: None, has_companion: false },
@@ -153,6 +159,7 @@ impl<'a> Encoder<'a> {
                 self.add_rows(batch, &records)?;
                 self.hash.update(rebuilt.bytes());
                 self.chunk.hash.update(rebuilt.bytes());
+                self.chunk.runs.add(header.base_offset, rebuilt.bytes(), records.len() as u64);
                 self.chunk.raw_bytes += rebuilt.bytes().len() as u64;
             }
             Err(fate) => {
@@ -265,7 +272,11 @@ impl<'a> Encoder<'a> {
             let group = self.writer.flushed_row_groups().last().expect("a chunk with rows has a row group");
             parquet_bytes = group.compressed_size().cast_unsigned();
         }
-        let chunk = std::mem::replace(&mut self.chunk, OpenChunk::new(next));
+        let chunk = std::mem::replace(&mut self.chunk, OpenChunk::new(next, self.limits));
+        if chunk.rows > 0 {
+            let runs = chunk.runs.finish(next);
+            self.runs.push(if self.part_bytes == 0 { runs } else { Vec::new() });
+        }
         self.chunks.push(ChunkRow {
             offsets: (next - chunk.base).cast_unsigned(),
             max_timestamp: chunk.max_timestamp.0,
@@ -305,7 +316,8 @@ impl<'a> Encoder<'a> {
         let has_rows = segment.chunks.iter().any(|chunk| chunk.rows > 0);
         segment.parquet_hash = no_object();
         segment.companion_hash = no_object();
-        let parquet = if has_rows { Some(finish_parquet(self.writer, &description, &mut segment)?) } else { None };
+        let key_values = [description.key_values(), vec![(RUNS_KEY, runs::to_json(&self.runs))]].concat();
+        let parquet = if has_rows { Some(finish_parquet(self.writer, key_values, &mut segment)?) } else { None };
         let mut tail = Vec::new();
         if let Some(snapshot) = self.producers.snapshot(name.next) {
             let start = self.companion.position();
@@ -333,10 +345,10 @@ fn no_object() -> Hex128 {
 
 fn finish_parquet(
     mut writer: ArrowWriter<SpoolWriter>,
-    description: &Description,
+    key_values: Vec<(&str, String)>,
     segment: &mut Segment,
 ) -> Result<Payload, EncodeError> {
-    for (key, value) in description.key_values() {
+    for (key, value) in key_values {
         writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
     }
     let metadata = writer.finish()?;

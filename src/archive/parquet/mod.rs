@@ -11,6 +11,7 @@ mod decode;
 mod encode;
 mod error;
 mod rows;
+mod runs;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -25,9 +26,10 @@ pub use companion::{
     ArchivedBatch, COMPANION_HEADER_BYTES, CompanionTail, Fate, check_header as check_companion_header,
     read_tail as read_companion_tail,
 };
-pub use decode::{FileMetadata, decode_chunk, search_timestamp};
+pub use decode::{FileMetadata, decode_chunk, decode_chunk_into, decode_run_into, search_timestamp};
 pub use encode::ChunkLimits;
 pub use error::{DecodeError, EncodeError};
+pub use runs::{RowGroupPages, Run};
 
 use super::key::SegmentName;
 use super::manifest::{CommitFacts, EpochStart, HeadIdentity, MANIFEST_FORMAT, Segment, Writer};

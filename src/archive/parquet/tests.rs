@@ -476,3 +476,110 @@ fn a_search_by_timestamp_reads_only_the_small_columns() {
     assert_eq!(search(20, 1101), Some((Offset(20), Timestamp(1200), LeaderEpoch(3))));
     assert_eq!(search(0, 1391), None);
 }
+
+/// Reads one run from just the bytes that it needs.
+fn decode_run(
+    encoded: &Encoded,
+    chunk: &Chunk,
+    run: &Run,
+    damage: impl Fn(&mut [u8]),
+) -> (Result<Vec<ArchivedBatch>, DecodeError>, u64) {
+    let metadata = metadata(encoded).unwrap();
+    let index = read(encoded.parquet.as_ref(), &metadata.page_index_range(chunk.row_group).unwrap());
+    let pages = metadata.pages(chunk.row_group, &index).unwrap();
+    let mut fetched = 0;
+    let parts = pages.ranges(&run.rows).into_iter().map(|range| {
+        let mut bytes = read(encoded.parquet.as_ref(), &range).to_vec();
+        fetched += bytes.len() as u64;
+        damage(&mut bytes);
+        (range.start, bytes.into())
+    });
+    let parts = parts.collect();
+    let mut batches = Vec::new();
+    let result = decode_run_into(chunk, run, &pages, parts, |batch| {
+        batches.push(batch);
+        Ok::<_, DecodeError>(())
+    });
+    (result.map(|()| batches), fetched)
+}
+
+/// Records that compress badly, with headers and keys here and there, and gaps between batches.
+fn bulky_batches(count: i64) -> Vec<Batch> {
+    let mut state = 7;
+    let mut noise = move || crate::archive::store::faulty::split_mix(&mut state);
+    let batches = (0..count).map(|number| {
+        let records: Vec<TestRecord> = (0..3)
+            .map(|at| TestRecord {
+                gap: i32::from(at == 1),
+                timestamp: 1_700_000_000_000 + number,
+                key: (number % 3 != 0).then(|| noise().to_be_bytes().to_vec()),
+                value: Some((0..500).flat_map(|_| noise().to_be_bytes()).collect()),
+                headers: if number % 5 == 0 { vec![(b"name".to_vec(), None)] } else { vec![] },
+            })
+            .collect();
+        build(BatchOptions::default(), number * 6, 3, &records)
+    });
+    batches.collect()
+}
+
+#[test]
+fn every_run_of_a_chunk_is_read_alone_and_from_few_bytes() {
+    let sources = bulky_batches(400);
+    let limits = ChunkLimits { raw_bytes: 2 << 20, rows: 10_000 };
+    let (encoded, _, _bench) = round_trip(&request(0, 2400), limits, &sources);
+    let metadata = metadata(&encoded).unwrap();
+    let mut back = Vec::new();
+    for chunk in encoded.segment.chunks() {
+        let mut offset = chunk.base;
+        while offset < chunk.next {
+            let Some(run) = metadata.run_at(&chunk, offset) else {
+                assert!(chunk.raw_bytes < limits.raw_bytes, "only the last chunk may be too small for runs");
+                back.extend(decode(&encoded, &chunk).unwrap());
+                break;
+            };
+            assert_eq!(run.base, offset);
+            assert_eq!(metadata.run_at(&chunk, run.next + -1), Some(run.clone()));
+            let (batches, fetched) = decode_run(&encoded, &chunk, &run, |_| {});
+            assert!(fetched < (chunk.parquet.end - chunk.parquet.start) / 2, "{fetched} of {:?}", chunk.parquet);
+            back.extend(batches.unwrap());
+            offset = run.next;
+        }
+    }
+    assert_same(&sources, &back);
+}
+
+#[test]
+fn damage_in_a_run_is_found() {
+    let sources = bulky_batches(100);
+    let (encoded, _, _bench) = round_trip(&request(0, 600), ChunkLimits { raw_bytes: 1 << 20, rows: 10_000 }, &sources);
+    let chunk = encoded.segment.chunks().next().unwrap();
+    let run = metadata(&encoded).unwrap().run_at(&chunk, Offset(60)).unwrap();
+    let (whole, _) = decode_run(&encoded, &chunk, &run, |_| {});
+    let whole = whole.unwrap();
+    let mut refused = 0;
+    for at in 0..40 {
+        let (damaged, _) = decode_run(&encoded, &chunk, &run, |bytes| {
+            let place = bytes.len() * at / 40;
+            bytes[place] ^= 0x10;
+        });
+        match damaged {
+            Err(_) => refused += 1,
+            Ok(back) => assert_eq!(back, whole),
+        }
+    }
+    assert!(refused > 20, "{refused}");
+    // Another chunk's checksum, and rows of another run.
+    assert!(decode_run(&encoded, &chunk, &Run { hash: run.hash ^ 1, ..run.clone() }, |_| {}).0.is_err());
+    let rows = run.rows.start + 3..run.rows.end + 3;
+    assert!(decode_run(&encoded, &chunk, &Run { rows, ..run }, |_| {}).0.is_err());
+}
+
+#[test]
+fn chunks_with_batches_beside_their_rows_have_no_runs() {
+    let mut sources = bulky_batches(60);
+    let control = Attributes::default().with_control(true).with_transactional(true);
+    sources.push(build(BatchOptions { attributes: control, ..BatchOptions::default() }, 360, 3, &[plain("end")]));
+    let (encoded, _, _bench) = round_trip(&request(0, 361), ChunkLimits { raw_bytes: 8 << 20, rows: 10_000 }, &sources);
+    let chunk = encoded.segment.chunks().next().unwrap();
+    assert_eq!(metadata(&encoded).unwrap().run_at(&chunk, Offset(60)), None);
+}

@@ -33,6 +33,7 @@ pub use probe::ProbeError;
 
 use crate::archive::workers::Workers;
 use crate::runtime::Runtime;
+use crate::runtime::clock::Clock;
 use retry::Backoff;
 
 /// Slowest upload that is still waited for; added to the time limit of an attempt by the length of the object.
@@ -210,6 +211,11 @@ impl Store {
         let mut store = Self::over(&inner.runtime, backend, inner.settings.clone(), Arc::clone(&inner.observer));
         Arc::get_mut(&mut store.inner).expect("not shared yet").is_durable = inner.is_durable;
         store
+    }
+
+    /// The clock that requests are timed with.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.runtime.clock
     }
 
     /// The same store spoken to in another way.

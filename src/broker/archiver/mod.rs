@@ -44,7 +44,7 @@ use crate::archive::key::Fence;
 use crate::archive::manifest::{Head, HeadIdentity, Writer};
 use crate::archive::parquet::ChunkLimits;
 use crate::archive::partition::{HeadError, PartitionArchive};
-use crate::archive::remote_reader::{ReadSettings, RemoteReader};
+use crate::archive::remote_reader::{ReadMetrics, ReadSettings, RemoteReader};
 use crate::archive::spool::Spool;
 use crate::archive::store::{LocationError, ProbeError, Store};
 use crate::archive::uploader::Uploader;
@@ -52,7 +52,7 @@ use crate::archive::workers::Workers;
 use crate::metadata::Image;
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
-use crate::telemetry::Metrics;
+use crate::telemetry::{MemoryShare, Metrics};
 use crate::types::{
     BrokerIncarnationId, ClusterId, Incarnation, LeaderEpoch, Monotonic, NodeId, PartitionIndex, TopicPartition,
 };
@@ -71,7 +71,7 @@ pub struct ArchiverSettings {
     pub cache_bytes: u64,
     /// Segments encoded and uploaded at once; each takes about 40 MiB and up to a core, at low priority.
     pub uploads: usize,
-    /// Lanes that encode and decode.
+    /// Lanes that encode, and as many that decode.
     pub lanes: usize,
     /// How old records are read.
     pub reads: ReadSettings,
@@ -173,6 +173,8 @@ impl Archiver {
     ) -> Result<Self, ArchiveStartError> {
         let ArchiveSettings { location, store, archiver: settings } = settings.clone();
         let workers = Workers::start(&*runtime.tasks, "archive", Priority::Background, settings.lanes);
+        // Lanes of their own: a segment takes seconds to encode, and readers wait for a chunk.
+        let decoders = Workers::start(&*runtime.tasks, "decode", Priority::Background, settings.lanes);
         let files = Workers::start(&*runtime.tasks, "store", Priority::Foreground, STORE_LANES);
         let observer = Arc::new(Observer { metrics: Arc::clone(&metrics) });
         let store = Store::open(runtime, &location, store, files, observer)?;
@@ -180,10 +182,15 @@ impl Archiver {
         let bucket = Bucket::new(store, runtime.clone(), owner.cluster_id);
         let stamp = bucket.claim(owner.is_new, owner.incarnation).await?;
         let spool = Spool::open(&*runtime.disk, &settings.spool_directory, settings.uploads)?;
-        let cache = ChunkCache::open(runtime, settings.cache_directory.clone(), settings.cache_bytes, workers.clone())?;
+        let (directory, bytes) = (settings.cache_directory.clone(), settings.cache_bytes);
+        let cache = ChunkCache::open(runtime, directory, bytes, decoders.clone(), metrics.cache.clone())?;
+        let (share, memory) = (MemoryShare::Readers, &metrics.memory);
+        memory.limit_bytes.of(share).set(i64::try_from(settings.reads.memory_bytes).unwrap_or(i64::MAX));
+        let read_metrics =
+            ReadMetrics { reads: metrics.archive_read.clone(), used_bytes: memory.used_bytes.of(share).clone() };
         Ok(Self {
             uploader: Uploader::new(runtime.clone(), workers.clone(), spool, ChunkLimits::default()),
-            reader: RemoteReader::new(settings.reads, workers.clone(), cache),
+            reader: RemoteReader::new(settings.reads, decoders, cache, read_metrics),
             runtime: runtime.clone(),
             heads: Heads::new(settings.head_bytes),
             settings,

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::Archiver;
 use crate::archive::manifest::Head;
 use crate::archive::partition::PartitionArchive;
-use crate::archive::remote_reader::{ReadError, ReadRequest};
-use crate::broker::archive_seam::{ArchiveError, ArchiveReader, FoundOffset};
+use crate::archive::remote_reader::{self, ReadError, ReadRequest};
+use crate::broker::archive_seam::{ArchiveError, ArchiveRead, ArchiveReader, AtHand, FoundOffset};
 use crate::runtime::net::BoxFuture;
 use crate::types::{Offset, Timestamp, TopicPartition};
 
@@ -39,17 +39,17 @@ impl Archiver {
 }
 
 impl ArchiveReader for Archiver {
-    fn read(
-        &self,
-        partition: TopicPartition,
-        offset: Offset,
-        max_bytes: usize,
-    ) -> BoxFuture<'_, Result<Vec<Bytes>, ArchiveError>> {
+    fn at_hand(&self, wanted: ArchiveRead) -> Option<Arc<dyn AtHand>> {
+        let archive = self.partition(wanted.partition)?;
+        let head = archive.head()?;
+        self.reader.at_hand(&archive, &head, request(wanted)).map(|at_hand| Arc::new(at_hand) as _)
+    }
+
+    fn fetch(&self, wanted: ArchiveRead) -> BoxFuture<'_, Result<Arc<dyn AtHand>, ArchiveError>> {
         Box::pin(async move {
-            let (archive, head) = self.known(partition, offset).await?;
-            let request = ReadRequest { offset, max_bytes, committed_only: false };
-            let outcome = self.reader.read(&archive, &head, request).await.map_err(|error| failed(&error))?;
-            Ok(outcome.batches.iter().map(|batch| batch.bytes().clone()).collect())
+            let (archive, head) = self.known(wanted.partition, wanted.offset).await?;
+            let fetched = self.reader.fetch(&archive, &head, request(wanted)).await;
+            fetched.map(|at_hand| Arc::new(at_hand) as _).map_err(|error| failed(&error))
         })
     }
 
@@ -81,6 +81,16 @@ impl ArchiveReader for Archiver {
             }
         })
     }
+}
+
+impl AtHand for remote_reader::AtHand {
+    fn read(&self, max_bytes: usize) -> Result<Vec<Bytes>, ArchiveError> {
+        self.read(max_bytes).map(|stretch| stretch.pieces).map_err(|error| failed(&error))
+    }
+}
+
+const fn request(wanted: ArchiveRead) -> ReadRequest {
+    ReadRequest { offset: wanted.offset, committed_only: false, compression: wanted.compression }
 }
 
 fn unavailable(error: &dyn std::error::Error) -> ArchiveError {

@@ -9,6 +9,8 @@
 #![doc = include_str!("0012-chunks-are-the-unit-of-reading.md")]
 #![doc = include_str!("0013-heads-spill-in-fixed-lists.md")]
 #![doc = include_str!("0014-file-stores-poison-after-a-failed-sync.md")]
+#![doc = include_str!("0015-runs-for-readers-that-jump.md")]
+#![doc = include_str!("0016-archived-records-at-hand-are-read-like-segments.md")]
 #![doc = include_str!("0018-the-metadata-knows-first-how-far-a-log-is-archived.md")]
 #![doc = include_str!("0019-producers-are-followed-from-snapshot-to-snapshot.md")]
 #![doc = include_str!("0020-metadata-database-on-the-disk-seam.md")]

@@ -80,10 +80,16 @@ pub struct CleanupPolicy {
 /// Codec of batches that are read from the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArchiveFetchCompression {
+    /// LZ4 where the producer compressed, nothing where it did not.
+    Auto,
     /// As the producer sent them.
     Original,
-    /// Always this one.
-    Codec(Compression),
+    /// Never compressed.
+    None,
+    /// LZ4.
+    Lz4,
+    /// Zstandard.
+    Zstd,
 }
 
 impl TopicConfig {
@@ -132,10 +138,11 @@ impl TopicConfig {
             unclean_leader_election_enable: read.flag("unclean.leader.election.enable"),
             write_caching: read.flag("write.caching"),
             archive_fetch_compression: match read.text("archive.fetch.compression").as_str() {
-                "none" => ArchiveFetchCompression::Codec(Compression::None),
-                "lz4" => ArchiveFetchCompression::Codec(Compression::Lz4),
-                "zstd" => ArchiveFetchCompression::Codec(Compression::Zstd),
-                _ => ArchiveFetchCompression::Original,
+                "original" => ArchiveFetchCompression::Original,
+                "none" => ArchiveFetchCompression::None,
+                "lz4" => ArchiveFetchCompression::Lz4,
+                "zstd" => ArchiveFetchCompression::Zstd,
+                _ => ArchiveFetchCompression::Auto,
             },
         }
     }

@@ -57,15 +57,15 @@ const fn hidden(mut entry: TopicConfigDefinition) -> TopicConfigDefinition {
 
 /// All topic configurations, by name.
 pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
-    stored(
+    active(
         "archive.fetch.compression",
         ConfigType::String,
-        "original",
-        Rule::OneOf("original, none, lz4, zstd"),
+        "auto",
+        Rule::OneOf("auto, original, none, lz4, zstd"),
         &[],
-        "Codec of batches that a fetch reads from the archive: 'original' is the codec that the producer used. Lighter \
-         codecs cost the broker less CPU and the network more bytes. Without effect so far: LZ4 for what was compressed, \
-         nothing for the rest. Specific to alluvium.",
+        "Codec of batches that a fetch reads from the archive: 'auto' is LZ4 for what was produced compressed and none for \
+         the rest, 'original' the codec that the producer used. Lighter codecs cost the broker less CPU and the network \
+         more bytes. Holds for what is read from then on. Specific to alluvium.",
     ),
     active(
         "archive.flush.timestamp",

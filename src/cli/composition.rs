@@ -1,7 +1,6 @@
 //! What the configuration means to the broker and the server: their settings, filled in.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use crate::archive::parquet::ChunkLimits;
 use crate::archive::remote_reader::ReadSettings;
@@ -18,8 +17,6 @@ use crate::telemetry::MemoryShare;
 const READER_LANES: usize = 4;
 /// Lanes that encode and decode Parquet, at low priority.
 const ARCHIVE_LANES: usize = 2;
-/// How long objects stay after retention has passed them: queries and readers that began before may still need them.
-const DELETION_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// The broker's settings. Its endpoints are known once the listeners are bound.
 pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, LocationError> {
@@ -71,7 +68,8 @@ fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
                 read_ahead_chunks: to_usize(archive.read_ahead.bytes().div_ceil(chunk_bytes)),
                 ..ReadSettings::default()
             },
-            deletion_grace: DELETION_GRACE,
+            retention_interval: config.data.settings.retention_interval.0,
+            deletion_grace: archive.deletion_grace.0,
             local_bytes: config.data.settings.local_max.map_or(u64::MAX, ByteSize::bytes),
         },
     })

@@ -41,6 +41,7 @@ async fn start(directory: &std::path::Path, limits: ConnectionLimits) -> Server 
         uploads: 1,
         lanes: 1,
         reads: ReadSettings::default(),
+        retention_interval: Duration::from_secs(60),
         deletion_grace: Duration::ZERO,
         local_bytes: u64::MAX,
     };

@@ -64,6 +64,8 @@ pub struct ArchiverSettings {
     pub lanes: usize,
     /// How old records are read.
     pub reads: ReadSettings,
+    /// How often the bucket is looked at for what retention has passed.
+    pub retention_interval: Duration,
     /// How long objects stay after retention has passed them, for readers that began before.
     pub deletion_grace: Duration,
     /// Local bytes above which archived segments go, whatever their topic's local retention says.

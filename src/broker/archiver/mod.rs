@@ -127,7 +127,7 @@ pub(super) struct Owner {
     pub(super) cluster_id: ClusterId,
     pub(super) node_id: NodeId,
     pub(super) incarnation: Incarnation,
-    /// The data directory was just made.
+    /// The data directory has never been used.
     pub(super) is_new: bool,
 }
 

@@ -12,6 +12,7 @@
 mod groups;
 mod observer;
 mod reads;
+mod reconcile;
 mod retention;
 mod topics;
 mod upload;
@@ -217,10 +218,7 @@ impl Archiver {
                 head
             }
         };
-        let offsets = log.offsets();
-        if head.next_offset <= offsets.recovery_point.min(offsets.last_stable) {
-            log.advance_archived(head.next_offset);
-        }
+        self.reconcile(log, archive, &head).await?;
         Ok(head)
     }
 }

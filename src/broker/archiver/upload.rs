@@ -108,10 +108,13 @@ impl Archiver {
                 attempts.not_before = self.runtime.clock.monotonic() + pause;
                 attempts.owned_in = None;
                 self.metrics.archive.failed_uploads.inc();
+                let retry_in_ms = pause.as_millis();
                 if matches!(&error, UploadError::Head(error) if error.is_fenced()) {
                     self.metrics.archive.fenced_commits.inc();
+                    tracing::error!(%error, partition = %id, retry_in_ms, "another process archives this partition");
+                } else {
+                    tracing::warn!(%error, partition = %id, retry_in_ms, "segment was not archived");
                 }
-                tracing::warn!(%error, partition = %id, retry_in_ms = pause.as_millis(), "segment was not archived");
             }
         }
     }

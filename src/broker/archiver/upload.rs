@@ -20,11 +20,15 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// A segment that waits to be archived.
-struct Candidate {
+/// A partition with records that are not archived.
+struct Waiting {
     leader: Leader,
-    segment: Arc<Segment>,
-    waiting_bytes: u64,
+    /// When the oldest of them came to the disk.
+    since: Timestamp,
+    /// What they take there.
+    bytes: u64,
+    /// The first segment of them, once it is sealed and synced.
+    segment: Option<Arc<Segment>>,
 }
 
 impl Broker {
@@ -36,12 +40,14 @@ impl Broker {
         loop {
             interval.tick().await;
             while uploads.try_join_next().is_some() {}
-            let mut candidates = self.unarchived(&archiver);
-            archiver.note_lag(&candidates);
+            let mut waiting = self.unarchived();
+            archiver.note_lag(&waiting);
+            waiting.retain(|waiting| archiver.may_try(waiting.leader.partition.log().partition()));
             while uploads.len() < archiver.settings.uploads {
-                let ages: Vec<_> = candidates.iter().map(Candidate::urgency).collect();
+                let ages: Vec<_> = waiting.iter().map(|waiting| (waiting.since, waiting.bytes)).collect();
                 let Some(next) = planner::most_urgent(&ages, self.runtime().clock.wall()) else { break };
-                let Candidate { leader, segment, .. } = candidates.swap_remove(next);
+                let Waiting { leader, segment, .. } = waiting.swap_remove(next);
+                let Some(segment) = segment else { continue };
                 archiver.under_way.lock().insert(leader.partition.log().partition());
                 let archiver = Arc::clone(&archiver);
                 uploads.spawn(async move { archiver.upload(leader, segment).await });
@@ -49,31 +55,28 @@ impl Broker {
         }
     }
 
-    /// The first segment of every partition that is sealed, synced and not archived, and not under way.
-    fn unarchived(&self, archiver: &Archiver) -> Vec<Candidate> {
+    /// The partitions with records on local disk that are to be archived and are not yet.
+    fn unarchived(&self) -> Vec<Waiting> {
         let image = self.image();
         let logs = self.directories().iter().flat_map(|directory| directory.logs());
         logs.filter_map(|log| {
             let id = log.partition();
             let topic = image.topic(id.topic_id).filter(|topic| !topic.internal)?;
             let archived_to = log.offsets().archived_to;
-            let mut waiting = log.archivable_segments();
-            waiting.retain(|segment| segment.extent().next_offset > archived_to);
-            let segment = Arc::clone(waiting.first()?);
+            let is_waiting =
+                |segment: &Arc<Segment>| segment.extent().next_offset > archived_to.max(segment.base_offset());
+            let mut segments = log.segments();
+            segments.retain(is_waiting);
+            let since = segments.first()?.created_at();
             let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;
-            if !leader.partition.topic().rules().config.remote_storage_enable || !archiver.may_try(id) {
+            if !leader.partition.topic().rules().config.remote_storage_enable {
                 return None;
             }
-            let waiting_bytes = waiting.iter().map(|segment| segment.extent().file_bytes).sum();
-            Some(Candidate { leader, segment, waiting_bytes })
+            let bytes = segments.iter().map(|segment| segment.extent().file_bytes).sum();
+            let segment = log.archivable_segments().into_iter().find(is_waiting);
+            Some(Waiting { leader, since, bytes, segment })
         })
         .collect()
-    }
-}
-
-impl Candidate {
-    fn urgency(&self) -> (Timestamp, u64) {
-        (self.segment.created_at(), self.waiting_bytes)
     }
 }
 
@@ -84,10 +87,10 @@ impl Archiver {
         due && !self.under_way.lock().contains(&id)
     }
 
-    fn note_lag(&self, candidates: &[Candidate]) {
-        let oldest = candidates.iter().map(|candidate| candidate.segment.created_at()).min();
+    fn note_lag(&self, waiting: &[Waiting]) {
+        let oldest = waiting.iter().map(|waiting| waiting.since).min();
         let age_ms = oldest.map_or(0, |oldest| self.runtime.clock.wall().0.saturating_sub(oldest.0).max(0));
-        let bytes: u64 = candidates.iter().map(|candidate| candidate.waiting_bytes).sum();
+        let bytes: u64 = waiting.iter().map(|waiting| waiting.bytes).sum();
         self.metrics.archive.lag_seconds.set(age_ms / 1000);
         self.metrics.archive.lag_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }

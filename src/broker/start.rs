@@ -90,6 +90,7 @@ impl Broker {
             tokio::spawn(follow_image(Arc::clone(&broker))),
             tokio::spawn(tick(Arc::clone(&broker))),
             tokio::spawn(Arc::clone(&broker).upload_forever(Arc::clone(&archiver))),
+            tokio::spawn(Arc::clone(&archiver).prove_later()),
             tokio::spawn(Arc::clone(&broker).make_room_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).retain_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).describe_forever(Arc::clone(&archiver))),

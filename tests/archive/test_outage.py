@@ -92,6 +92,18 @@ def test_only_readers_of_history_notice_a_failing_bucket(scene, fault):
     assert found == list(range(first, first + len(found))) and len(found) >= last - first
 
 
+def test_a_broker_that_is_killed_comes_back_while_the_bucket_is_gone(scene):
+    broker, load = scene.broker, scene.load
+    with scene.proxy.failing("gone"):
+        broker.kill()
+        broker.start()
+        before = load.acknowledged
+        wait_until(lambda: load.acknowledged > before)
+        assert topics.offset(broker.bootstrap, "load", 0, topics.LATEST) > before
+    flush(broker, "load")
+    assert archive(scene.direct, "verify", "load")[0]["ok"]
+
+
 def test_the_archive_holds_all_of_the_load_once_and_in_order(scene):
     scene.load.stop()
     flush(scene.broker, "load")

@@ -11,6 +11,7 @@
 
 mod groups;
 mod observer;
+mod proof;
 mod reads;
 mod reconcile;
 mod retention;
@@ -85,6 +86,9 @@ pub enum ArchiveStartError {
     /// The store can't be opened.
     #[error("object store can't be opened: {0}")]
     Location(#[from] LocationError),
+    /// The store did not answer in time.
+    #[error("object store does not answer")]
+    Silent,
     /// The local directories of the archive can't be made.
     #[error("directory of the archive can't be made: {0}")]
     Directory(#[from] std::io::Error),
@@ -104,9 +108,10 @@ pub struct Archiver {
     runtime: Runtime,
     settings: ArchiverSettings,
     metrics: Arc<Metrics>,
-    node_id: NodeId,
-    incarnation: Incarnation,
+    owner: Owner,
     bucket: Bucket,
+    /// See [`proof`].
+    proved: watch::Sender<bool>,
     workers: Workers,
     uploader: Uploader,
     reader: RemoteReader,
@@ -133,7 +138,7 @@ pub(super) struct Owner {
 }
 
 impl Archiver {
-    /// Proves the store, claims the bucket for the cluster, and empties the archive's own directories.
+    /// Proves the store and claims the bucket for the cluster, if it answers, and empties the archive's own directories.
     ///
     /// # Errors
     /// [`ArchiveStartError`].
@@ -149,9 +154,8 @@ impl Archiver {
         let files = Workers::start(&*runtime.tasks, "store", Priority::Foreground, STORE_LANES);
         let observer = Arc::new(Observer { metrics: Arc::clone(&metrics) });
         let store = Store::open(runtime, &location, store, files, observer)?;
-        store.probe().await?;
         let bucket = Bucket::new(store, runtime.clone(), owner.cluster_id);
-        let stamp = bucket.claim(owner.is_new, owner.incarnation).await?;
+        let proved = proof::prove_at_start(&bucket, owner).await?;
         let spool = Spool::open(&*runtime.disk, &settings.spool_directory, settings.uploads)?;
         let cache = ChunkCache::open(runtime, settings.cache_directory.clone(), settings.cache_bytes, workers.clone())?;
         Ok(Self {
@@ -160,9 +164,9 @@ impl Archiver {
             runtime: runtime.clone(),
             settings,
             metrics,
-            node_id: owner.node_id,
-            incarnation: stamp.incarnation,
+            owner,
             bucket,
+            proved: watch::Sender::new(proved),
             workers,
             images,
             partitions: Mutex::default(),
@@ -198,7 +202,7 @@ impl Archiver {
     }
 
     const fn writer(&self, epoch: LeaderEpoch) -> Writer {
-        Writer { fence: Fence { incarnation: self.incarnation, leader_epoch: epoch }, broker: self.node_id }
+        Writer { fence: Fence { incarnation: self.owner.incarnation, leader_epoch: epoch }, broker: self.owner.node_id }
     }
 
     /// The head of a partition that this broker leads, taken over in the leader's epoch; and the log told how far the

@@ -41,6 +41,7 @@ impl Broker {
 
     /// Applies retention in the bucket for as long as the broker runs.
     pub(in crate::broker) async fn retain_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
+        archiver.proved().await;
         let mut interval = tokio::time::interval(archiver.settings.retention_interval);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

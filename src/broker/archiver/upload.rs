@@ -43,7 +43,7 @@ impl Broker {
             let mut waiting = self.unarchived();
             archiver.note_lag(&waiting);
             waiting.retain(|waiting| archiver.may_try(waiting.leader.partition.log().partition()));
-            while uploads.len() < archiver.settings.uploads {
+            while archiver.is_proved() && uploads.len() < archiver.settings.uploads {
                 let ages: Vec<_> = waiting.iter().map(|waiting| (waiting.since, waiting.bytes)).collect();
                 let Some(next) = planner::most_urgent(&ages, self.runtime().clock.wall()) else { break };
                 let Waiting { leader, segment, .. } = waiting.swap_remove(next);

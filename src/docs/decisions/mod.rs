@@ -8,6 +8,8 @@
 #![doc = include_str!("0012-chunks-are-the-unit-of-reading.md")]
 #![doc = include_str!("0013-heads-spill-in-fixed-lists.md")]
 #![doc = include_str!("0014-file-stores-poison-after-a-failed-sync.md")]
+#![doc = include_str!("0017-what-another-archived-is-compared.md")]
+#![doc = include_str!("0019-a-known-bucket-may-be-away-at-a-start.md")]
 #![doc = include_str!("0020-metadata-database-on-the-disk-seam.md")]
 #![doc = include_str!("0021-openraft-0-9.md")]
 #![doc = include_str!("0022-persistent-maps-for-the-image.md")]

@@ -37,23 +37,19 @@ def refusal(store, directory):
     return lines[0]
 
 
-def test_another_clusters_bucket_is_refused(owned, serve, store, tmp_path):
+def test_a_bucket_that_holds_another_cluster_is_refused_and_stays_as_it_was(owned, serve, store, tmp_path):
     # A cluster that has a life of its own already, elsewhere.
     other = serve(s3.FileStore(tmp_path / "elsewhere"), "other")
     other.stop()
     before = {key: store.files.open_input_file(key).read() for key in s3.keys(store)}
     error = refusal(store, other.directory)
     assert re.search("holds another cluster.*prefix of its own", error), error
-    assert {key: store.files.open_input_file(key).read() for key in s3.keys(store)} == before
-    owned.start()
-    assert [record.value for record in topics.records(owned.bootstrap, "owned")] == [b"precious"]
-
-
-def test_an_empty_data_directory_on_the_clusters_own_bucket_is_refused(owned, store, tmp_path):
+    # Nor does one with no data at all pass for the owner.
     error = refusal(store, tmp_path / "empty")
     assert re.search("holds a cluster but the data directory is empty.*bring .* back.*another prefix", error), error
     # Not only the first time: what the refused start left on the disk does not pass for a data directory.
     assert "data directory is empty" in refusal(store, tmp_path / "empty")
+    assert {key: store.files.open_input_file(key).read() for key in s3.keys(store)} == before
     owned.start()
     assert [record.value for record in topics.records(owned.bootstrap, "owned")] == [b"precious"]
 

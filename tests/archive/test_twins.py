@@ -89,6 +89,7 @@ def test_of_two_that_start_alike_one_archives_and_the_other_keeps_its_own(origin
     assert values(loser) == logs[loser] and archived(store) == logs[winner]
 
 
+@pytest.mark.parametrize("store", ["file"], indirect=True)
 def test_a_data_directory_from_before_is_no_way_back(original, twin, store):
     original.start()
     produce(original, "original")

@@ -5,17 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use thiserror::Error;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::bucket::{Bucket, BucketError};
 use super::chunk_source::ChunkSource;
 use super::key::{ClusterKeys, PartitionKeys, parse_topic};
-use super::manifest::{Head, Hex128, ManifestError, Segment, SpillList, TopicDescription};
-use super::parquet::{ArchivedBatch, Fate};
+use super::manifest::{Head, ManifestError, Segment, SpillList, TopicDescription};
+use super::parquet::{ArchivedBatch, Fate, SegmentCheck};
 use super::remote_reader::ReadError;
 use super::store::{Store, StoreError};
 use super::workers::Workers;
@@ -135,6 +136,7 @@ pub struct Inspector {
     store: Store,
     keys: ClusterKeys,
     source: ChunkSource,
+    workers: Workers,
 }
 
 impl Inspector {
@@ -148,7 +150,8 @@ impl Inspector {
                 ref several => return Err(InspectError::SeveralClusters { clusters: several.to_vec() }),
             },
         };
-        Ok(Self { store, keys: ClusterKeys::new(cluster_id), source: ChunkSource::new(workers) })
+        let source = ChunkSource::new(workers.clone());
+        Ok(Self { store, keys: ClusterKeys::new(cluster_id), source, workers })
     }
 
     /// Which cluster.
@@ -207,8 +210,8 @@ impl Inspector {
         Ok(ArchivedPartition { keys, head: Arc::clone(head), segments })
     }
 
-    /// Checks one partition: no gap and no overlap, every object there with its length, every chunk decodable and as it
-    /// was archived. Calls `progress` after each segment.
+    /// Checks one partition: no gap and no overlap, every object there with its length and, byte for byte, as it was
+    /// uploaded, every row decodable and as it was in the log. Calls `progress` after each segment.
     pub async fn verify(&self, partition: &ArchivedPartition, progress: impl Fn(&VerifyReport)) -> VerifyReport {
         let mut report = VerifyReport::default();
         let head = &partition.head;
@@ -247,24 +250,46 @@ impl Inspector {
                 Err(error) => report.note(key, segment.base(), error),
             }
         }
-        let mut hash = Xxh3::new();
-        let mut records = 0;
+        if let Err(error) = self.check_segment(keys, segment, report).await {
+            report.note(&keys.parquet(&segment.name), segment.base(), error);
+        }
+    }
+
+    /// Reads both objects of a segment from their first to their last byte, each byte once.
+    async fn check_segment(
+        &self,
+        keys: &PartitionKeys,
+        segment: &Segment,
+        report: &mut VerifyReport,
+    ) -> Result<(), ReadError> {
+        let (parquet, companion) = (keys.parquet(&segment.name), keys.companion(&segment.name));
+        let damaged = |source| ReadError::Damaged { segment: segment.name, source };
+        let parquet_ends = self.read_ranges(&parquet, segment.parquet_ends());
+        let companion_ends = self.read_ranges(&companion, segment.companion_ends());
+        let (parquet_ends, companion_ends) = tokio::try_join!(parquet_ends, companion_ends)?;
+        let owned = segment.clone();
+        let begin = move || SegmentCheck::begin(owned, parquet_ends, companion_ends);
+        let mut check = self.workers.run(begin).await.map_err(damaged)?;
         for chunk in segment.chunks() {
-            match self.source.decode(&self.store, keys, segment, &chunk).await {
-                Ok(batches) => {
-                    for batch in &batches {
-                        hash.update(batch.batch.bytes());
-                        records += u64::from(batch.batch.header().record_count.unsigned_abs());
-                    }
-                    report.batches += batches.len() as u64;
-                }
-                Err(error) => return report.note(&keys.parquet(&segment.name), chunk.base, error),
-            }
+            let parquet = self.read_ranges(&parquet, [chunk.parquet.clone()]);
+            let companion = self.read_ranges(&companion, [chunk.companion.clone()]);
+            let ([parquet], [companion]) = tokio::try_join!(parquet, companion)?;
+            let work = move || check.add(&chunk, parquet, companion).map(|batches| (check, batches));
+            let (returned, batches) = self.workers.run(work).await.map_err(damaged)?;
+            check = returned;
+            report.batches += batches.len() as u64;
+            let records = batches.iter().map(|batch| u64::from(batch.batch.header().record_count.unsigned_abs()));
+            report.records += records.sum::<u64>();
         }
-        report.records += records;
-        if records != segment.record_count || Hex128(hash.digest128()) != segment.hash {
-            report.note(&keys.parquet(&segment.name), segment.base(), "the segment is not what was archived");
-        }
+        check.finish().map_err(damaged)
+    }
+
+    /// Reads ranges of an object; empty ones are not asked for.
+    async fn read_ranges<const N: usize>(&self, key: &str, ranges: [Range<u64>; N]) -> Result<[Bytes; N], StoreError> {
+        let wanted: Vec<Range<u64>> = ranges.iter().filter(|range| !range.is_empty()).cloned().collect();
+        let found = if wanted.is_empty() { Vec::new() } else { self.store.get_ranges(key, &wanted).await? };
+        let mut found = found.into_iter();
+        Ok(ranges.map(|range| if range.is_empty() { Bytes::new() } else { found.next().unwrap_or_default() }))
     }
 
     /// The batches of a partition from `from` on, in order, as they were archived.

@@ -131,6 +131,11 @@ impl ClusterKeys {
         format!("{}topics/", self.root())
     }
 
+    /// The directory of all topics' log objects.
+    pub fn logs(&self) -> String {
+        format!("{}log/", self.root())
+    }
+
     /// Keys of one topic.
     pub fn topic(&self, name: &str, topic_id: TopicId) -> TopicKeys {
         let root = self.root();

@@ -14,6 +14,7 @@ pub mod bucket;
 pub mod chunk_cache;
 mod chunk_source;
 pub mod cleaner;
+pub mod heads;
 pub mod inspect;
 pub mod key;
 pub mod manifest;
@@ -27,5 +28,7 @@ pub mod store;
 pub mod uploader;
 pub mod workers;
 
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod tests;

@@ -2,22 +2,25 @@
 //!
 //! Changes go one at a time: read the head (or remember it), let the pure machine make the next one, write it
 //! conditionally, start over when someone else was faster. What holds after a crash is what the head in the bucket says.
-//! Readers take the remembered head without waiting for a change that is under way.
+//! Readers take the remembered head without waiting for a change that is under way. A head that nobody uses is forgotten
+//! (see [`Heads`]) and read again when it is needed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
-use tokio::sync::Mutex;
 
 use super::bucket::{Bucket, BucketError};
+use super::heads::Heads;
 use super::key::PartitionKeys;
 use super::manifest::{
-    CommitFacts, Head, HeadIdentity, Hex128, ManifestError, Segment, SpillList, SpillRef, Tombstone, TopicState,
-    TransitionError, Writer,
+    CommitFacts, Head, HeadIdentity, Hex128, ManifestError, Segment, SnapshotRef, SpillList, SpillRef, Tombstone,
+    TopicState, TransitionError, Upkeep, Writer,
 };
+use super::parquet::read_companion_tail;
 use super::store::{Expected, ReplaceError, Store, StoreError, Version};
+use crate::log::ProducerSnapshot;
 use crate::runtime::Runtime;
 use crate::types::{Offset, Timestamp};
 
@@ -77,6 +80,16 @@ pub enum HeadError {
         /// The head.
         key: String,
     },
+    /// The caller's log holds other records than the archive, or fewer. Nothing of it may be archived.
+    #[error("log and archive contradict each other archived_to={next_offset} log_end={log_end} key={key}")]
+    Contradicted {
+        /// The head.
+        key: String,
+        /// Where the archive ends.
+        next_offset: Offset,
+        /// Where the log ends.
+        log_end: Offset,
+    },
     /// The topic's description could not be read, or forbids the change.
     #[error(transparent)]
     Topic(#[from] BucketError),
@@ -88,7 +101,12 @@ pub enum HeadError {
 impl HeadError {
     /// Whether another process has taken over: stop writing, delete nothing.
     pub const fn is_fenced(&self) -> bool {
-        matches!(self, Self::Refused(TransitionError::Fenced { .. }) | Self::Diverged { .. })
+        matches!(
+            self,
+            Self::Refused(TransitionError::Fenced { .. } | TransitionError::Rival { .. })
+                | Self::Diverged { .. }
+                | Self::Contradicted { .. }
+        )
     }
 }
 
@@ -105,9 +123,18 @@ struct Inner {
     keys: PartitionKeys,
     identity: HeadIdentity,
     /// Held for the length of a change.
-    stored: Mutex<Option<Stored>>,
+    stored: tokio::sync::Mutex<Option<Stored>>,
     /// What readers see.
     current: RwLock<Option<Arc<Head>>>,
+    /// What is kept of the last head that was seen, also when the head itself is not.
+    upkeep: Mutex<Option<Upkeep>>,
+    heads: Heads,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.heads.drop_head(self.keys.partition());
+    }
 }
 
 /// A head that was read from, or written to, the bucket.
@@ -117,11 +144,22 @@ struct Stored {
     version: Version,
 }
 
+impl Inner {
+    /// Forgets the head, unless a change of it is under way.
+    fn forget(&self) -> bool {
+        let Ok(mut stored) = self.stored.try_lock() else { return false };
+        *stored = None;
+        *self.current.write() = None;
+        true
+    }
+}
+
 impl PartitionArchive {
-    /// The archive of one partition. Nothing is read yet.
-    pub fn new(bucket: Bucket, runtime: Runtime, identity: HeadIdentity) -> Self {
+    /// The archive of one partition, whose head is remembered as `heads` allow. Nothing is read yet.
+    pub fn new(bucket: Bucket, runtime: Runtime, identity: HeadIdentity, heads: Heads) -> Self {
         let keys = bucket.keys().topic(&identity.topic, identity.topic_id).partition(identity.partition.0);
-        let inner = Inner { bucket, runtime, keys, identity, stored: Mutex::new(None), current: RwLock::new(None) };
+        let (stored, current, upkeep) = (tokio::sync::Mutex::new(None), RwLock::new(None), Mutex::new(None));
+        let inner = Inner { bucket, runtime, keys, identity, stored, current, upkeep, heads };
         Self { inner: Arc::new(inner) }
     }
 
@@ -140,9 +178,18 @@ impl PartitionArchive {
         self.inner.bucket.store()
     }
 
-    /// The head as last read or written, if any. May be behind the bucket's.
+    /// The head as last read or written, if any is remembered. May be behind the bucket's.
     pub fn head(&self) -> Option<Arc<Head>> {
-        self.inner.current.read().clone()
+        let head = self.inner.current.read().clone();
+        if head.is_some() {
+            self.inner.heads.touch(self.keys().partition());
+        }
+        head
+    }
+
+    /// What the head that was last seen leaves to be done. May be behind the bucket's.
+    pub fn upkeep(&self) -> Option<Upkeep> {
+        *self.inner.upkeep.lock()
     }
 
     /// Reads the head from the bucket; `None` when there is none.
@@ -236,6 +283,20 @@ impl PartitionArchive {
         SpillList::parse(&bytes, &self.inner.identity, reference).map_err(|source| HeadError::Manifest { key, source })
     }
 
+    /// Reads the producers' state at the head's end; `None` when no producer is remembered there.
+    pub async fn read_producers(&self, head: &Head) -> Result<Option<ProducerSnapshot>, HeadError> {
+        let Some(SnapshotRef { segment, start, end }) = head.producer_snapshot else { return Ok(None) };
+        let key = self.inner.keys.companion(&segment);
+        let range = start..end;
+        let frame = self.store().get_ranges(&key, std::slice::from_ref(&range)).await?.swap_remove(0);
+        let content = read_companion_tail(frame).ok().and_then(|tail| tail.producer_snapshot);
+        let snapshot = content.and_then(|content| ProducerSnapshot::decode(&content));
+        match snapshot.filter(|snapshot| snapshot.offset == segment.next) {
+            Some(snapshot) => Ok(Some(snapshot)),
+            None => Err(HeadError::Manifest { key, source: ManifestError::Snapshot }),
+        }
+    }
+
     async fn create(&self, writer: Writer, log_start_offset: Offset) -> Result<(), HeadError> {
         let identity = &self.inner.identity;
         match self.inner.bucket.topic(&identity.topic, identity.topic_id).await? {
@@ -301,6 +362,16 @@ impl PartitionArchive {
     fn publish(&self, stored: Option<&Stored>) -> Option<Arc<Head>> {
         let head = stored.map(|stored| Arc::clone(&stored.head));
         self.inner.current.write().clone_from(&head);
+        *self.inner.upkeep.lock() = head.as_deref().map(Head::upkeep);
+        let (heads, partition) = (&self.inner.heads, self.keys().partition());
+        match &head {
+            Some(head) => {
+                let inner = Arc::downgrade(&self.inner);
+                let forget = move || inner.upgrade().is_none_or(|inner| inner.forget());
+                heads.note(partition, head.memory_bytes(), Box::new(forget));
+            }
+            None => heads.drop_head(partition),
+        }
         head
     }
 

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use xxhash_rust::xxh3::Xxh3;
 
+use crate::archive::manifest::Hex128;
 use crate::archive::store::Payload;
 use crate::runtime::disk::{Disk, File, Open};
 
@@ -85,16 +87,22 @@ impl Drop for SpoolSlot {
 }
 
 /// Writes a spooled file from its beginning.
-#[derive(Debug)]
 pub(super) struct SpoolWriter {
     file: Arc<dyn File>,
     buffer: Vec<u8>,
     written: u64,
+    hash: Xxh3,
+}
+
+impl std::fmt::Debug for SpoolWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SpoolWriter({})", self.position())
+    }
 }
 
 impl SpoolWriter {
     fn new(file: Arc<dyn File>) -> Self {
-        Self { file, buffer: Vec::with_capacity(WRITE_BYTES), written: 0 }
+        Self { file, buffer: Vec::with_capacity(WRITE_BYTES), written: 0, hash: Xxh3::new() }
     }
 
     /// Bytes so far.
@@ -102,15 +110,17 @@ impl SpoolWriter {
         self.written + self.buffer.len() as u64
     }
 
-    /// Ends writing; what was written can be read and uploaded.
-    pub(super) fn finish(&mut self) -> io::Result<Payload> {
+    /// Ends writing: what was written can be read and uploaded, and should hash to what is given with it.
+    pub(super) fn finish(&mut self) -> io::Result<(Payload, Hex128)> {
         self.flush()?;
-        Ok(Payload::Spooled { file: Arc::clone(&self.file), length: self.written })
+        let payload = Payload::Spooled { file: Arc::clone(&self.file), length: self.written };
+        Ok((payload, Hex128(self.hash.digest128())))
     }
 }
 
 impl Write for SpoolWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hash.update(bytes);
         if self.buffer.len() + bytes.len() > WRITE_BYTES {
             self.flush()?;
         }

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::bucket::Bucket;
 use super::chunk_cache::{ChunkCache, FetchCompression};
+use super::cleaner;
+use super::heads::Heads;
 use super::key::Fence;
-use super::manifest::{HeadIdentity, Hex128, MANIFEST_FORMAT, TopicDescription, TopicState, Writer};
+use super::manifest::{CommitFacts, HeadIdentity, Hex128, MANIFEST_FORMAT, TopicDescription, TopicState, Writer};
 use super::parquet::{AbortedTransaction, ChunkLimits};
 use super::partition::{HeadError, PartitionArchive};
 use super::remote_reader::{ReadError, ReadRequest, ReadSettings, RemoteReader};
@@ -15,6 +18,7 @@ use super::store::faulty::{Fault, FaultyBackend, split_mix};
 use super::store::{Location, Operation, Store, StoreSettings, Unobserved};
 use super::uploader::{UploadError, UploadPlan, Uploader};
 use super::workers::Workers;
+use crate::log::{ProducerRun, ProducerState};
 use crate::record::*;
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
@@ -33,9 +37,9 @@ pub(super) fn open_store(url: &str) -> Store {
     Store::open(&runtime, &Location::parse(url).unwrap(), settings(), workers, Arc::new(Unobserved)).unwrap()
 }
 
-pub(super) fn writer(epoch: i32) -> Writer {
+pub(super) const fn writer(epoch: i32) -> Writer {
     let fence = Fence { incarnation: Incarnation(0), leader_epoch: LeaderEpoch(epoch) };
-    Writer { fence, broker: NodeId(epoch) }
+    Writer { fence, broker: NodeId(epoch), process: BrokerIncarnationId::from_bytes([7; 16]) }
 }
 
 /// One broker's view of the archive: everything but the store is its own.
@@ -64,7 +68,7 @@ impl Broker {
             topic_id: TopicId::from_bytes([2; 16]),
             partition: PartitionIndex(7),
         };
-        let partition = PartitionArchive::new(bucket.clone(), runtime.clone(), identity);
+        let partition = PartitionArchive::new(bucket.clone(), runtime.clone(), identity, Heads::new(1 << 20));
         let spool = Spool::open(runtime.disk.as_ref(), &directory.path().join("spool"), 2).unwrap();
         let cache_directory = directory.path().join("cache");
         let cache = ChunkCache::open(&runtime, cache_directory.clone(), cache_bytes, workers.clone()).unwrap();
@@ -106,7 +110,9 @@ impl Broker {
                 first_offset: Offset(0),
                 last_offset: Offset::MAX,
             }];
-            let plan = UploadPlan { writer, base: from, next, aborted, producer_snapshot: None };
+            let before = self.partition.read_producers(&head).await?.map(|snapshot| snapshot.producers);
+            let producers = ProducerRun::new(before.unwrap_or_default(), 1000, Timestamp(7));
+            let plan = UploadPlan { writer, base: from, next, aborted, producers };
             let source = move || run.into_iter().map(Ok::<_, RecordError>);
             head = self.uploader.archive(&self.partition, plan, source).await?.head;
         }
@@ -157,7 +163,7 @@ pub(super) fn end(log: &[Batch]) -> Offset {
 }
 
 /// As `assert_eq!`, without printing megabytes.
-fn assert_same(found: &[Batch], expected: &[Batch], context: &str) {
+pub(super) fn assert_same(found: &[Batch], expected: &[Batch], context: &str) {
     let difference = found.iter().zip(expected).position(|(found, expected)| found != expected);
     assert_eq!((difference, found.len()), (None, expected.len()), "{context}");
 }
@@ -237,6 +243,22 @@ async fn timestamps_and_epochs_are_found_in_the_archive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bucket_holds_the_producers_state_at_every_end_of_the_archive() {
+    let broker = Broker::new(open_store("memory:///"));
+    broker.describe_topic().await;
+    let log = log(8, 120);
+    let mut expected = ProducerState::default();
+    for run in log.chunks(15) {
+        run.iter().for_each(|batch| expected.record(batch.header(), batch.header().next_offset(), Timestamp(7)));
+        broker.archive(writer(1), &log, 15, end(run)).await.unwrap();
+        let head = broker.partition.refresh().await.unwrap().unwrap();
+        let found = broker.partition.read_producers(&head).await.unwrap().unwrap();
+        assert_eq!((found.offset, &found.producers), (end(run), &expected));
+    }
+    assert!(expected.entries().all(|(_, entry)| entry.batches.len() == 5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_at_any_request_loses_and_doubles_nothing() {
     let log = log(4, 60);
     for last in [Fault::Refused, Fault::ReplyLost, Fault::None] {
@@ -284,6 +306,47 @@ async fn lost_replies_and_refusals_at_random_only_delay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_that_nobody_uses_are_forgotten_and_writers_go_on_all_the_same() {
+    const PARTITIONS: i32 = 300;
+    let store = open_store("memory:///");
+    let broker = Broker::new(store);
+    broker.describe_topic().await;
+    let heads = Heads::new(20_000);
+    let archives: Vec<PartitionArchive> = (0..PARTITIONS)
+        .map(|partition| {
+            let identity = HeadIdentity { partition: PartitionIndex(partition), ..broker.partition.identity().clone() };
+            PartitionArchive::new(broker.bucket.clone(), Runtime::production(), identity, heads.clone())
+        })
+        .collect();
+    // Two rounds, each over all partitions, so that the second finds most of the heads forgotten.
+    for round in 0..2 {
+        let tasks = archives.iter().cloned().map(|archive| {
+            tokio::spawn(async move {
+                let head = archive.take_over(writer(1), Offset(0)).await.unwrap();
+                let segment = cleaner::tests::segment(head.next_offset.0, head.next_offset.0 + 5, 1);
+                archive.commit(writer(1), &segment, &CommitFacts::default()).await.unwrap();
+                archive.advance_log_start(writer(1), Offset(round * 5), Duration::ZERO).await.unwrap();
+            })
+        });
+        for task in futures_util::future::join_all(tasks).await {
+            task.unwrap();
+        }
+        let (bytes, count) = heads.used();
+        assert!(bytes <= 20_000 && count < 100, "{heads:?}");
+        let remembered = archives.iter().filter(|archive| archive.head().is_some()).count();
+        assert!(remembered <= count, "{remembered} heads in memory, {heads:?}");
+    }
+    for archive in &archives {
+        let upkeep = archive.upkeep().unwrap();
+        let head = archive.refresh().await.unwrap().unwrap();
+        assert_eq!((head.next_offset, head.log_start_offset), (Offset(10), Offset(5)));
+        assert_eq!(head.upkeep(), upkeep, "what is left to do is known without the head");
+    }
+    drop(archives);
+    assert_eq!(heads.used(), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_leaders_at_once_commit_every_range_once() {
     let store = open_store("memory:///");
     let log = log(5, 150);
@@ -297,6 +360,20 @@ async fn two_leaders_at_once_commit_every_range_once() {
         let UploadError::Head(error) = error else { panic!("{error}") };
         assert!(error.is_fenced(), "{error}");
     }
+    assert_same(&Broker::new(store).read_all(Offset(0), false).await, &log, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_copies_of_one_broker_only_the_first_archives() {
+    let store = open_store("memory:///");
+    let (log, other) = (log(9, 60), log(10, 80));
+    let (original, copied) = (Broker::new(store.clone()), Broker::new(store.clone()));
+    original.describe_topic().await;
+    original.archive(writer(1), &log[..20], 20, end(&log[..20])).await.unwrap();
+    let rival = Writer { process: BrokerIncarnationId::from_bytes([8; 16]), ..writer(1) };
+    let Err(UploadError::Head(error)) = copied.archive(rival, &other, 20, end(&other)).await else { panic!() };
+    assert!(error.is_fenced(), "{error}");
+    original.archive(writer(1), &log, 20, end(&log)).await.unwrap();
     assert_same(&Broker::new(store).read_all(Offset(0), false).await, &log, "");
 }
 

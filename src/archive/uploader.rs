@@ -8,17 +8,18 @@
 //! strength of a head that [`Uploader::archive`] returned, or that was read from the bucket afterwards.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
 use thiserror::Error;
 
 use super::key::{SegmentName, SegmentUuid};
 use super::manifest::{Head, Segment, Writer};
-use super::parquet::{AbortedTransaction, ChunkLimits, EncodeError, SegmentRequest, encode};
+use super::parquet::{AbortedTransaction, ChunkLimits, EncodeError, SegmentRequest, Written, write};
 use super::partition::{HeadError, PartitionArchive};
 use super::spool::Spool;
 use super::store::StoreError;
 use super::workers::Workers;
+use crate::log::ProducerRun;
 use crate::record::Batch;
 use crate::runtime::Runtime;
 use crate::types::Offset;
@@ -34,8 +35,8 @@ pub struct UploadPlan {
     pub next: Offset,
     /// Transactions that were aborted in the run.
     pub aborted: Vec<AbortedTransaction>,
-    /// The producers' state at `next`, in the log's own format.
-    pub producer_snapshot: Option<Bytes>,
+    /// The producers' state at `base`; followed through the run, it becomes the snapshot at `next`.
+    pub producers: ProducerRun,
 }
 
 /// A run that was archived.
@@ -45,6 +46,21 @@ pub struct Uploaded {
     pub segment: Segment,
     /// The head that lists it.
     pub head: Arc<Head>,
+    /// How long each step took.
+    pub times: UploadTimes,
+}
+
+/// How long the steps of one upload took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UploadTimes {
+    /// Reading the log and encoding.
+    pub encode: Duration,
+    /// Reading back what was encoded, and comparing it.
+    pub verify: Duration,
+    /// Uploading the objects.
+    pub upload: Duration,
+    /// Changing the head.
+    pub commit: Duration,
 }
 
 /// Why a run was not archived.
@@ -95,12 +111,21 @@ impl Uploader {
             name,
             writer: plan.writer,
             aborted: plan.aborted,
-            producer_snapshot: plan.producer_snapshot,
+            producers: plan.producers,
         };
         let slot = self.spool.acquire().await;
-        let limits = self.limits;
-        let (encoded, slot) = self.workers.run(move || (encode(&request, limits, source(), &slot), slot)).await;
+        let (limits, clock) = (self.limits, Arc::clone(&self.runtime.clock));
+        let work = move || {
+            let started = clock.monotonic();
+            let written = write(&request, limits, source(), &slot);
+            let encoded = clock.monotonic();
+            let verified = written.and_then(Written::verify);
+            let times = (encoded.since(started), clock.monotonic().since(encoded));
+            (verified, times, slot)
+        };
+        let (encoded, (encode, verify), slot) = self.workers.run(work).await;
         let encoded = encoded?;
+        let started = self.runtime.clock.monotonic();
         let (store, keys) = (partition.store(), partition.keys());
         if let Some(companion) = encoded.companion {
             store.put_immutable(&keys.companion(&name), companion).await?;
@@ -110,7 +135,10 @@ impl Uploader {
         }
         // The spooled bytes are in the bucket; another upload may have the files.
         drop(slot);
+        let uploaded = self.runtime.clock.monotonic();
         let head = partition.commit(plan.writer, &encoded.segment, &encoded.facts).await?;
-        Ok(Uploaded { segment: encoded.segment, head })
+        let commit = self.runtime.clock.monotonic().since(uploaded);
+        let times = UploadTimes { encode, verify, upload: uploaded.since(started), commit };
+        Ok(Uploaded { segment: encoded.segment, head, times })
     }
 }

@@ -21,6 +21,9 @@ use crate::types::{NodeId, Offset, TopicId};
 
 /// The topic that holds committed offsets.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// Size at which its segments are sealed. The coordinators rewrite their live state long before, and what they passed goes by
+/// whole segments: this bounds the disk that each of its partitions takes.
+pub const OFFSETS_SEGMENT_BYTES: u32 = 16 << 20;
 /// Attempts to change a configuration that somebody else changes at the same time.
 const CONFIG_ATTEMPTS: usize = 5;
 
@@ -145,7 +148,9 @@ impl Broker {
             self.coordinate(topic);
             return Ok(Arc::clone(topic));
         }
-        let configs = [("cleanup.policy", "compact"), ("remote.storage.enable", "false")];
+        let segment_bytes = OFFSETS_SEGMENT_BYTES.to_string();
+        let configs =
+            [("cleanup.policy", "compact"), ("remote.storage.enable", "false"), ("segment.bytes", &segment_bytes)];
         let topic = NewTopic {
             partitions: self.settings.topics.offsets_partitions,
             configs: configs.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),

@@ -73,6 +73,10 @@ pub enum PartitionError {
         /// The partition's.
         current: LeaderEpoch,
     },
+    /// The local log lacks records that were archived, or has others, and is being set right; Kafka's
+    /// NOT_LEADER_OR_FOLLOWER, which clients repeat.
+    #[error("the local log is behind the archive, from which it is about to go on")]
+    Behind,
     /// The topic belongs to the broker; Kafka's INVALID_TOPIC_EXCEPTION.
     #[error("clients can't write to this topic")]
     InternalTopic,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::Broker;
 use super::error::PartitionError;
@@ -70,6 +70,17 @@ pub struct Fetched {
     pub records: Result<Vec<Bytes>, PartitionError>,
 }
 
+/// A share of the memory for answers; given back when dropped.
+pub type AnswerMemory = OwnedSemaphorePermit;
+
+/// Memory of answers is counted in units of this size.
+const PERMIT_BYTES: usize = 1024;
+
+/// The memory that answers on their way out may hold, all together.
+pub(super) fn answer_memory(bytes: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(bytes.div_ceil(PERMIT_BYTES)))
+}
+
 /// How long a fetch of archived records alone waits at least, Kafka's default of `remote.fetch.max.wait.ms`.
 const COLD_WAIT: Duration = Duration::from_millis(500);
 
@@ -120,8 +131,9 @@ impl Budget {
 }
 
 impl Broker {
-    /// Fetches; one result for each partition, in the order asked.
-    pub async fn fetch(&self, wanted: &[FetchPartition], limits: FetchLimits) -> Vec<Fetched> {
+    /// Fetches; one result for each partition, in the order asked, and their share of the memory for answers, to be held
+    /// until they are sent.
+    pub async fn fetch(&self, wanted: &[FetchPartition], limits: FetchLimits) -> (Vec<Fetched>, AnswerMemory) {
         let mut round = self.plan(wanted, &limits);
         let limits = round.patience(limits);
         if !round.is_enough(&limits) && !limits.max_wait.is_zero() {
@@ -132,7 +144,16 @@ impl Broker {
             waiting.dec();
             round = waited.unwrap_or_else(|_| self.plan(wanted, &limits));
         }
-        self.execute(round).await
+        let bytes = round.planned_bytes().min(self.settings.fetch.answer_bytes);
+        if let Ok(memory) = Arc::clone(&self.answers).try_acquire_many_owned(permits(bytes)) {
+            return (self.execute(round).await, memory);
+        }
+        // Nothing is held on to while others' answers are on their way out.
+        drop(round);
+        let memory = Arc::clone(&self.answers).acquire_many_owned(permits(bytes)).await;
+        let memory = memory.expect("the semaphore is never closed, and nobody asks for more than it has");
+        let round = self.plan(wanted, &FetchLimits { max_bytes: bytes, ..limits });
+        (self.execute(round).await, memory)
     }
 
     async fn wait_for_enough(&self, wanted: &[FetchPartition], limits: &FetchLimits) -> Round {
@@ -241,7 +262,22 @@ impl Broker {
     }
 }
 
+/// Permits for that many bytes.
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX)
+}
+
 impl Round {
+    /// Most bytes that the answer will have, but for batches that are larger than their limit.
+    fn planned_bytes(&self) -> usize {
+        let bytes = |plan: &Plan| match plan {
+            Plan::Ready(batches, _) => batches.iter().map(Bytes::len).sum(),
+            Plan::Disk { limit, .. } => *limit,
+            Plan::Failed(_) | Plan::Cold(_) => 0,
+        };
+        self.plans.iter().map(|(_, plan)| bytes(plan)).sum()
+    }
+
     fn is_enough(&self, limits: &FetchLimits) -> bool {
         self.answer_now || self.plans.is_empty() || self.ready_bytes >= limits.min_bytes
     }

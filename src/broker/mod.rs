@@ -25,18 +25,20 @@ mod producer_ids;
 mod readers;
 mod settings;
 mod start;
+mod throttle;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-pub use admin::{AdminError, ConfigEdit, ConfigResource, NewTopic, OFFSETS_TOPIC, TopicName};
+pub use admin::{AdminError, ConfigEdit, ConfigResource, NewTopic, OFFSETS_SEGMENT_BYTES, OFFSETS_TOPIC, TopicName};
 pub use archive_seam::{ArchiveError, ArchiveReader, FoundOffset};
 pub use archiver::{ArchiveStartError, ArchiverSettings};
 pub use error::{PartitionError, StartError};
-pub use fetch::{FetchLimits, FetchPartition, Fetched, Isolation};
+pub use fetch::{AnswerMemory, FetchLimits, FetchPartition, Fetched, Isolation};
 pub use fetch_session::{
     Answered, FetchContext, FetchSessions, PartitionKey, SessionError, SessionPartition, SessionRequest,
 };
@@ -49,6 +51,7 @@ use cold_reads::ColdReads;
 use partitions::Partitions;
 use producer_ids::ProducerIds;
 use readers::Readers;
+use throttle::Throttle;
 
 use crate::group::Groups;
 use crate::log::{LogDirectory, RecoveryReport};
@@ -73,6 +76,8 @@ pub struct Broker {
     cold_reads: ColdReads,
     sessions: Mutex<FetchSessions>,
     producer_ids: ProducerIds,
+    throttle: Mutex<Throttle>,
+    answers: Arc<Semaphore>,
     groups: Groups,
     /// The topic whose partitions the coordinators run on.
     coordinated: Mutex<Option<Arc<Topic>>>,

@@ -2,23 +2,25 @@
 //!
 //! A log is opened when a partition is first used, and only while the newest image has its topic, so that nothing is made for
 //! a topic that was deleted meanwhile. [`Partitions::apply`] follows the image: changed settings reach open logs, logs of
-//! deleted topics go. After a crash the logs that recovery found are compared with the image in the same way.
+//! deleted topics go. After a crash the logs that recovery found are compared with the image in the same way. A log that does not
+//! reach as far as the archive, because its directory was lost or is an old copy, is not used before `archiver::catch_up` has
+//! made it go on where the archive ends (decision 0018).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::error::PartitionError;
 use super::settings::BrokerSettings;
 use crate::log::{LogDirectory, LogSettings, PartitionLog};
 use crate::metadata::Image;
 use crate::metadata::config_layers::BrokerLayers;
-use crate::metadata::image::{Topic, TopicChange};
+use crate::metadata::image::{ArchiveMark, Topic, TopicChange};
 use crate::metadata::topic_config::TopicConfig;
 use crate::record::ProduceRules;
-use crate::types::{LeaderEpoch, NodeId, TopicId, TopicPartition};
+use crate::types::{LeaderEpoch, NodeId, Offset, TopicId, TopicPartition};
 
 /// The topic configuration whose change asks for everything to be sealed.
 const FLUSH_CONFIG: &str = "archive.flush.timestamp";
@@ -110,6 +112,22 @@ pub struct Leader {
     pub epoch: LeaderEpoch,
 }
 
+/// Partitions whose logs do not reach as far as the archive.
+#[derive(Default)]
+struct Behind {
+    /// Those that the archive has to be asked about.
+    waiting: BTreeMap<TopicPartition, Arc<PartitionLog>>,
+    /// Those about which it was asked in this process.
+    settled: BTreeSet<TopicPartition>,
+}
+
+impl Behind {
+    fn forget(&mut self, topic_id: TopicId) {
+        self.waiting.retain(|id, _| id.topic_id != topic_id);
+        self.settled.retain(|id| id.topic_id != topic_id);
+    }
+}
+
 /// See the module.
 pub(super) struct Partitions {
     node_id: NodeId,
@@ -118,6 +136,9 @@ pub(super) struct Partitions {
     directories: Vec<Arc<LogDirectory>>,
     images: watch::Receiver<Arc<Image>>,
     open: RwLock<BTreeMap<TopicPartition, Arc<Partition>>>,
+    behind: Mutex<Behind>,
+    /// Notified when a partition is found behind.
+    found_behind: Notify,
     topics: Mutex<BTreeMap<TopicId, Arc<LocalTopic>>>,
 }
 
@@ -134,6 +155,8 @@ impl Partitions {
             directories,
             images,
             open: RwLock::default(),
+            behind: Mutex::default(),
+            found_behind: Notify::new(),
             topics: Mutex::default(),
         }
     }
@@ -194,10 +217,40 @@ impl Partitions {
         let directory = directory.ok_or(PartitionError::NotLeader { leader: None })?;
         let topic = self.local_topic(&image, topic);
         let log = directory.log_or_create(id, topic.rules().log);
+        self.check_reach(&image, id, &log)?;
         let begun = Mutex::new(LeaderEpoch::NONE);
         let partition = Arc::new(Partition { topic, directory: Arc::clone(directory), log, begun });
         open.insert(id, Arc::clone(&partition));
         Ok(partition)
+    }
+
+    /// Refuses a log that does not hold what the metadata knows to be archived, unless the archive was asked.
+    fn check_reach(&self, image: &Image, id: TopicPartition, log: &Arc<PartitionLog>) -> Result<(), PartitionError> {
+        let Some(mark) = image.archive_mark(id) else { return Ok(()) };
+        let mut behind = self.behind.lock();
+        if behind.settled.contains(&id) || reaches(log, mark) {
+            return Ok(());
+        }
+        behind.waiting.insert(id, Arc::clone(log));
+        self.found_behind.notify_one();
+        Err(PartitionError::Behind)
+    }
+
+    /// Waits until a partition is found behind.
+    pub(super) async fn when_behind(&self) {
+        self.found_behind.notified().await;
+    }
+
+    /// The logs that are not used because they are behind the archive.
+    pub(super) fn behind(&self) -> Vec<Arc<PartitionLog>> {
+        self.behind.lock().waiting.values().cloned().collect()
+    }
+
+    /// Lets a log be used that was found behind: it agrees with the archive now.
+    pub(super) fn settle(&self, id: TopicPartition) {
+        let mut behind = self.behind.lock();
+        behind.waiting.remove(&id);
+        behind.settled.insert(id);
     }
 
     fn local_topic(&self, image: &Image, topic: &Topic) -> Arc<LocalTopic> {
@@ -229,6 +282,7 @@ impl Partitions {
         let log = LogSettings {
             segment_bytes: u32::try_from(config.segment_bytes).unwrap_or(u32::MAX),
             segment_age: config.segment_age,
+            write_caching: config.write_caching,
             producer_expiration: expiration.unwrap_or(defaults.producer_expiration),
             max_producers: self.max_producers,
         };
@@ -284,6 +338,7 @@ impl Partitions {
 
     fn delete(&self, topic_id: TopicId) {
         self.topics.lock().remove(&topic_id);
+        self.behind.lock().forget(topic_id);
         let mut open = self.open.write();
         open.retain(|id, _| id.topic_id != topic_id);
         let logs = self.directories.iter().flat_map(|directory| directory.logs());
@@ -309,8 +364,19 @@ impl Partitions {
     /// Forgets all open partitions, so that the directories can be closed.
     pub(super) fn clear(&self) {
         self.open.write().clear();
+        *self.behind.lock() = Behind::default();
         self.topics.lock().clear();
     }
+}
+
+/// Whether a log holds what was archived, as far as its epochs tell.
+fn reaches(log: &PartitionLog, mark: ArchiveMark) -> bool {
+    let offsets = log.offsets();
+    if offsets.log_end < mark.next_offset {
+        return false;
+    }
+    let is_gone = offsets.log_start >= mark.next_offset;
+    is_gone || log.epochs().epoch_at(Offset(mark.next_offset.0 - 1)) == Some(mark.leader_epoch)
 }
 
 fn delete_log(log: &Arc<PartitionLog>) {

@@ -81,6 +81,16 @@ impl Broker {
         })
     }
 
+    /// For how long a producer is to pause after having sent so many bytes, as the archive and the disks keep up; see
+    /// [`throttle`](super::throttle).
+    pub fn throttle(&self, bytes: usize) -> Duration {
+        let pause = self.throttle.lock().charge(self.runtime.clock.monotonic(), bytes);
+        if !pause.is_zero() {
+            self.metrics.server.throttle_seconds.observe(pause);
+        }
+        pause
+    }
+
     /// Waits until appended records are as safe as the producer asked for, at most for `timeout`.
     ///
     /// # Errors

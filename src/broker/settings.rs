@@ -66,6 +66,8 @@ pub struct TopicSettings {
 pub struct FetchSettings {
     /// Most bytes of one answer, whatever the client asks for; a single larger batch still passes.
     pub max_bytes: usize,
+    /// Memory for records in answers that are not sent yet, of all connections together. Fetches wait when it is used up.
+    pub answer_bytes: usize,
     /// Incremental fetch sessions kept; each holds its list of partitions in memory.
     pub max_sessions: usize,
     /// Lanes that read segments. More serve more readers of old records at a time and cost a thread each.
@@ -80,6 +82,6 @@ impl Default for TopicSettings {
 
 impl Default for FetchSettings {
     fn default() -> Self {
-        Self { max_bytes: 55 << 20, max_sessions: 1000, reader_lanes: 4 }
+        Self { max_bytes: 55 << 20, answer_bytes: 128 << 20, max_sessions: 1000, reader_lanes: 4 }
     }
 }

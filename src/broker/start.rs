@@ -1,5 +1,6 @@
 //! Opening a broker and shutting it down, and the two tasks that run meanwhile: following the image, and the clock's tick.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::admin::OFFSETS_TOPIC;
 use super::archiver::{self, Archiver};
 use super::cold_reads::ColdReads;
 use super::error::StartError;
+use super::fetch::answer_memory;
 use super::fetch_session::FetchSessions;
 use super::partitions::Partitions;
 use super::producer_ids::ProducerIds;
@@ -23,7 +25,7 @@ use crate::metadata::{Command, CommandError, Metadata, MetadataSettings, Outcome
 use crate::runtime::Runtime;
 use crate::runtime::disk::DirectoryLock;
 use crate::telemetry::Metrics;
-use crate::types::{BrokerEpoch, BrokerIncarnationId, Incarnation};
+use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation};
 
 /// How often the data directories look at their timers.
 const TICK: Duration = Duration::from_millis(100);
@@ -47,9 +49,11 @@ impl Broker {
         let metadata_lock = lock_metadata(&runtime, &metadata_path)?;
         let metadata = Metadata::open(&runtime, &metadata_path, MetadataSettings::new(settings.node_id)).await?;
         let (directories, recovery) = open_directories(&runtime, &settings, &metadata)?;
+        let process = BrokerIncarnationId::from_entropy(runtime.entropy.identity());
         let owner = archiver::Owner {
             cluster_id: metadata.cluster_id(),
             node_id: settings.node_id,
+            process,
             incarnation: Incarnation::default(),
             // Until the bucket was claimed once: a start that was refused leaves a data directory that is new still.
             is_new: metadata.image().broker(settings.node_id).is_none(),
@@ -57,7 +61,8 @@ impl Broker {
         let images = metadata.subscribe();
         let archiver = Archiver::open(&runtime, &settings.archive, owner, images, Arc::clone(&metrics)).await?;
         let archiver = Arc::new(archiver);
-        let epoch = register(&runtime, &settings, &metadata, &directories).await?;
+        let epoch = register(process, &settings, &metadata, &directories).await?;
+        replace_lost_directories(&settings, &metadata, &directories).await?;
         let partitions = Partitions::new(&settings, directories, metadata.subscribe());
         let image = metadata.image();
         partitions.delete_strays(&image);
@@ -70,6 +75,8 @@ impl Broker {
             cold_reads: ColdReads::default(),
             sessions: Mutex::new(FetchSessions::new(settings.fetch.max_sessions)),
             producer_ids: ProducerIds::default(),
+            throttle: Mutex::default(),
+            answers: answer_memory(settings.fetch.answer_bytes),
             groups: Groups::new(runtime.clone(), settings.groups.clone(), offsets_partitions, metrics.group.clone()),
             coordinated: Mutex::new(None),
             background: Mutex::default(),
@@ -89,10 +96,13 @@ impl Broker {
         let background = vec![
             tokio::spawn(follow_image(Arc::clone(&broker))),
             tokio::spawn(tick(Arc::clone(&broker))),
+            tokio::spawn(Arc::clone(&broker).catch_up_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).upload_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&archiver).prove_later()),
             tokio::spawn(Arc::clone(&broker).make_room_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).retain_forever(Arc::clone(&archiver))),
+            tokio::spawn(Arc::clone(&broker).throttle_forever(Arc::clone(&archiver))),
+            tokio::spawn(Arc::clone(&broker).sweep_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).describe_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).snapshot_groups_forever(archiver)),
         ];
@@ -176,7 +186,7 @@ fn open_directories(
 }
 
 async fn register(
-    runtime: &Runtime,
+    process: BrokerIncarnationId,
     settings: &BrokerSettings,
     metadata: &Metadata,
     directories: &[Arc<LogDirectory>],
@@ -184,7 +194,7 @@ async fn register(
     let command = Command::RegisterBroker(RegisterBroker {
         cluster_id: metadata.cluster_id(),
         node_id: settings.node_id,
-        incarnation_id: BrokerIncarnationId::from_entropy(runtime.entropy.identity()),
+        incarnation_id: process,
         listeners: settings.endpoints.clone(),
         rack: settings.rack.clone(),
         directories: directories.iter().map(|directory| directory.identity().directory_id).collect(),
@@ -195,6 +205,37 @@ async fn register(
             unreachable!("a registration is answered with an epoch, not with {outcome:?}")
         }
     }
+}
+
+/// Looks for data directories that hold partitions by the metadata and are not here. If an empty one is, it was put in the
+/// place of a lost one: the lost one's partitions move, and go on from the archive. If not, a path may only be missing from
+/// the configuration, and its partitions wait for it.
+async fn replace_lost_directories(
+    settings: &BrokerSettings,
+    metadata: &Metadata,
+    directories: &[Arc<LogDirectory>],
+) -> Result<(), StartError> {
+    let used = metadata.image().directories_in_use(settings.node_id);
+    let online: BTreeSet<DirectoryId> = directories.iter().map(|directory| directory.identity().directory_id).collect();
+    let has_unused = online.iter().any(|directory| !used.contains_key(directory));
+    for (&directory, &partitions) in used.iter().filter(|(directory, _)| !online.contains(directory)) {
+        if !has_unused {
+            tracing::error!(
+                directory_id = %directory,
+                partitions,
+                "a data directory is missing: its partitions are offline until it is back, or until an empty one takes its place"
+            );
+            continue;
+        }
+        tracing::error!(
+            directory_id = %directory,
+            partitions,
+            "a data directory is lost and an empty one took its place: its partitions go on from the archive, without what was not archived"
+        );
+        let command = Command::ReplaceDirectory { node_id: settings.node_id, directory };
+        metadata.submit(command).await.map_err(StartError::Registration)?;
+    }
+    Ok(())
 }
 
 async fn follow_image(broker: Arc<Broker>) {

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use crate::archive::parquet::ChunkLimits;
 use crate::archive::remote_reader::ReadSettings;
 use crate::archive::store::{Location, LocationError, StoreSettings};
-use crate::broker::{ArchiveSettings, ArchiverSettings, BrokerSettings, FetchSettings, TopicSettings};
-use crate::config::{ByteSize, Config};
+use crate::broker::{
+    ArchiveSettings, ArchiverSettings, BrokerSettings, FetchSettings, OFFSETS_SEGMENT_BYTES, TopicSettings,
+};
+use crate::config::{ByteSize, Config, Interval, Listener};
 use crate::group::GroupSettings;
 use crate::log::{DirectorySettings, JournalSettings};
 use crate::metadata::topic_config::topic_config;
@@ -17,6 +19,8 @@ use crate::telemetry::MemoryShare;
 const READER_LANES: usize = 4;
 /// Lanes that encode and decode Parquet, at low priority.
 const ARCHIVE_LANES: usize = 2;
+/// Memory of one segment that is being turned into Parquet.
+const UPLOAD_BYTES: u64 = 40 << 20;
 
 /// The broker's settings. Its endpoints are known once the listeners are bound.
 pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, LocationError> {
@@ -35,6 +39,7 @@ pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, Locatio
         },
         fetch: FetchSettings {
             max_bytes: to_usize(config.network.fetch_max.bytes()),
+            answer_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)) / 2,
             max_sessions: config.network.fetch_sessions,
             reader_lanes: READER_LANES,
         },
@@ -49,10 +54,12 @@ fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
     let own = config.data.directories[0].join("archive");
     let options = config.store.options.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
     let chunk_bytes = ChunkLimits::default().raw_bytes.max(1);
+    let uploads = to_usize(config.memory.share_bytes(MemoryShare::Uploads) / UPLOAD_BYTES).max(1);
     Ok(ArchiveSettings {
         location: Location::parse(config.store.url.as_str())?,
         store: StoreSettings {
-            attempt_timeout_ms: u64::try_from(archive.request_timeout.0.as_millis()).unwrap_or(u64::MAX),
+            attempt_timeout_ms: millis(archive.request_timeout),
+            connect_timeout_ms: millis(archive.connect_timeout),
             concurrent_reads: archive.concurrency,
             concurrent_writes: archive.concurrency.div_ceil(2),
             options: options.collect(),
@@ -62,7 +69,7 @@ fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
             spool_directory: own.join("spool"),
             cache_directory: own.join("cache"),
             cache_bytes: archive.cache.bytes(),
-            uploads: archive.uploads,
+            uploads: archive.uploads.min(uploads),
             lanes: ARCHIVE_LANES,
             reads: ReadSettings {
                 read_ahead_chunks: to_usize(archive.read_ahead.bytes().div_ceil(chunk_bytes)),
@@ -70,7 +77,10 @@ fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
             },
             retention_interval: config.data.settings.retention_interval.0,
             deletion_grace: archive.deletion_grace.0,
+            sweep_interval: archive.sweep_interval.0,
+            head_bytes: config.memory.share_bytes(MemoryShare::Heads),
             local_bytes: config.data.settings.local_max.map_or(u64::MAX, ByteSize::bytes),
+            free_bytes: config.data.settings.free_min.bytes(),
         },
     })
 }
@@ -106,16 +116,8 @@ fn directory_settings(config: &Config) -> DirectorySettings {
 
 /// Kafka's names for what is configured, so that tools see it, and so that topics inherit it.
 fn broker_configs(config: &Config) -> BTreeMap<String, String> {
-    let directories: Vec<_> = config.data.directories.iter().map(|path| path.display().to_string()).collect();
-    let own = [
-        ("node.id", config.node_id.to_string()),
-        ("broker.id", config.node_id.to_string()),
-        ("log.dirs", directories.join(",")),
-        ("auto.create.topics.enable", config.topics.auto_create.to_string()),
-        ("num.partitions", config.topics.partitions.to_string()),
-        ("offsets.topic.num.partitions", config.groups.offsets_partitions.to_string()),
-        ("producer.id.expiration.ms", config.producers.id_expiration.0.as_millis().to_string()),
-    ];
+    let own =
+        names_and_addresses(config).into_iter().chain(numbers(config).map(|(name, value)| (name, value.to_string())));
     let own = own.map(|(name, value)| (name.to_owned(), value));
     // Topics look for their defaults under the broker's names for them.
     let defaults = config.topics.defaults.0.iter().filter_map(|(name, value)| {
@@ -124,6 +126,55 @@ fn broker_configs(config: &Config) -> BTreeMap<String, String> {
         Some(((*synonym).to_owned(), value.clone()))
     });
     defaults.chain(own).collect()
+}
+
+fn names_and_addresses(config: &Config) -> Vec<(&'static str, String)> {
+    let directories: Vec<_> = config.data.directories.iter().map(|path| path.display().to_string()).collect();
+    let of_listeners = |shown: &dyn Fn(&Listener) -> String| {
+        let all: Vec<_> =
+            config.listeners.iter().map(|listener| format!("{}:{}", listener.name, shown(listener))).collect();
+        all.join(",")
+    };
+    let mut all = vec![
+        ("node.id", config.node_id.to_string()),
+        ("broker.id", config.node_id.to_string()),
+        ("log.dirs", directories.join(",")),
+        ("listeners", of_listeners(&|listener| format!("//{}", listener.address))),
+        ("advertised.listeners", of_listeners(&|listener| format!("//{}", listener.advertise(listener.address)))),
+        ("listener.security.protocol.map", of_listeners(&|_| "PLAINTEXT".to_owned())),
+        ("auto.create.topics.enable", config.topics.auto_create.to_string()),
+    ];
+    all.extend(config.rack.clone().map(|rack| ("broker.rack", rack)));
+    all
+}
+
+/// Numbers in Kafka's units, no larger than its types hold.
+fn numbers(config: &Config) -> impl Iterator<Item = (&'static str, u128)> {
+    let (network, groups) = (&config.network, &config.groups);
+    let count = |number: i32| u128::try_from(number).unwrap_or(0);
+    let ints = [
+        ("num.partitions", count(config.topics.partitions)),
+        ("offsets.topic.num.partitions", count(groups.offsets_partitions)),
+        ("offsets.topic.segment.bytes", OFFSETS_SEGMENT_BYTES.into()),
+        ("offsets.retention.minutes", groups.offsets_retention.0.as_millis() / 60_000),
+        ("offset.metadata.max.bytes", groups.offset_metadata_max.bytes().into()),
+        ("group.min.session.timeout.ms", groups.session_timeout_min.0.as_millis()),
+        ("group.max.session.timeout.ms", groups.session_timeout_max.0.as_millis()),
+        ("group.initial.rebalance.delay.ms", groups.initial_rebalance_delay.0.as_millis()),
+        ("group.max.size", groups.max_members as u128),
+        ("producer.id.expiration.ms", config.producers.id_expiration.0.as_millis()),
+        ("fetch.max.bytes", network.fetch_max.bytes().into()),
+        ("max.connections", network.max_connections as u128),
+        ("max.connections.per.ip", network.max_connections_per_address as u128),
+        ("max.incremental.fetch.session.cache.slots", network.fetch_sessions as u128),
+        ("socket.request.max.bytes", network.max_frame.bytes().into()),
+    ];
+    let longs = [
+        ("connections.max.idle.ms", network.idle_timeout.0.as_millis()),
+        ("log.retention.check.interval.ms", config.data.settings.retention_interval.0.as_millis()),
+    ];
+    let clamped = |most: u128| move |(name, value): (_, u128)| (name, value.min(most));
+    ints.into_iter().map(clamped(i32::MAX as u128)).chain(longs.into_iter().map(clamped(i64::MAX as u128)))
 }
 
 /// The listeners' settings.
@@ -140,7 +191,8 @@ pub(super) fn server_settings(config: &Config) -> ServerSettings {
             connections: network.max_connections,
             connections_per_address: network.max_connections_per_address,
             frame_bytes: to_usize(network.max_frame.bytes()),
-            total_frame_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)),
+            // The other half is for answers, so that requests and answers never wait for each other.
+            total_frame_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)) / 2,
             connection_frame_bytes: to_usize(network.connection_memory.bytes()),
             requests_in_flight: network.max_in_flight_requests,
             idle_timeout: network.idle_timeout.0,
@@ -153,3 +205,10 @@ pub(super) fn server_settings(config: &Config) -> ServerSettings {
 fn to_usize(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
+
+fn millis(interval: Interval) -> u64 {
+    u64::try_from(interval.0.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::composition::{broker_settings, server_settings};
 use super::config::SettingArguments;
 use super::{Context, Exit, Failure};
-use crate::config::Config;
+use crate::config::{Config, TelemetrySettings};
 use crate::http::{HttpServer, HttpState};
 use crate::runtime::disk::replace_file;
 use crate::server::Server;
@@ -33,7 +33,8 @@ pub struct ServeArguments {
 /// Runs `alluvium serve`.
 pub(super) fn run(arguments: &ServeArguments, context: &mut Context) -> Result<(), Failure> {
     let (_, config) = arguments.settings.resolve(context)?;
-    install_logs(config.telemetry.log_format, &config.telemetry.log_filter)?;
+    let TelemetrySettings { log_format, log_filter } = &config.telemetry;
+    install_logs(*log_format, log_filter)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

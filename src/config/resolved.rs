@@ -246,7 +246,6 @@ fn resolve_memory(loaded: &Loaded, machine: &Machine, problems: &mut Vec<Problem
         memory.uploads_percent,
         memory.readers_percent,
         memory.heads_percent,
-        memory.producers_percent,
         memory.groups_percent,
     ]
     .map(u64::from);

@@ -116,23 +116,21 @@ settings! {
     /// The process's memory: one budget, and how it is shared out. The shares are percentages and make 100.
     memory: MemorySettings {
         /// The whole budget. Unset means a quarter of the machine's or control group's memory, between 128 MiB and 4 GiB.
-        /// Code, connections and metadata come on top.
+        /// Code, connections, metadata and the state of idempotent producers come on top.
         budget: Option<ByteSize> = None, example "\"1GiB\"";
         /// Recent batches from which consumers at the tail are served without touching the disk.
         tail_percent: u8 = 30;
         /// Requests being read and handled, and answers on their way out. Connections wait when it is used up, and no
         /// single request can be larger.
         frames_percent: u8 = 30;
-        /// Segments being turned into Parquet. Less makes archiving slower.
+        /// Segments being turned into Parquet: one for each 40 MiB, at least one. Less makes archiving slower.
         uploads_percent: u8 = 15;
         /// Archived data being fetched and decoded. Less lets fewer historical readers run at a time.
         readers_percent: u8 = 15;
         /// Head objects and manifests of archived partitions. Less costs store requests.
         heads_percent: u8 = 4;
-        /// State of idempotent producers. Less remembers fewer of them.
-        producers_percent: u8 = 3;
         /// Consumer groups and their offsets. Less lets fewer groups commit.
-        groups_percent: u8 = 3;
+        groups_percent: u8 = 6;
     }
 
     /// The archive and its object store.
@@ -158,7 +156,8 @@ settings! {
         request_timeout: Interval = Interval::seconds(30);
         /// Requests to the store at a time. More hide latency and cost memory and connections.
         concurrency: usize = 32;
-        /// Segments encoded and uploaded at a time. Each costs a processor while it encodes.
+        /// Segments encoded and uploaded at a time, as far as the memory for uploads allows. Each costs a processor while it
+        /// encodes.
         uploads: usize = 2;
         /// Disk for rebuilt chunks of archived data, in the first data directory. Zero reads the store every time.
         cache: ByteSize = ByteSize::gib(4);

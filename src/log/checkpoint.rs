@@ -9,9 +9,7 @@
 //! body:      replay lap u64, file_offset u64, sequence u64, count u32, then per partition
 //! partition: topic_id [u8; 16], index i32, written_sequence u64, log_start i64, local_log_start i64, archived_to i64,
 //!            high_watermark i64, recovery_point i64, active_base i64 (−1: none), active_bytes u64,
-//!            epochs u32 × (epoch i32, start i64), producers u32 × producer
-//! producer:  id i64, last_append i64, batches u32 × (epoch i16, base_sequence i32, last_sequence i32, base_offset i64,
-//!            next_offset i64, timestamp i64)
+//!            epochs u32 × (epoch i32, start i64), producers as in `producer_snapshot`
 //! ```
 //! Little-endian. Written after everything that it vouches for is synced; journal files are released after it is durable.
 
@@ -22,13 +20,16 @@ use bytes::{Buf, BufMut};
 use super::epoch_cache::EpochCache;
 use super::error::OpenError;
 use super::journal::ReplayPosition;
-use super::producer_state::{BatchMark, ProducerEntry, ProducerState};
+use super::producer_snapshot::{put_producers, take_producers};
+use super::producer_state::ProducerState;
 use super::stamp::{Identity, Kind, STAMP_BYTES, StampError};
 use crate::runtime::disk::{Disk, read_file, replace_file};
-use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, TopicId, TopicPartition};
 
 const KIND: Kind = Kind { magic: *b"ALLVCKPT", name: "checkpoint" };
 const FILE_NAME: &str = "checkpoint";
+/// Bytes of length and checksum between stamp and body.
+pub(super) const FRAME_BYTES: usize = 12;
 /// A checkpoint larger than this is damage, not data.
 const LIMIT_BYTES: u64 = 4 << 30;
 
@@ -98,13 +99,20 @@ impl Checkpoint {
         for partition in &self.partitions {
             partition.encode(&mut body);
         }
-        let mut content = Vec::with_capacity(STAMP_BYTES + 12 + body.len());
+        let mut content = Vec::with_capacity(STAMP_BYTES + FRAME_BYTES + body.len());
         KIND.write(identity, &mut content);
-        content.put_u64_le(body.len() as u64);
-        content.put_u32_le(crc32c::crc32c(&body));
-        content.extend_from_slice(&body);
+        content.extend_from_slice(&frame(&body));
         content
     }
+}
+
+/// A body behind its length and checksum.
+pub(super) fn frame(body: &[u8]) -> Vec<u8> {
+    let mut framed = Vec::with_capacity(FRAME_BYTES + body.len());
+    framed.put_u64_le(body.len() as u64);
+    framed.put_u32_le(crc32c::crc32c(body));
+    framed.extend_from_slice(body);
+    framed
 }
 
 impl PartitionCheckpoint {
@@ -124,20 +132,7 @@ impl PartitionCheckpoint {
             body.put_i32_le(epoch.0);
             body.put_i64_le(start.0);
         }
-        put_count(body, self.producers.len());
-        for (id, entry) in self.producers.entries() {
-            body.put_i64_le(id.0);
-            body.put_i64_le(entry.last_append.0);
-            put_count(body, entry.batches.len());
-            for mark in &entry.batches {
-                body.put_i16_le(mark.epoch.0);
-                body.put_i32_le(mark.base_sequence);
-                body.put_i32_le(mark.last_sequence);
-                body.put_i64_le(mark.base_offset.0);
-                body.put_i64_le(mark.next_offset.0);
-                body.put_i64_le(mark.timestamp.0);
-            }
-        }
+        put_producers(body, &self.producers);
     }
 }
 
@@ -146,7 +141,7 @@ fn put_count(body: &mut Vec<u8>, count: usize) {
 }
 
 /// Reads everything after the stamp; `None` when anything is out of place.
-fn decode(mut rest: &[u8]) -> Option<Checkpoint> {
+pub(super) fn decode(mut rest: &[u8]) -> Option<Checkpoint> {
     let body_bytes = rest.try_get_u64_le().ok()?;
     let crc = rest.try_get_u32_le().ok()?;
     if rest.len() as u64 != body_bytes || crc32c::crc32c(rest) != crc {
@@ -178,14 +173,7 @@ fn decode_partition(body: &mut &[u8]) -> Option<PartitionCheckpoint> {
         .map(|_| Some((LeaderEpoch(body.try_get_i32_le().ok()?), Offset(body.try_get_i64_le().ok()?))))
         .collect::<Option<Vec<_>>>()?;
     let epochs = EpochCache::from_starts(starts)?;
-    let mut producers = ProducerState::default();
-    for _ in 0..body.try_get_u32_le().ok()? {
-        let id = ProducerId(body.try_get_i64_le().ok()?);
-        let last_append = Timestamp(body.try_get_i64_le().ok()?);
-        let count = body.try_get_u32_le().ok()?;
-        let batches = (0..count).map(|_| decode_mark(body)).collect::<Option<_>>()?;
-        producers.restore(id, ProducerEntry { batches, last_append });
-    }
+    let producers = take_producers(body)?;
     Some(PartitionCheckpoint {
         partition,
         written_sequence,
@@ -197,16 +185,5 @@ fn decode_partition(body: &mut &[u8]) -> Option<PartitionCheckpoint> {
         active,
         epochs,
         producers,
-    })
-}
-
-fn decode_mark(body: &mut &[u8]) -> Option<BatchMark> {
-    Some(BatchMark {
-        epoch: ProducerEpoch(body.try_get_i16_le().ok()?),
-        base_sequence: body.try_get_i32_le().ok()?,
-        last_sequence: body.try_get_i32_le().ok()?,
-        base_offset: Offset(body.try_get_i64_le().ok()?),
-        next_offset: Offset(body.try_get_i64_le().ok()?),
-        timestamp: Timestamp(body.try_get_i64_le().ok()?),
     })
 }

@@ -10,12 +10,15 @@
 //! directory is offline until a restart. `broker` calls this layer; `archive` reads sealed segments.
 
 mod checkpoint;
+mod continuation;
 mod directory;
 mod epoch_cache;
 mod error;
+pub mod fuzz;
 mod journal;
 mod offsets;
 mod partition;
+mod producer_snapshot;
 mod producer_state;
 mod read;
 mod recovery;
@@ -32,12 +35,14 @@ mod tail;
 mod tests;
 mod write_behind;
 
+pub use continuation::Continuation;
 pub use directory::{LogDirectory, Owner, RecoveryReport};
 pub use epoch_cache::EpochCache;
 pub use error::{AppendError, OpenError, ReadError};
 pub use journal::JournalSettings;
 pub use offsets::Offsets;
 pub use partition::{Appended, CommitRule, Level, PartitionLog, Wait};
+pub use producer_snapshot::{ProducerRun, ProducerSnapshot};
 pub use producer_state::{BatchMark, ProducerEntry, ProducerState, SequenceError};
 pub use read::{DiskRead, ReadPlan, TimestampPlan};
 pub use segment::{

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
+use super::continuation::Continuation;
 use super::directory::Shared;
 use super::epoch_cache::EpochCache;
 use super::error::{AppendError, ReadError};
-use super::journal::{Client, Completed, Mark, Write};
+use super::journal::{Client, Completed, Durability, Mark, Write};
 use super::offsets::Offsets;
 use super::producer_state::{ProducerState, Verdict};
 use super::read::{DiskRead, ReadPlan, TimestampPlan};
@@ -109,6 +110,14 @@ impl PartitionLog {
         self.state.lock().producers.clone()
     }
 
+    /// What is remembered of producers from their batches below `offset`. Of one that wrote much since, earlier batches may
+    /// be missing, or all of them.
+    pub fn producers_below(&self, offset: Offset) -> ProducerState {
+        let mut producers = self.state.lock().producers.clone();
+        producers.truncate_to(offset);
+        producers
+    }
+
     /// Replaces the settings.
     pub fn configure(&self, settings: LogSettings) {
         self.state.lock().settings = settings;
@@ -179,17 +188,15 @@ impl PartitionLog {
             batch: batch.bytes().clone(),
             base_offset: header.base_offset,
             leader_epoch: header.leader_epoch,
+            durability: if state.settings.write_caching { Durability::Written } else { Durability::Stable },
         };
         if !self.shared.journal.push(write) {
             return Err(self.offline());
         }
         let durable = state.offsets.durable;
         state.producers.record(header, durable, now);
-        if state.producers.len() > state.settings.max_producers {
-            // Some at once, so that a flood of producer ids does not sort the map at each append.
-            let limit = state.settings.max_producers - state.settings.max_producers / 10;
-            state.producers.shrink_to(limit);
-        }
+        let limit = state.settings.max_producers;
+        state.producers.keep_within(limit);
         state.epochs.assign(header.leader_epoch, header.base_offset);
         state.offsets.log_end = header.next_offset();
         state.permits.push_back((header.next_offset(), permit));
@@ -311,6 +318,18 @@ impl PartitionLog {
         self.push(&state, Mark::Truncate(end))
     }
 
+    /// Gives up all local records and goes on where the archive ends, as `continuation` says. Nothing may be under way; the
+    /// caller must not append until this is durable, see [`Self::truncated`].
+    pub fn continue_at(self: &Arc<Self>, mut continuation: Continuation) -> Result<(), AppendError> {
+        let mut state = self.state.lock();
+        if !state.is_whole() || state.offsets.durable < state.offsets.log_end {
+            return Err(AppendError::Truncating);
+        }
+        continuation.keep_within(self.shared.journal.group_limit_bytes());
+        state.truncating += 1;
+        self.push(&state, Mark::Continue(Arc::new(continuation)))
+    }
+
     /// True when no truncation is under way.
     pub fn truncated(&self) -> bool {
         self.state.lock().is_whole()
@@ -340,9 +359,27 @@ impl PartitionLog {
         state.sealed().iter().filter(|segment| segment.extent().next_offset <= bound).cloned().collect()
     }
 
+    /// When the oldest of the records was appended that are not archived, about; `None` when all are.
+    pub fn oldest_unarchived(&self) -> Option<Timestamp> {
+        let state = self.state.lock();
+        let archived_to = state.offsets.archived_to;
+        if state.offsets.durable <= archived_to {
+            return None;
+        }
+        let segment = state.segments.iter().find(|segment| segment.extent().next_offset > archived_to);
+        segment.map(|segment| segment.created_at()).or(state.unwritten_since)
+    }
+
     /// All local segments, oldest first.
     pub fn segments(&self) -> Vec<Arc<Segment>> {
         self.state.lock().segments.clone()
+    }
+
+    /// Bytes of the local log: of its segments, and of what waits to be written to them.
+    pub fn local_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        let segments: u64 = state.segments.iter().map(|segment| segment.extent().file_bytes).sum();
+        segments + state.unwritten_bytes as u64
     }
 
     /// Takes sealed segments that end at or below `below` out of the local log and removes their files. Only what a durable

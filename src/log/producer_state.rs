@@ -200,6 +200,14 @@ impl ProducerState {
         self.producers.retain(|_, entry| entry.last_append >= before);
     }
 
+    /// Forgets the producers that wrote longest ago when there are more than `limit`: some at once, so that a flood of
+    /// producer ids does not sort the map at each append.
+    pub fn keep_within(&mut self, limit: usize) {
+        if self.producers.len() > limit {
+            self.shrink_to(limit - limit / 10);
+        }
+    }
+
     /// Forgets the producers that wrote longest ago until at most `limit` are left; returns how many went.
     pub fn shrink_to(&mut self, limit: usize) -> usize {
         let excess = self.producers.len().saturating_sub(limit);

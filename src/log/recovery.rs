@@ -45,6 +45,8 @@ type EntryPosition = (u64, u32);
 
 #[derive(Default)]
 struct Survey {
+    /// What is in the segments already, and so is no business of replay.
+    written: BTreeMap<TopicPartition, u64>,
     deleted: BTreeSet<TopicPartition>,
     cuts: BTreeMap<TopicPartition, LowestCut>,
     blocks: u64,
@@ -77,7 +79,9 @@ pub(super) fn recover(
     let start = checkpoint.as_ref().map_or(ReplayPosition::START, |checkpoint| checkpoint.replay);
     let journal_path = path.join("journal");
     let journal = JournalFiles::open(runtime.clone(), &journal_path, identity, settings.journal)?;
-    let mut survey = Survey::default();
+    let written = checkpoint.iter().flat_map(|checkpoint| &checkpoint.partitions);
+    let written = written.map(|stored| (stored.partition, stored.written_sequence)).collect();
+    let mut survey = Survey { written, ..Survey::default() };
     let end = journal.replay(start, |block| survey.add(block))?;
     if checkpoint.is_none() && survey.blocks == 0 && runtime.disk.exists(&path.join("topics"))? {
         // Segments come after journal blocks, and those go only after a checkpoint: what said what is here has been lost, and
@@ -92,7 +96,7 @@ pub(super) fn recover(
     for stored in checkpoint.into_iter().flat_map(|checkpoint| checkpoint.partitions) {
         if !survey.deleted.contains(&stored.partition) {
             kept.insert(stored.partition);
-            let cut = survey.cuts.get(&stored.partition).filter(|cut| cut.end < stored.recovery_point);
+            let cut = survey.cuts.get(&stored.partition).filter(|cut| cut.end <= stored.recovery_point);
             let recovered = set_back(&shared, &stored, cut)?;
             shared.insert(stored.partition, LogSettings::default(), || recovered);
         }
@@ -132,17 +136,25 @@ impl Survey {
                 Entry::Mark(Mark::Delete) => {
                     self.deleted.insert(partition);
                 }
-                Entry::Mark(Mark::Truncate(end)) => {
-                    let cut = LowestCut { end, at };
-                    let lowest = self.cuts.entry(partition).or_insert(cut);
-                    if end <= lowest.end {
-                        *lowest = cut;
-                    }
-                }
+                Entry::Mark(Mark::Truncate(end)) => self.note_cut(partition, LowestCut { end, at }),
+                // All segments go.
+                Entry::Mark(Mark::Continue(_)) => self.note_cut(partition, LowestCut { end: Offset::ZERO, at }),
                 _ => {}
             }
             Ok(())
         })
+    }
+}
+
+impl Survey {
+    fn note_cut(&mut self, partition: TopicPartition, cut: LowestCut) {
+        if self.written.get(&partition).is_some_and(|&written| cut.at.0 <= written) {
+            return;
+        }
+        let lowest = self.cuts.entry(partition).or_insert(cut);
+        if cut.end <= lowest.end {
+            *lowest = cut;
+        }
     }
 }
 

@@ -13,6 +13,9 @@ pub struct LogSettings {
     /// `segment.ms`: age at which the active segment is sealed. Decides how fresh the table is, and the number of objects of
     /// a quiet partition.
     pub segment_age: Duration,
+    /// `write.caching`: acknowledge what the operating system has, without waiting for stable storage. A power cut may then
+    /// cost the newest records of the partition; it costs no others.
+    pub write_caching: bool,
     /// `producer.id.expiration.ms`: how long an idle producer is remembered. Longer costs memory and checkpoint bytes.
     pub producer_expiration: Duration,
     /// Most producers remembered; beyond it the longest idle are forgotten, and a retry of theirs could be stored twice.
@@ -24,6 +27,7 @@ impl Default for LogSettings {
         Self {
             segment_bytes: 256 << 20,
             segment_age: Duration::from_secs(3600),
+            write_caching: false,
             producer_expiration: Duration::from_secs(86_400),
             max_producers: 10_000,
         }

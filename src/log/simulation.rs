@@ -11,7 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    AppendError, DirectorySettings, JournalSettings, Level, LogDirectory, LogSettings, Owner, PartitionLog, Wait,
+    AppendError, Continuation, DirectorySettings, JournalSettings, Level, LogDirectory, LogSettings, Owner,
+    PartitionLog, ProducerState, Wait,
 };
 use crate::record::{Batch, BatchBuilder, BatchOptions, Batches};
 use crate::sim::{Lies, Machine, Random};
@@ -42,6 +43,9 @@ struct Model {
     certain_log_start: Offset,
     /// A truncation that may or may not have happened.
     cut: Option<Offset>,
+    /// Where the log went on without what it had before: for certain, and perhaps.
+    continued_at: Offset,
+    continuing_at: Option<Offset>,
     waits: Vec<(Offset, Wait)>,
     epoch: LeaderEpoch,
     deletion_asked: bool,
@@ -50,7 +54,15 @@ struct Model {
 
 impl Model {
     fn log_end(&self) -> Offset {
-        self.batches.last().map_or(Offset::ZERO, |last| last.next_offset)
+        self.batches.last().map_or(self.continued_at, |last| last.next_offset)
+    }
+
+    fn continue_at(&mut self, at: Offset) {
+        self.batches.clear();
+        self.waits.clear();
+        self.acknowledged = at;
+        self.continued_at = at;
+        (self.log_start, self.certain_log_start) = (at, at);
     }
 
     fn next_sequence(&self, producer: usize) -> i32 {
@@ -99,6 +111,11 @@ fn log_settings() -> LogSettings {
     LogSettings { segment_bytes: 12 << 10, segment_age: std::time::Duration::from_secs(30), ..LogSettings::default() }
 }
 
+/// Every third topic is written with caching.
+fn is_cached(partition: TopicPartition) -> bool {
+    partition.topic_id.as_bytes()[0].is_multiple_of(3)
+}
+
 impl World {
     fn new(seed: u64, lies: Lies) -> Self {
         let machine = Machine::new(seed);
@@ -136,7 +153,8 @@ impl World {
     }
 
     fn log(&self, partition: TopicPartition) -> Arc<PartitionLog> {
-        self.directory.as_ref().expect("open").log_or_create(partition, log_settings())
+        let settings = LogSettings { write_caching: is_cached(partition), ..log_settings() };
+        self.directory.as_ref().expect("open").log_or_create(partition, settings)
     }
 
     fn any_partition(&mut self) -> TopicPartition {
@@ -319,6 +337,29 @@ impl World {
         Ok(())
     }
 
+    /// Gives up what the log has, as when an archive is found to be further.
+    fn continue_at(&mut self, partition: TopicPartition) {
+        let log = self.log(partition);
+        let offsets = log.offsets();
+        // Nothing is archived here, so the log begins where it goes on; backwards it may go too.
+        let at = Offset((offsets.log_end.0 + self.random.below(20).cast_signed() - 5).max(offsets.log_start.0));
+        let mut epochs = log.epochs();
+        epochs.truncate_to(at);
+        let continuation = Continuation { log_start: at, at, epochs, producers: ProducerState::default() };
+        let model = self.models.get_mut(&partition).expect("known");
+        if model.log_start > at || log.continue_at(continuation).is_err() {
+            return;
+        }
+        model.continuing_at = Some(at);
+        self.machine.tasks.run_all(&mut self.random);
+        self.acknowledge();
+        if log.truncated() {
+            let model = self.models.get_mut(&partition).expect("known");
+            model.continue_at(at);
+            model.continuing_at = None;
+        }
+    }
+
     fn advance_log_start(&mut self, partition: TopicPartition) {
         let log = self.log(partition);
         let offsets = log.offsets();
@@ -347,6 +388,7 @@ impl World {
             70..73 => self.find_timestamp(partition)?,
             73..76 => self.truncate(partition)?,
             76..78 => self.advance_log_start(partition),
+            78 if self.random.chance(50) => self.continue_at(partition),
             78 => self.delete(partition),
             79 => self.log(partition).request_roll(),
             80 => self.directory.as_ref().expect("open").request_checkpoint(),
@@ -387,6 +429,9 @@ impl World {
         match (ending, directory) {
             (0..7, directory) => {
                 self.machine.power_cut();
+                // What was only written may be gone, from some batch on.
+                let cached = self.models.iter_mut().filter(|(partition, _)| is_cached(**partition));
+                cached.for_each(|(_, model)| model.acknowledged = model.certain_log_start);
                 drop(directory);
             }
             (9, Some(directory)) => directory.close(),
@@ -425,6 +470,9 @@ impl World {
         let model = self.models.get_mut(&partition).expect("known");
         model.waits.clear();
         model.epoch = LeaderEpoch::NONE;
+        if let Some(at) = model.continuing_at.take().filter(|&at| offsets.log_start >= at && offsets.log_end == at) {
+            model.continue_at(at);
+        }
         let was_cut = model.cut.take().filter(|&cut| offsets.log_end <= cut);
         if let Some(cut) = was_cut {
             model.acknowledged = model.acknowledged.min(cut);

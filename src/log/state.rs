@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
+use super::continuation::Continuation;
 use super::epoch_cache::EpochCache;
 use super::journal::Mark;
 use super::offsets::Offsets;
@@ -137,6 +138,10 @@ impl State {
                 self.truncating = self.truncating.saturating_sub(1);
             }
             Mark::Delete => self.deletion = Deletion::Durable,
+            Mark::Continue(continuation) => {
+                self.continue_at(&continuation);
+                self.truncating = self.truncating.saturating_sub(1);
+            }
         }
         self.offsets.check();
     }
@@ -205,6 +210,22 @@ impl State {
         self.unwritten_since.get_or_insert(now);
         self.tail.push(batch, None);
         self.offsets.check();
+    }
+
+    /// Voids everything local.
+    fn continue_at(&mut self, continuation: &Continuation) {
+        self.tail.truncate_to(Offset::ZERO);
+        self.epochs = continuation.epochs.clone();
+        self.leader_epoch = self.leader_epoch.max(self.epochs.latest().unwrap_or(LeaderEpoch::NONE));
+        self.producers = continuation.producers.clone();
+        self.stale_producers.clear();
+        self.offsets = continuation.offsets();
+        self.written = continuation.at;
+        self.removable_to = self.removable_to.min(continuation.at);
+        self.cut = Some(Offset::ZERO);
+        self.unwritten_bytes = 0;
+        self.unwritten_since = None;
+        self.notify_watchers();
     }
 
     pub(super) fn truncate(&mut self, end: Offset) {

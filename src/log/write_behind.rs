@@ -52,7 +52,12 @@ impl PartitionLog {
             (state.offsets.durable, state.applied_sequence, state.cut.take())
         };
         if let Some(end) = cut {
-            self.cut_segments(&mut writer, end).map_err(to_io)?;
+            self.cut_segments(&mut writer, end).map_err(|error| {
+                // Still to be made, also when the next run is the one that succeeds.
+                let mut state = self.state.lock();
+                state.cut = Some(state.cut.map_or(end, |later| later.min(end)));
+                to_io(error)
+            })?;
         }
         let mut written_bytes = 0;
         loop {
@@ -266,7 +271,8 @@ impl PartitionLog {
         let mut state = self.state.lock();
         let expiration = i64::try_from(state.settings.producer_expiration.as_millis()).unwrap_or(i64::MAX);
         state.producers.expire(Timestamp(now.0.saturating_sub(expiration)));
-        if state.written == state.offsets.durable {
+        // A cut that is still to be made has to be found by replay.
+        if state.written == state.offsets.durable && state.cut.is_none() {
             state.written_sequence = state.applied_sequence;
         }
         let State { offsets, written, .. } = *state;

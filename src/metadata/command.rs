@@ -11,7 +11,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::error::DecodeError;
-use crate::types::{BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, NodeId, ProducerId, TopicId};
+use super::image::ArchiveMark;
+use crate::types::{
+    BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, NodeId, ProducerId, TopicId, TopicPartition,
+};
 
 /// Format of encoded groups and their commands; a higher number is refused.
 pub const COMMAND_FORMAT: u8 = 1;
@@ -58,6 +61,21 @@ pub enum Command {
         node_id: NodeId,
         /// The broker's current epoch, which fences an earlier process.
         broker_epoch: BrokerEpoch,
+    },
+    /// Notes how far a partition is about to be archived. Written before the archive's own commit, so that a log which is
+    /// found to end earlier, or to hold other records there, is known to be behind.
+    NoteArchiving {
+        /// The partition.
+        partition: TopicPartition,
+        /// The end that the archive will have.
+        mark: ArchiveMark,
+    },
+    /// Gives up a data directory that is gone for good: its replicas move to the broker's other directories.
+    ReplaceDirectory {
+        /// The broker.
+        node_id: NodeId,
+        /// The directory that is gone.
+        directory: DirectoryId,
     },
     /// Finalizes a feature at a level (KIP-584); level 0 removes it.
     SetFeatureLevel {

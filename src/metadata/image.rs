@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::command::Endpoint;
 use super::topic_name;
 use crate::types::{
-    BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, LeaderEpoch, NodeId, PartitionEpoch, ProducerId, TopicId,
-    TopicPartition,
+    BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, LeaderEpoch, NodeId, Offset, PartitionEpoch, ProducerId,
+    TopicId, TopicPartition,
 };
 
 /// All metadata of the cluster, as of one position in the metadata log.
@@ -36,6 +36,17 @@ pub struct Image {
     pub(super) deleted_topics: OrdMap<TopicId, Arc<DeletedTopic>>,
     pub(super) broker_configs: OrdMap<Option<NodeId>, Arc<Configs>>,
     pub(super) feature_levels: OrdMap<String, i16>,
+    pub(super) archived: OrdMap<TopicPartition, ArchiveMark>,
+}
+
+/// How far the archive of a partition may reach: everything that was ever committed to it ends at or below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArchiveMark {
+    /// First offset that is not archived.
+    pub next_offset: Offset,
+    /// Leader epoch of the last record before it.
+    pub leader_epoch: LeaderEpoch,
 }
 
 /// A registered broker.
@@ -179,6 +190,7 @@ impl Default for Image {
             deleted_topics: OrdMap::new(),
             broker_configs: OrdMap::new(),
             feature_levels: OrdMap::new(),
+            archived: OrdMap::new(),
         }
     }
 }
@@ -256,6 +268,22 @@ impl Image {
         self.feature_levels.iter().map(|(name, level)| (name.as_str(), *level))
     }
 
+    /// How far the archive of a partition may reach; absent before its first segment.
+    pub fn archive_mark(&self, partition: TopicPartition) -> Option<ArchiveMark> {
+        self.archived.get(&partition).copied()
+    }
+
+    /// The data directories of a broker that hold replicas, with their number.
+    pub fn directories_in_use(&self, node_id: NodeId) -> BTreeMap<DirectoryId, usize> {
+        let mut used = BTreeMap::new();
+        for partition in self.topics.values().flat_map(|topic| topic.partitions.iter()) {
+            if let Some(replica) = partition.replica_on(node_id) {
+                *used.entry(replica.directory).or_default() += 1;
+            }
+        }
+        used
+    }
+
     /// The first producer id that no broker has been given.
     pub const fn next_producer_id(&self) -> ProducerId {
         self.next_producer_id
@@ -292,6 +320,9 @@ impl Image {
             self.collision_keys.remove(&key);
         }
         self.partition_count -= topic.partitions.len() as u64;
+        for partition in 0..topic.partition_count() {
+            self.archived.remove(&TopicPartition::new(topic_id, partition));
+        }
         Some(topic)
     }
 }

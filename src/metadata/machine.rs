@@ -12,9 +12,11 @@ use super::command::{
     Assignment, Command, ConfigChange, CreatePartitions, CreateTopic, Outcome, RegisterBroker, ReplicaPlace,
 };
 use super::error::Rejection;
-use super::image::{Broker, Configs, DeletedTopic, Image, Partition, Replica, Topic};
+use super::image::{ArchiveMark, Broker, Configs, DeletedTopic, Image, Partition, Replica, Topic};
 use super::topic_name;
-use crate::types::{BrokerEpoch, ClusterId, LeaderEpoch, NodeId, PartitionEpoch, ProducerId, TopicId};
+use crate::types::{
+    BrokerEpoch, ClusterId, DirectoryId, LeaderEpoch, NodeId, PartitionEpoch, ProducerId, TopicId, TopicPartition,
+};
 
 /// Producer ids in a block: at most so many are lost with a broker process (KIP-730 uses the same number).
 pub const PRODUCER_ID_BLOCK: i32 = 1_000;
@@ -40,6 +42,8 @@ pub fn apply(image: &mut Image, command: &Command) -> Result<Outcome, Rejection>
         Command::AlterTopicConfigs { topic_id, change } => alter_topic_configs(image, *topic_id, change),
         Command::AlterBrokerConfigs { node_id, change } => alter_broker_configs(image, *node_id, change),
         Command::AllocateProducerIds { node_id, broker_epoch } => allocate_producer_ids(image, *node_id, *broker_epoch),
+        Command::NoteArchiving { partition, mark } => note_archiving(image, *partition, *mark),
+        Command::ReplaceDirectory { node_id, directory } => replace_directory(image, *node_id, *directory),
         Command::SetFeatureLevel { name, level } => set_feature_level(image, name, *level),
     }
 }
@@ -298,6 +302,46 @@ fn allocate_producer_ids(image: &mut Image, node_id: NodeId, epoch: BrokerEpoch)
     };
     image.next_producer_id = ProducerId(next);
     Ok(Outcome::ProducerIds { first, count: PRODUCER_ID_BLOCK })
+}
+
+fn note_archiving(image: &mut Image, partition: TopicPartition, mark: ArchiveMark) -> Result<Outcome, Rejection> {
+    if image.partition(partition).is_none() {
+        return Err(Rejection::UnknownTopicId { topic_id: partition.topic_id });
+    }
+    image.archived.insert(partition, mark);
+    Ok(Outcome::Done)
+}
+
+/// Moves the replicas of a directory that is gone to the broker's other directories, in turn.
+fn replace_directory(image: &mut Image, node_id: NodeId, directory: DirectoryId) -> Result<Outcome, Rejection> {
+    let Some(broker) = image.brokers.get(&node_id) else {
+        return Err(Rejection::UnknownBroker { node_id });
+    };
+    if broker.directories.contains(&directory) {
+        let reason = "a data directory that is registered can't be given up".to_owned();
+        return Err(Rejection::InvalidRegistration { reason, node_id });
+    }
+    let mut turn = broker.directories.clone().into_iter().cycle();
+    let is_lost = |replica: &Replica| replica.node_id == node_id && replica.directory == directory;
+    let has_lost = |partition: &Partition| partition.replicas.iter().any(is_lost);
+    let mut topics = Vec::new();
+    for topic in image.topics.values().filter(|topic| topic.partitions.iter().any(has_lost)) {
+        let mut topic = Topic::clone(topic);
+        for partition in topic.partitions.iter_mut().filter(|partition| has_lost(partition)) {
+            let Some(epoch) = partition.partition_epoch.get().checked_add(1) else {
+                return Err(Rejection::Exhausted { what: "partition epochs".to_owned() });
+            };
+            partition.partition_epoch = PartitionEpoch(epoch);
+            for replica in partition.replicas.iter_mut().filter(|replica| is_lost(replica)) {
+                replica.directory = turn.next().expect("a registered broker has a data directory");
+            }
+        }
+        topics.push(Arc::new(topic));
+    }
+    for topic in topics {
+        image.topics.insert(topic.topic_id, topic);
+    }
+    Ok(Outcome::Done)
 }
 
 fn set_feature_level(image: &mut Image, name: &str, level: i16) -> Result<Outcome, Rejection> {

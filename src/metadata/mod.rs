@@ -23,4 +23,4 @@ pub mod topic_name;
 pub use command::{Command, Outcome};
 pub use error::{CommandError, MetadataError, Rejection};
 pub use image::Image;
-pub use raft::{LaneStopped, Metadata, MetadataSettings, StoreError};
+pub use raft::{LaneStopped, Metadata, MetadataSettings, StoreError, fuzz};

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! {"format":1,"version":V,"cluster_id":ID,"next_broker_epoch":E,"next_producer_id":P,"directories":[ID,…]}
-//! {"broker":{…}}   {"topic":{…}}   {"deleted_topic":{…}}   {"broker_configs":{…}}   {"feature_level":{…}}   one per line
+//! {"broker":{…}}   {"topic":{…}}   {"deleted_topic":{…}}   {"broker_configs":{…}}   {"feature_level":{…}}
+//! {"archived":{…}}   one per line
 //! ```
 //! A partition is `[leader, leader_epoch, partition_epoch, replicas]`, a replica `[node_id, directory, in_sync]` with the
 //! directory's place in the header's list: with a million partitions, names would be most of the bytes. What keeps the
@@ -15,8 +16,10 @@ use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 
 use super::error::DecodeError;
-use super::image::{Broker, Configs, DeletedTopic, Image, Partition, Replica, Topic};
-use crate::types::{BrokerEpoch, ClusterId, DirectoryId, LeaderEpoch, NodeId, PartitionEpoch, ProducerId, TopicId};
+use super::image::{ArchiveMark, Broker, Configs, DeletedTopic, Image, Partition, Replica, Topic};
+use crate::types::{
+    BrokerEpoch, ClusterId, DirectoryId, LeaderEpoch, NodeId, PartitionEpoch, ProducerId, TopicId, TopicPartition,
+};
 
 /// Format of encoded images; a higher number is refused.
 pub const IMAGE_FORMAT: u32 = 1;
@@ -40,6 +43,7 @@ enum Line {
     DeletedTopic(DeletedTopic),
     BrokerConfigs { node_id: Option<NodeId>, configs: Configs },
     FeatureLevel { name: String, level: i16 },
+    Archived { partition: TopicPartition, mark: ArchiveMark },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -125,6 +129,9 @@ pub fn encode(image: &Image) -> Vec<u8> {
     for (name, level) in &image.feature_levels {
         write_line(&mut bytes, &Line::FeatureLevel { name: name.clone(), level: *level });
     }
+    for (partition, mark) in &image.archived {
+        write_line(&mut bytes, &Line::Archived { partition: *partition, mark: *mark });
+    }
     bytes
 }
 
@@ -167,6 +174,7 @@ pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
             Line::DeletedTopic(deleted) => drop(image.deleted_topics.insert(deleted.topic_id, Arc::new(deleted))),
             Line::BrokerConfigs { node_id, configs } => drop(image.broker_configs.insert(node_id, Arc::new(configs))),
             Line::FeatureLevel { name, level } => drop(image.feature_levels.insert(name, level)),
+            Line::Archived { partition, mark } => drop(image.archived.insert(partition, mark)),
         }
     }
     Ok(image)

@@ -72,6 +72,13 @@ pub enum RecordError {
         /// The topic's limit.
         limit: usize,
     },
+    /// The bytes are not one whole batch, which is seen before any log is looked at; the text is for the client. Answered
+    /// as `INVALID_RECORD`.
+    #[error("invalid records: {reason}")]
+    NotOneBatch {
+        /// What is missing, or too much.
+        reason: &'static str,
+    },
     /// A rule for produced batches is broken; the text is for the client. Answered as `INVALID_RECORD`.
     #[error("invalid record batch: {reason}")]
     InvalidBatch {

@@ -100,7 +100,7 @@ pub fn validate(bytes: Bytes, rules: &ProduceRules, now: Timestamp) -> Result<Ba
 /// Kafka does.
 fn only_batch(mut bytes: Bytes, rules: &ProduceRules) -> Result<Batch, RecordError> {
     let Some(size) = next_batch_bytes(&bytes)? else {
-        return Err(RecordError::InvalidBatch { reason: "a partition needs one record batch" });
+        return Err(RecordError::NotOneBatch { reason: "a partition needs one record batch" });
     };
     let magic = bytes[MAGIC_AT].cast_signed();
     if magic != 2 {
@@ -111,7 +111,7 @@ fn only_batch(mut bytes: Bytes, rules: &ProduceRules) -> Result<Batch, RecordErr
     }
     let rest = bytes.split_off(size);
     if next_batch_bytes(&rest)?.is_some() {
-        return Err(RecordError::InvalidBatch { reason: "a partition may have only one record batch" });
+        return Err(RecordError::NotOneBatch { reason: "a partition may have only one record batch" });
     }
     check_size(size, rules)?;
     let batch = Batch::split_from(&mut bytes.clone());

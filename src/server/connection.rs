@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
-use super::handlers::{Answer, Answering};
+use super::handlers::{Answer, Answering, Begun};
 use super::listener::Shared;
 use super::settings::ConnectionLimits;
 use crate::protocol::{LENGTH_PREFIX_BYTES, ProtocolError, frame_bytes};
@@ -147,9 +147,17 @@ impl Reader {
         let frames = acquire(&self.shared.frames, permits(length)).await;
         let frame = self.read_frame(length, &limits).await?;
         self.shared.broker.metrics().server.request_bytes.inc_by((length + LENGTH_PREFIX_BYTES) as u64);
-        let answering = self.shared.handlers.start(&self.shared.broker, &self.peer, frame).await?;
+        let Begun { answering, pause } = self.shared.handlers.start(&self.shared.broker, &self.peer, frame).await?;
         let started = Started { answering, held: (in_flight, memory, frames) };
-        sender.send(started).await.map_err(|_| End::Closed)
+        sender.send(started).await.map_err(|_| End::Closed)?;
+        if pause.is_zero() {
+            return Ok(());
+        }
+        // Its client was told to pause; one that does not finds that nobody listens (KIP-219).
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            _ = self.stopped.wait_for(|stop| *stop) => Err(End::Shutdown),
+        }
     }
 
     /// Waits for the next request's length.
@@ -227,8 +235,9 @@ async fn write_answers(
 }
 
 async fn send(write: &mut (impl AsyncWrite + Unpin), answer: Answer, shared: &Shared) -> Result<(), End> {
-    let pieces = match answer {
-        Answer::Frame(pieces) => pieces,
+    let (pieces, _memory) = match answer {
+        Answer::Frame(pieces) => (pieces, None),
+        Answer::Records(pieces, memory) => (pieces, Some(memory)),
         Answer::None => return Ok(()),
         Answer::Close => return Err(End::Unanswerable),
     };

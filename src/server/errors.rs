@@ -12,7 +12,7 @@ pub(super) fn partition_code(error: &PartitionError) -> ErrorCode {
     match error {
         PartitionError::UnknownPartition => ErrorCode::UnknownTopicOrPartition,
         PartitionError::UnknownTopicId => ErrorCode::UnknownTopicId,
-        PartitionError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
+        PartitionError::NotLeader { .. } | PartitionError::Behind => ErrorCode::NotLeaderOrFollower,
         PartitionError::FencedEpoch { .. } => ErrorCode::FencedLeaderEpoch,
         PartitionError::UnknownEpoch { .. } => ErrorCode::UnknownLeaderEpoch,
         PartitionError::InternalTopic => ErrorCode::InvalidTopicException,
@@ -34,6 +34,7 @@ pub(super) fn record_code(error: &RecordError) -> ErrorCode {
         }
         RecordError::UnsupportedMagic { .. }
         | RecordError::CorruptCompression { .. }
+        | RecordError::NotOneBatch { .. }
         | RecordError::InvalidBatch { .. } => ErrorCode::InvalidRecord,
         RecordError::UnsupportedCompression { .. } => ErrorCode::UnsupportedCompressionType,
         RecordError::TooLarge { .. } | RecordError::BatchTooLarge { .. } => ErrorCode::MessageTooLarge,

@@ -15,6 +15,7 @@ use super::connection::{self, Peer};
 use super::handlers::Handlers;
 use super::settings::ConnectionLimits;
 use crate::broker::Broker;
+use crate::metadata::broker_config;
 use crate::runtime::net::{Listener, Stream};
 use crate::telemetry::{RefuseReason, spans};
 
@@ -53,20 +54,28 @@ impl Shared {
 
     /// Counts a connection in, unless there are too many.
     fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admission, RefuseReason> {
+        let in_all = self.limit("max.connections", self.limits.connections);
+        let per_address = self.limit("max.connections.per.ip", self.limits.connections_per_address);
         let mut open = self.open.lock();
-        if open.total >= self.limits.connections {
+        if open.total >= in_all {
             return Err(RefuseReason::Total);
         }
-        let from_address = open.by_address.entry(address).or_default();
-        if *from_address >= self.limits.connections_per_address {
+        if open.by_address.get(&address).is_some_and(|count| *count >= per_address) {
             return Err(RefuseReason::PerAddress);
         }
-        *from_address += 1;
+        *open.by_address.entry(address).or_default() += 1;
         open.total += 1;
         let metrics = &self.broker.metrics().server;
         metrics.accepted_connections.inc();
         metrics.connections.inc();
         Ok(Admission { shared: Arc::clone(self), address })
+    }
+
+    /// A limit as it was lowered while the broker runs; what it was started with is never passed.
+    fn limit(&self, name: &str, started_with: usize) -> usize {
+        let image = self.broker.image();
+        let set = broker_config::effective(name, &self.broker.layers(&image));
+        set.and_then(|set| set.parse().ok()).map_or(started_with, |set: usize| set.min(started_with))
     }
 }
 

@@ -43,7 +43,10 @@ async fn start(directory: &std::path::Path, limits: ConnectionLimits) -> Server 
         reads: ReadSettings::default(),
         retention_interval: Duration::from_secs(60),
         deletion_grace: Duration::ZERO,
+        sweep_interval: Duration::from_secs(3600),
+        head_bytes: 1 << 20,
         local_bytes: u64::MAX,
+        free_bytes: 0,
     };
     let location = Location::parse(&format!("file://{}", directory.join("store").display())).unwrap();
     let broker = BrokerSettings {

@@ -63,8 +63,6 @@ label! {
         Readers = "readers",
         /// Head objects and manifests of archived partitions.
         Heads = "heads",
-        /// State of idempotent producers.
-        Producers = "producers",
         /// Consumer groups and their offsets.
         Groups = "groups",
     }

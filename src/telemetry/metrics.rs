@@ -150,9 +150,9 @@ metrics! {
     }
     /// The archive.
     archive: ArchiveMetrics {
-        /// Age of the oldest record that is not yet archived, in seconds.
+        /// Age of the oldest record that is not yet archived, sealed or not, in seconds.
         lag_seconds: Gauge,
-        /// Local bytes that are not yet archived.
+        /// Bytes of sealed segments that are not yet archived.
         lag_bytes: Gauge,
         /// Segments uploaded, verified and committed.
         archived_segments: Counter,
@@ -166,10 +166,26 @@ metrics! {
         failed_uploads: Counter,
         /// Rebuilt batches that differed from the log, which stops the segment from being committed.
         verification_failures: Counter,
-        /// Time from the seal of a segment to its commit.
+        /// Time to read a segment from the log and encode it.
+        encode_seconds: LatencyHistogram,
+        /// Time to read an encoded segment back and compare it with the log.
+        verify_seconds: LatencyHistogram,
+        /// Time to upload the objects of a segment.
+        upload_seconds: LatencyHistogram,
+        /// Time to commit an uploaded segment to the partition's head.
         commit_seconds: LatencyHistogram,
+        /// Segments, and lists of older ones, that retention or deletions of records have passed.
+        expired_segments: Counter,
+        /// Partitions that were looked at for retention.
+        retained_partitions: Counter,
+        /// Partitions whose local log was found behind the archive and goes on from there.
+        continued_logs: Counter,
         /// Objects deleted by retention, topic deletion or the sweeper.
         deleted_objects: Counter,
+        /// Partitions that were looked through for orphaned objects.
+        swept_partitions: Counter,
+        /// Objects deleted because nothing refers to them and no writer can commit them any more.
+        orphaned_objects: Counter,
         /// Commits refused because another owner has taken the partition over.
         fenced_commits: Counter,
     }

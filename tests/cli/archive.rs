@@ -11,17 +11,19 @@ use serde_json::Value;
 
 use crate::{alluvium, command, serve, signal, standard_error};
 
-/// The first Parquet object below a directory.
-fn parquet_object(directory: &Path) -> Option<PathBuf> {
+/// The files below a directory.
+fn objects(directory: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    paths.iter().find_map(|path| {
-        if path.is_dir() {
-            parquet_object(path)
-        } else {
-            path.extension().is_some_and(|it| it == "parquet").then(|| path.clone())
-        }
-    })
+    paths.into_iter().flat_map(|path| if path.is_dir() { objects(&path) } else { vec![path] }).collect()
+}
+
+/// Where to change a byte: the first and last ones, and others all over the object.
+fn positions(length: usize) -> Vec<usize> {
+    let spread = (0..30).map(|part| part * length / 30 + part % 7);
+    let mut positions: Vec<usize> = [0, 1, length - 2, length - 1].into_iter().chain(spread).collect();
+    positions.retain(|&at| at < length);
+    positions
 }
 
 #[test]
@@ -61,9 +63,29 @@ fn what_a_broker_archived_is_listed_verified_and_printed_from_the_bucket_alone()
     assert_eq!(archive("cat", &["--from", "2", "-n", "1"]).stdout, b"three\n");
     assert_eq!(archive("verify", &[]).status.code(), Some(0));
 
-    let object = parquet_object(&directory.path().join("object-store")).unwrap();
-    let bytes = std::fs::read(&object).unwrap();
-    std::fs::write(&object, &bytes[..bytes.len() - 1]).unwrap();
+    let object_of = |name: &str| {
+        let all = objects(&directory.path().join("object-store")).into_iter();
+        let mut of_topic = all.filter(|path| path.to_str().is_some_and(|path| path.contains("/flights-")));
+        of_topic.find(|path| path.to_str().is_some_and(|path| path.ends_with(name)))
+    };
+    for name in [".parquet", ".aux", "head.json", "topic.json"] {
+        let object = object_of(name).unwrap_or_else(|| panic!("{name} was not written"));
+        let bytes = std::fs::read(&object).unwrap();
+        for at in positions(bytes.len()) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1 << (at % 8);
+            std::fs::write(&object, &changed).unwrap();
+            let damaged = archive("verify", &[]);
+            assert_eq!(damaged.status.code(), Some(3), "byte {at} of {name}: {}", standard_error(&damaged));
+        }
+        std::fs::write(&object, &bytes[..bytes.len() - 1]).unwrap();
+        assert_eq!(archive("verify", &[]).status.code(), Some(3), "{name} was cut");
+        std::fs::write(&object, &bytes).unwrap();
+    }
+    assert_eq!(archive("verify", &[]).status.code(), Some(0));
+
+    let object = object_of(".parquet").unwrap();
+    std::fs::remove_file(object).unwrap();
     let damaged = archive("verify", &[]);
     assert_eq!(damaged.status.code(), Some(3), "{}", standard_error(&damaged));
     assert!(String::from_utf8_lossy(&damaged.stdout).starts_with("DAMAGED flights partition 0"));

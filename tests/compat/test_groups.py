@@ -66,6 +66,55 @@ def test_two_members_share_the_partitions_and_one_takes_over(clients, new_topic,
     members[1].close()
 
 
+class Member:
+    """A member that notes what it was given and what was taken from it."""
+
+    def __init__(self, clients, topic, group, **options):
+        self.given, self.taken = [], []
+        self.consumer = clients(LibRdKafka)._consumer(group, **options)
+        note = lambda kept: lambda _, places: kept.append([place.partition for place in places])
+        self.consumer.subscribe([topic], on_assign=note(self.given), on_revoke=note(self.taken))
+
+
+def settle(members, wanted):
+    """Lets members do their work until they own what is wanted, each as a set."""
+    for _ in range(600):
+        owned = [set(poll(member.consumer)) for member in members]
+        if wanted(owned):
+            return owned
+    raise AssertionError(owned)
+
+
+def test_a_static_member_comes_back_to_its_partitions_without_a_rebalance(clients, new_topic, fresh_name):
+    topic, group = new_topic(4), fresh_name("group")
+    join = lambda name: Member(clients, topic, group, group_instance_id=name, session_timeout_ms=30_000)
+    members = [join("one"), join("two")]
+    owned = settle(members, lambda owned: sorted(map(len, owned)) == [2, 2])
+    taken = len(members[1].taken)
+    members[0].consumer.close()
+    members[0] = join("one")
+    assert settle(members, lambda owned: len(owned[0]) == 2) == owned
+    assert len(members[1].taken) == taken
+    for member in members:
+        member.consumer.close()
+
+
+def test_cooperative_members_keep_what_they_keep(clients, new_topic, fresh_name):
+    topic, group = new_topic(4), fresh_name("group")
+    join = lambda: Member(clients, topic, group, partition_assignment_strategy="cooperative-sticky")
+    members = [join()]
+    settle(members, lambda owned: len(owned[0]) == 4)
+    members.append(join())
+    owned = settle(members, lambda owned: sorted(map(len, owned)) == [2, 2])
+    # Two partitions moved, and only those were ever taken from the first member.
+    assert [set(places) for places in members[0].taken if places] == [owned[1]]
+    assert owned[0] | owned[1] == {0, 1, 2, 3}
+    members[1].consumer.close()
+    settle(members[:1], lambda owned: len(owned[0]) == 4)
+    assert [set(places) for places in members[0].taken if places] == [owned[1]]
+    members[0].consumer.close()
+
+
 def poll(member):
     """Lets a member do its work and returns the partitions that it owns."""
     member.poll(0.05)

@@ -9,7 +9,7 @@ const IN_CODE: &[Ban] = &[
     ("todo!", &[], "finish it, or return an error that says what is not supported"),
     ("unimplemented!", &[], "finish it, or return an error that says what is not supported"),
     ("dbg!", &[], "a tracing event"),
-    ("unsafe", &["src/lib.rs"], "rustix, or a crate that keeps the proof"),
+    ("unsafe", &["src/lib.rs", "tests/fuzz/allocations.rs"], "rustix, or a crate that keeps the proof"),
     ("#[ignore]", &[], "a faster test, or a slower suite"),
     ("#[ignore =", &[], "a faster test, or a slower suite"),
     ("#[allow(", &[], "`#[expect(lint, reason = \"…\")]`, which notices when it is no longer needed"),

@@ -176,6 +176,9 @@ def differences(ours, theirs, path=""):
                 yield inner, ours.get(key, "absent"), theirs.get(key, "absent")
             else:
                 yield from differences(ours[key], theirs[key], inner)
+    elif path.endswith(".Configs") and ours and theirs:
+        # By name, so that one more on a side hides nothing else.
+        yield from differences(*({config["Name"]: config for config in side} for side in (ours, theirs)), path)
     elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
         for index, (one, other) in enumerate(zip(ours, theirs)):
             yield from differences(one, other, f"{path}[{index}]")

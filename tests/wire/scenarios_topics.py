@@ -36,6 +36,7 @@ def metadata_creates_topics_when_asked(session, version):
         found = session.quietly("Metadata", version, asked)["Topics"][0]
         if found["ErrorCode"] == 0:
             break
+        time.sleep(0.02)
     session.ask("Metadata", version, asked)
 
 

@@ -7,7 +7,7 @@
 //! bounded way per pass.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,14 +16,16 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use thiserror::Error;
 
 use super::bucket::{Bucket, BucketError};
-use super::key::{SegmentName, TopicKeys};
-use super::manifest::{Head, Segment, Tombstone, Tombstoned, TopicDescription, TopicState, Writer};
+use super::key::{SegmentName, TopicKeys, parse_topic};
+use super::manifest::{Head, Retention, Segment, Tombstone, Tombstoned, TopicDescription, TopicState, Writer};
 use super::partition::{HeadError, PartitionArchive};
 use super::store::{Store, StoreError};
-use crate::types::{Offset, Timestamp};
+use crate::types::{Offset, Timestamp, TopicId};
 
 /// Tombstones whose objects are deleted in one pass over a partition; bounds the requests of a pass.
 const TOMBSTONES_PER_PASS: usize = 64;
+/// Objects that are taken from one listing before they are deleted; bounds memory, and the work of a sweep.
+const LISTED_PER_PASS: usize = 1000;
 /// Deletions of one pass that are under way at once.
 const CONCURRENT_DELETES: usize = 4;
 /// Segments that retention expires in one pass: a clock that jumps ahead takes many passes to do harm, and shows meanwhile.
@@ -43,15 +45,6 @@ pub enum CleanError {
     Store(#[from] StoreError),
 }
 
-/// What a topic keeps in all tiers together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// `retention.ms`; `None` keeps for ever.
-    pub retention_ms: Option<u64>,
-    /// `retention.bytes`; `None` does not bound.
-    pub retention_bytes: Option<u64>,
-}
-
 /// The log start that retention calls for, going by archived segments, oldest first. `unarchived_bytes` are those of the
 /// log that only the local disk has; they count towards the size and are never expired here.
 pub fn retention_start<'a>(
@@ -65,10 +58,7 @@ pub fn retention_start<'a>(
     let mut bytes = total_bytes;
     let live = segments.into_iter().filter(|segment| segment.next() > log_start_offset);
     for segment in live.take(EXPIRED_PER_PASS) {
-        let age_ms = u64::try_from(now.0.saturating_sub(segment.max_timestamp.0)).unwrap_or(0);
-        let is_old = keep.retention_ms.is_some_and(|limit| age_ms > limit);
-        let is_over = keep.retention_bytes.is_some_and(|limit| bytes.saturating_sub(segment.log_bytes) >= limit);
-        if !is_old && !is_over {
+        if !keep.passes(&segment.into(), bytes, now) {
             break;
         }
         bytes = bytes.saturating_sub(segment.log_bytes);
@@ -149,44 +139,75 @@ pub async fn sweep_tombstones(
     Ok(Cleaned { objects })
 }
 
-/// Deletes log objects and spilled lists that no head refers to and no writer can commit any more.
+/// Deletes log objects and spilled lists that no head refers to and no writer can commit any more; a bounded number of
+/// them, the rest is found by the next pass.
 pub async fn sweep_orphans(partition: &PartitionArchive) -> Result<Cleaned, CleanError> {
     let Some(head) = partition.refresh().await? else { return Ok(Cleaned::default()) };
     let known = known_segments(partition, &head).await?;
     let keys = partition.keys();
-    let log_objects: Vec<String> =
-        partition.store().list(keys.log_directory()).map_ok(|object| object.key).try_collect().await?;
-    let is_orphan = |key: &String| {
+    let is_orphan = |key: &str| {
         keys.parse_segment(key).is_some_and(|name| name.fence < head.writer.fence && !known.contains(&name))
     };
-    let mut orphans: Vec<String> = log_objects.into_iter().filter(is_orphan).collect();
+    let mut orphans = list_some(partition.store(), keys.log_directory(), is_orphan).await?;
 
     let spills = known_spills(partition, &head);
-    let spill_directory = keys.spill_directory();
-    let lists: Vec<String> = partition.store().list(&spill_directory).map_ok(|object| object.key).try_collect().await?;
     // A list is written for one generation of the head; once that has passed without it, it is never referred to.
-    let is_unused = |key: &String| {
+    let is_unused = |key: &str| {
         keys.parse_spill(key).is_some_and(|generation| generation <= head.generation && !spills.contains(key))
     };
-    orphans.extend(lists.into_iter().filter(is_unused));
+    orphans.extend(list_some(partition.store(), &keys.spill_directory(), is_unused).await?);
     let objects = delete_all(partition.store(), orphans).await?;
     Ok(Cleaned { objects })
+}
+
+/// Deletes what reached the bucket of topics that were deleted already: objects of an upload that was under way when the
+/// topic went. `lives` says which topics the cluster has; the bucket's own description decides all the same.
+pub async fn sweep_deleted_topics(bucket: &Bucket, lives: impl Fn(TopicId) -> bool) -> Result<Cleaned, CleanError> {
+    let mut cleaned = Cleaned::default();
+    let directory = bucket.keys().logs();
+    for name in bucket.store().directories(&directory).await? {
+        let key = format!("{directory}{name}/");
+        let Some((name, topic_id)) = parse_topic(&key).filter(|&(_, topic_id)| !lives(topic_id)) else { continue };
+        let description = bucket.topic(name, topic_id).await?;
+        if let Some(topic) = description.filter(|topic| topic.state == TopicState::Purged) {
+            cleaned.objects += delete_objects(bucket, &topic).await?;
+        }
+    }
+    Ok(cleaned)
 }
 
 /// Deletes everything of a deleted topic but its description, which says that it is gone. Safe to repeat.
 pub async fn purge_topic(bucket: &Bucket, topic: &TopicDescription) -> Result<Cleaned, CleanError> {
     let deleting = TopicDescription { state: TopicState::Deleting, ..topic.clone() };
     bucket.describe_topic(&deleting).await?;
+    let objects = delete_objects(bucket, topic).await?;
+    bucket.describe_topic(&TopicDescription { state: TopicState::Purged, ..deleting }).await?;
+    Ok(Cleaned { objects })
+}
+
+/// Deletes all of a topic's objects but its description.
+async fn delete_objects(bucket: &Bucket, topic: &TopicDescription) -> Result<u64, CleanError> {
     let keys: TopicKeys = bucket.keys().topic(&topic.topic, topic.topic_id);
     let description = keys.description();
     let mut objects = 0;
-    // Heads first: without them nothing can be committed, and what is uploaded meanwhile is swept by the next call.
+    // Heads first: without them nothing can be committed, and what is uploaded meanwhile is swept later.
     for directory in [keys.metadata_directory(), keys.log_directory()] {
-        let found: Vec<String> = bucket.store().list(directory).map_ok(|object| object.key).try_collect().await?;
-        objects += delete_all(bucket.store(), found.into_iter().filter(|key| *key != description).collect()).await?;
+        loop {
+            let found = list_some(bucket.store(), directory, |key| key != description).await?;
+            let is_last = found.len() < LISTED_PER_PASS;
+            objects += delete_all(bucket.store(), found).await?;
+            if is_last {
+                break;
+            }
+        }
     }
-    bucket.describe_topic(&TopicDescription { state: TopicState::Purged, ..deleting }).await?;
-    Ok(Cleaned { objects })
+    Ok(objects)
+}
+
+/// Keys below a directory that are wanted, a bounded number of them.
+async fn list_some(store: &Store, directory: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>, StoreError> {
+    let keys = store.list(directory).map_ok(|object| object.key);
+    keys.try_filter(|key| std::future::ready(wanted(key))).take(LISTED_PER_PASS).try_collect().await
 }
 
 /// Every segment that the head refers to, by itself or by its lists.

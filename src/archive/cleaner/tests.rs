@@ -22,7 +22,7 @@ async fn objects(store: &Store, prefix: &str) -> Vec<String> {
     store.list(prefix).map_ok(|object| object.key).try_collect().await.unwrap()
 }
 
-fn segment(base: i64, next: i64, log_bytes: u64) -> Segment {
+pub(in crate::archive) fn segment(base: i64, next: i64, log_bytes: u64) -> Segment {
     let fence = Fence { incarnation: Incarnation(0), leader_epoch: LeaderEpoch(1) };
     let uuid = SegmentUuid::from_entropy([base as u8; 16]);
     Segment {
@@ -35,7 +35,9 @@ fn segment(base: i64, next: i64, log_bytes: u64) -> Segment {
         parquet_bytes: 0,
         footer_start: 0,
         metadata_start: 0,
+        parquet_hash: Hex128(0),
         companion_bytes: 20,
+        companion_hash: Hex128(0),
         hash: Hex128(0),
         chunks: vec![ChunkRow {
             offsets: (next - base).cast_unsigned(),
@@ -155,6 +157,82 @@ async fn orphans_go_only_when_their_writer_can_never_commit_again() {
     assert_eq!(sweep_orphans(&broker.partition).await.unwrap().objects, orphans.len() as u64);
     assert_eq!(sweep_orphans(&broker.partition).await.unwrap().objects, 0);
     assert_eq!(broker.read_all(Offset(0), false).await.len(), log.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_takes_only_what_nothing_refers_to_and_no_writer_can_commit() {
+    let store = open_store("memory:///");
+    let broker = Broker::new(store.clone());
+    broker.describe_topic().await;
+    let log = log(6, 60);
+    broker.archive(writer(2), &log, 20, end(&log)).await.unwrap();
+    let head = broker.partition.head().unwrap();
+    // The first segment becomes a tombstone whose time has not come.
+    let grace = Duration::from_secs(86_400);
+    let head = broker.partition.advance_log_start(writer(2), head.segments[1].base(), grace).await.unwrap();
+    let Tombstoned::Segment(tombstoned) = head.tombstones[0].what else { panic!("{head:?}") };
+
+    let keys = broker.partition.keys();
+    let planted = |incarnation, epoch, byte| {
+        let fence = Fence { incarnation: Incarnation(incarnation), leader_epoch: LeaderEpoch(epoch) };
+        let uuid = SegmentUuid::from_entropy([byte; 16]);
+        SegmentName { base: Offset(3), next: Offset(9), fence, uuid }
+    };
+    let (earlier, current, later, restored) = (planted(0, 1, 1), planted(0, 2, 2), planted(0, 3, 3), planted(1, 0, 4));
+    for name in [earlier, current, later, restored] {
+        for key in segment_keys(&broker.partition, &name) {
+            store.put_immutable(&key, bytes::Bytes::from_static(b"planted")).await.unwrap();
+        }
+    }
+    let unused_list = keys.spill(Offset(0), Offset(3), head.generation - 1);
+    let future_list = keys.spill(Offset(0), Offset(3), head.generation + 1);
+    for key in [&unused_list, &future_list] {
+        store.put_immutable(key, bytes::Bytes::from_static(b"planted")).await.unwrap();
+    }
+    let foreign = format!("{}notes.txt", keys.log_directory());
+    store.put_immutable(&foreign, bytes::Bytes::from_static(b"somebody's")).await.unwrap();
+
+    let before: BTreeSet<String> = objects(&store, "").await.into_iter().collect();
+    assert_eq!(sweep_orphans(&broker.partition).await.unwrap().objects, 3);
+    let after: BTreeSet<String> = objects(&store, "").await.into_iter().collect();
+    let gone: Vec<String> = before.difference(&after).cloned().collect();
+    let [parquet, aux] = segment_keys(&broker.partition, &earlier);
+    assert_eq!(gone, [aux, parquet, unused_list]);
+    assert!(after.contains(&keys.parquet(&tombstoned)) && after.contains(&keys.parquet(&head.segments[0].name)));
+
+    // Once another leader has taken over, what the one before left behind goes too.
+    broker.partition.take_over(writer(3), Offset(0)).await.unwrap();
+    assert_eq!(sweep_orphans(&broker.partition).await.unwrap().objects, 3, "and the list that was for this generation");
+    assert_eq!(sweep_orphans(&broker.partition).await.unwrap().objects, 0);
+    assert_same_records(&broker, head.segments[0].base(), &log).await;
+}
+
+async fn assert_same_records(broker: &Broker, from: Offset, log: &[crate::record::Batch]) {
+    let expected: Vec<_> = log.iter().filter(|batch| batch.header().next_offset() > from).cloned().collect();
+    assert_eq!(broker.read_all(from, false).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_reaches_the_bucket_of_a_deleted_topic_is_swept() {
+    let store = open_store("memory:///");
+    let broker = Broker::new(store.clone());
+    broker.describe_topic().await;
+    let identity = broker.partition.identity().clone();
+    let topic = broker.bucket.topic(&identity.topic, identity.topic_id).await.unwrap().unwrap();
+    let late = segment(0, 5, 1).name;
+    let plant = || async {
+        for key in segment_keys(&broker.partition, &late) {
+            store.put_immutable(&key, bytes::Bytes::from_static(b"late")).await.unwrap();
+        }
+    };
+    plant().await;
+    // As long as the topic lives, or is known to the cluster, nothing is touched.
+    assert_eq!(sweep_deleted_topics(&broker.bucket, |_| false).await.unwrap().objects, 0);
+    purge_topic(&broker.bucket, &topic).await.unwrap();
+    plant().await;
+    assert_eq!(sweep_deleted_topics(&broker.bucket, |_| true).await.unwrap().objects, 0);
+    assert_eq!(sweep_deleted_topics(&broker.bucket, |_| false).await.unwrap().objects, 2);
+    assert_eq!(objects(&store, "").await.len(), 1, "the description stays");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

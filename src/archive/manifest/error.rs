@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::archive::key::Fence;
-use crate::types::Offset;
+use crate::types::{LeaderEpoch, Offset};
 
 /// A manifest object that cannot be understood or contradicts itself.
 #[derive(Debug, Error)]
@@ -22,6 +22,12 @@ pub enum ManifestError {
         /// Where and what.
         cause: serde_json::Error,
     },
+    /// It is not what was written.
+    #[error("manifest is damaged: its checksum does not match")]
+    Checksum,
+    /// The snapshot of the producers' state is damaged, or newer than this release.
+    #[error("snapshot of producers is not understood")]
+    Snapshot,
     /// Compressed content that does not decompress.
     #[error("manifest does not decompress")]
     Compression,
@@ -56,6 +62,12 @@ pub enum TransitionError {
         /// Who may write.
         current: Fence,
     },
+    /// Another process writes in the same epoch: two copies of one data directory share the bucket. Stop, and delete nothing.
+    #[error("another process writes in the same leader epoch, perhaps from a copy of the data directory fence={fence}")]
+    Rival {
+        /// The epoch of both.
+        fence: Fence,
+    },
     /// The head was not taken over before it was written.
     #[error("the head is not taken over yet ours={ours} current={current}")]
     NotTakenOver {
@@ -77,6 +89,16 @@ pub enum TransitionError {
     AlreadyArchived {
         /// Where the archive ends.
         next_offset: Offset,
+        /// Where the segment begins.
+        base: Offset,
+    },
+    /// The segment's records are of an earlier leader epoch than what is archived before them: another history.
+    #[error("segment is of an earlier leader epoch than the archive epoch={epoch} archived={archived} base={base}")]
+    EpochBackwards {
+        /// The first epoch of the segment.
+        epoch: LeaderEpoch,
+        /// The last epoch that is archived.
+        archived: LeaderEpoch,
         /// Where the segment begins.
         base: Offset,
     },

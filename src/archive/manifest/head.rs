@@ -2,15 +2,18 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     Hex128, MANIFEST_FORMAT, ManifestError, Segment, TransitionError, compress_manifest, decompress_manifest, parse,
     to_json,
 };
 use crate::archive::key::{Fence, PartitionKeys, SegmentName};
-use crate::types::{ClusterId, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerId, Timestamp, TopicId};
+use crate::types::{
+    BrokerIncarnationId, ClusterId, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerId, Timestamp, TopicId,
+};
 
-/// Segments that a head lists itself, at most; a full segment takes about 900 bytes. Older ones are spilled.
+/// Segments that a head lists itself, at most; a full segment takes about 1,000 bytes. Older ones are spilled.
 pub const MAX_INLINE_SEGMENTS: usize = 256;
 /// Segments that one spill takes out of the head, the oldest first. What stays keeps recent history one read away.
 pub const SPILL_SEGMENTS: usize = 192;
@@ -39,6 +42,8 @@ pub struct Writer {
     pub fence: Fence,
     /// The broker that leads, for people.
     pub broker: NodeId,
+    /// The process, so that two that believe to lead in one epoch, as two copies of a data directory do, are told apart.
+    pub process: BrokerIncarnationId,
 }
 
 /// The first offset of a leader epoch.
@@ -67,6 +72,8 @@ pub struct SpillRef {
     pub max_timestamp: Timestamp,
     /// Bytes that the batches took in the log, those before `live_from` included.
     pub log_bytes: u64,
+    /// xxh3-128 over the object.
+    pub hash: Hex128,
 }
 
 impl SpillRef {
@@ -96,6 +103,9 @@ impl SpillList {
 
     /// Reads and checks the content of the spill that `reference` names.
     pub fn parse(bytes: &[u8], identity: &HeadIdentity, reference: &SpillRef) -> Result<Self, ManifestError> {
+        if Hex128(xxh3_128(bytes)) != reference.hash {
+            return Err(ManifestError::Checksum);
+        }
         let json = decompress_manifest(bytes)?;
         let list: Self = parse(&json)?;
         check_identity(identity, &list.identity)?;
@@ -166,8 +176,20 @@ pub struct Head {
     pub tombstones: Vec<Tombstone>,
     /// Largest producer id in the archive, or −1; a restored cluster hands out larger ones.
     pub max_producer_id: ProducerId,
-    /// The segment whose companion object holds the latest snapshot of the producers' state.
-    pub producer_snapshot: Option<SegmentName>,
+    /// The producers' state at `next_offset`; `None` when no producer is remembered.
+    pub producer_snapshot: Option<SnapshotRef>,
+}
+
+/// Where a snapshot of the producers' state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotRef {
+    /// The segment whose companion object holds it.
+    pub segment: SegmentName,
+    /// Where its frame begins in that object.
+    pub start: u64,
+    /// Where its frame ends.
+    pub end: u64,
 }
 
 /// Where an offset is, as far as the head knows.

@@ -3,8 +3,8 @@
 //! A [`Head`] is the commit point of a partition's archive: what it lists is archived, whatever else the bucket holds. It
 //! is a pure machine: every transition takes the head that was read and returns the one to write in its place, or says why
 //! not; drivers write it by [`Store::replace`](super::store::Store::replace) and start over on a conflict. A crash between
-//! any two steps leaves either head, both of which are whole. Formats are JSON with a `format` stamp: newer formats and
-//! unknown fields are refused, since a rewrite would lose what it does not know.
+//! any two steps leaves either head, both of which are whole. Formats are JSON with a `format` stamp and a checksum: newer
+//! formats and unknown fields are refused, since a rewrite would lose what it does not know, and so is a changed byte.
 
 mod cluster;
 mod error;
@@ -13,23 +13,26 @@ mod segment;
 #[cfg(test)]
 mod tests;
 mod transition;
+mod upkeep;
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::record::{Compression, compression};
 
 pub use cluster::{ClusterStamp, ProducerIdMark, TopicDescription, TopicState};
 pub use error::{ManifestError, TransitionError};
 pub use head::{
-    EpochStart, Head, HeadIdentity, MAX_INLINE_SEGMENTS, MAX_TOMBSTONES, Position, SPILL_SEGMENTS, SpillList, SpillRef,
-    Tombstone, Tombstoned, Writer,
+    EpochStart, Head, HeadIdentity, MAX_INLINE_SEGMENTS, MAX_TOMBSTONES, Position, SPILL_SEGMENTS, SnapshotRef,
+    SpillList, SpillRef, Tombstone, Tombstoned, Writer,
 };
 pub use segment::{Chunk, ChunkRow, Segment};
 pub use transition::CommitFacts;
+pub use upkeep::{Retention, Upkeep};
 
 /// The newest format of every manifest object; bumped when an older release could not keep what a newer one wrote.
 pub const MANIFEST_FORMAT: u32 = 1;
@@ -86,6 +89,27 @@ impl From<Hex128> for String {
     }
 }
 
+/// What every manifest begins with; the checksum covers the object without it.
+const SEAL_START: &[u8] = b"{\"checksum\":\"";
+const SEAL_END: &[u8] = b"\",";
+const CHECKSUM_DIGITS: usize = 32;
+
+/// Puts the checksum in front.
+fn seal(json: &[u8]) -> Vec<u8> {
+    let checksum = Hex128(xxh3_128(json)).to_string();
+    [SEAL_START, checksum.as_bytes(), SEAL_END, &json[1..]].concat()
+}
+
+/// Takes the checksum off and compares it.
+fn unseal(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (checksum, rest) = bytes.strip_prefix(SEAL_START)?.split_at_checked(CHECKSUM_DIGITS)?;
+    let rest = rest.strip_prefix(SEAL_END)?;
+    let mut hash = Xxh3::new();
+    hash.update(b"{");
+    hash.update(rest);
+    (Hex128(hash.digest128()).to_string().as_bytes() == checksum).then(|| [b"{", rest].concat())
+}
+
 /// Reads the JSON of a manifest: first the stamp alone, so that a newer format is named as such.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestError> {
     #[derive(Deserialize)]
@@ -96,7 +120,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestError> {
     if stamp.format > u64::from(MANIFEST_FORMAT) {
         return Err(ManifestError::NewerFormat { format: stamp.format, newest_known: MANIFEST_FORMAT });
     }
-    serde_json::from_slice(bytes).map_err(|cause| ManifestError::Malformed { cause })
+    let json = unseal(bytes).ok_or(ManifestError::Checksum)?;
+    serde_json::from_slice(&json).map_err(|cause| ManifestError::Malformed { cause })
 }
 
 /// Compresses a manifest object with zstd.
@@ -111,5 +136,5 @@ pub(super) fn decompress_manifest(bytes: &[u8]) -> Result<bytes::Bytes, Manifest
 }
 
 fn to_json<T: Serialize>(value: &T) -> bytes::Bytes {
-    serde_json::to_vec(value).expect("manifests hold nothing that JSON cannot").into()
+    seal(&serde_json::to_vec(value).expect("manifests hold nothing that JSON cannot")).into()
 }

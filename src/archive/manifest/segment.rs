@@ -33,8 +33,12 @@ pub struct Segment {
     pub footer_start: u64,
     /// Where the file metadata of the Parquet object begins, which readers of row groups need.
     pub metadata_start: u64,
+    /// xxh3-128 over the Parquet object, or over nothing when there is none.
+    pub parquet_hash: Hex128,
     /// Length of the companion object; 0 when there is none.
     pub companion_bytes: u64,
+    /// xxh3-128 over the companion object, or over nothing when there is none.
+    pub companion_hash: Hex128,
     /// xxh3-128 over all batches, uncompressed, in offset order.
     pub hash: Hex128,
     /// The chunks, in offset order.
@@ -142,6 +146,22 @@ impl Segment {
             companion_at = chunk.companion.end;
             chunk
         })
+    }
+
+    /// What the Parquet object holds around its row groups: the bytes before and after; empty when there is none.
+    pub const fn parquet_ends(&self) -> [Range<u64>; 2] {
+        let start = if self.parquet_bytes > 0 { PARQUET_MAGIC_BYTES } else { 0 };
+        [0..start, self.footer_start..self.parquet_bytes]
+    }
+
+    /// What the companion object holds around its parts: the bytes before and after; empty when there is none.
+    pub fn companion_ends(&self) -> [Range<u64>; 2] {
+        if self.companion_bytes == 0 {
+            return [0..0, 0..0];
+        }
+        let start = crate::archive::parquet::COMPANION_HEADER_BYTES;
+        let parts: u64 = self.chunks.iter().map(|chunk| chunk.companion_bytes).sum();
+        [0..start, start + parts..self.companion_bytes]
     }
 
     /// The chunk that covers `offset`.

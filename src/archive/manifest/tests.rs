@@ -19,7 +19,7 @@ fn identity() -> HeadIdentity {
 
 fn writer(incarnation: u32, epoch: i32) -> Writer {
     let fence = Fence { incarnation: Incarnation(incarnation), leader_epoch: LeaderEpoch(epoch) };
-    Writer { fence, broker: NodeId(epoch) }
+    Writer { fence, broker: NodeId(epoch), process: BrokerIncarnationId::from_bytes([7; 16]) }
 }
 
 fn segment(writer: Writer, base: i64, next: i64, number: u64) -> Segment {
@@ -46,7 +46,9 @@ fn segment(writer: Writer, base: i64, next: i64, number: u64) -> Segment {
         parquet_bytes: 150,
         footer_start: 104,
         metadata_start: 110,
+        parquet_hash: Hex128(1),
         companion_bytes: 0,
+        companion_hash: Hex128(2),
         hash: Hex128(number.into()),
         chunks: vec![chunk],
     }
@@ -63,21 +65,25 @@ fn a_head_reads_back_as_written_and_its_bytes_are_fixed() {
     let facts = CommitFacts {
         epochs: vec![EpochStart { epoch: LeaderEpoch(26), start: Offset(0) }],
         max_producer_id: Some(ProducerId(4)),
-        has_producer_snapshot: true,
+        producer_snapshot: Some(16..99),
     };
     let head = head.commit(writer, segment(writer, 5, 8, 7), &facts, nonce(10)).unwrap();
     assert_eq!(Head::parse(&head.to_bytes(), &identity()).unwrap(), head);
     let expected = concat!(
-        r#"{"format":1,"identity":{"cluster_id":"01010101010101010101010101010101","topic":"flights","#,
+        r#"{"checksum":"CHECKSUM","format":1,"identity":{"cluster_id":"01010101010101010101010101010101","topic":"flights","#,
         r#""topic_id":"02020202020202020202020202020202","partition":3},"generation":2,"#,
-        r#""nonce":"0000000000000000000000000000000a","writer":{"fence":{"incarnation":1,"leader_epoch":26},"broker":26},"#,
+        r#""nonce":"0000000000000000000000000000000a","writer":{"fence":{"incarnation":1,"leader_epoch":26},"broker":26,"process":"07070707070707070707070707070707"},"#,
         r#""log_start_offset":5,"next_offset":8,"epochs":[{"epoch":26,"start":5}],"spills":[],"segments":[{"#,
         r#""name":"00000000000000000005-00000000000000000008-00000001-0000001a-070000000000","min_timestamp":5,"#,
         r#""max_timestamp":8,"record_count":3,"batch_count":1,"log_bytes":10,"parquet_bytes":150,"footer_start":104,"metadata_start":110,"#,
-        r#""companion_bytes":0,"hash":"00000000000000000000000000000007","chunks":[[3,8,3,100,0,1,5]]}],"tombstones":[],"#,
-        r#""max_producer_id":4,"producer_snapshot":"00000000000000000005-00000000000000000008-00000001-0000001a-070000000000"}"#,
+        r#""parquet_hash":"00000000000000000000000000000001","companion_bytes":0,"#,
+        r#""companion_hash":"00000000000000000000000000000002","hash":"00000000000000000000000000000007","chunks":[[3,8,3,100,0,1,5]]}],"tombstones":[],"#,
+        r#""max_producer_id":4,"producer_snapshot":{"#,
+        r#""segment":"00000000000000000005-00000000000000000008-00000001-0000001a-070000000000","start":16,"end":99}}"#,
     );
-    assert_eq!(std::str::from_utf8(&head.to_bytes()).unwrap(), expected);
+    let text = String::from_utf8(head.to_bytes().to_vec()).unwrap();
+    let digits = SEAL_START.len()..SEAL_START.len() + CHECKSUM_DIGITS;
+    assert_eq!(text.replace(&text[digits], "CHECKSUM"), expected);
 }
 
 #[test]
@@ -86,11 +92,36 @@ fn newer_formats_unknown_fields_and_foreign_heads_are_refused() {
     let text = String::from_utf8(head.to_bytes().to_vec()).unwrap();
     let newer = text.replacen("\"format\":1", "\"format\":2", 1);
     assert!(matches!(Head::parse(newer.as_bytes(), &identity()), Err(ManifestError::NewerFormat { format: 2, .. })));
-    let unknown = text.replacen("\"format\":1", "\"format\":1,\"color\":2", 1);
-    let error = Head::parse(unknown.as_bytes(), &identity()).unwrap_err().to_string();
+    let unsealed = String::from_utf8(unseal(text.as_bytes()).unwrap()).unwrap();
+    let unknown = unsealed.replacen("\"format\":1", "\"format\":1,\"color\":2", 1);
+    let error = Head::parse(&seal(unknown.as_bytes()), &identity()).unwrap_err().to_string();
     assert!(error.contains("color"), "{error}");
     let foreign = HeadIdentity { partition: PartitionIndex(4), ..identity() };
     assert!(matches!(Head::parse(text.as_bytes(), &foreign), Err(ManifestError::Misplaced { what: "partition", .. })));
+}
+
+#[test]
+fn a_changed_byte_anywhere_in_a_manifest_is_found() {
+    let writer = writer(0, 1);
+    let head = Head::first(identity(), writer, Offset(0), nonce(1));
+    let head = head.commit(writer, segment(writer, 0, 5, 1), &CommitFacts::default(), nonce(2)).unwrap();
+    let (_, reference, list) = head.spill(writer, nonce(3)).unwrap();
+    let mut bytes = head.to_bytes().to_vec();
+    let mut spilled = list.to_bytes().to_vec();
+    for at in 0..bytes.len().max(spilled.len()) {
+        for bit in 0..8 {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= 1 << bit;
+                assert!(Head::parse(&bytes, &identity()).is_err(), "byte {at} bit {bit}");
+                bytes[at] ^= 1 << bit;
+            }
+            if let Some(byte) = spilled.get_mut(at) {
+                *byte ^= 1 << bit;
+                assert!(SpillList::parse(&spilled, &identity(), &reference).is_err(), "byte {at} bit {bit}");
+                spilled[at] ^= 1 << bit;
+            }
+        }
+    }
 }
 
 #[test]
@@ -102,6 +133,10 @@ fn a_deposed_writer_is_fenced_and_an_incarnation_outranks_every_epoch() {
     let late = head.commit(old, segment(old, 0, 1, 1), &facts, nonce(3));
     assert!(matches!(late, Err(TransitionError::Fenced { .. })));
     assert!(matches!(head.take_over(old, nonce(3)), Err(TransitionError::Fenced { .. })));
+    let rival = Writer { process: BrokerIncarnationId::from_bytes([8; 16]), ..new };
+    assert_eq!(head.take_over(rival, nonce(3)), Err(TransitionError::Rival { fence: new.fence }));
+    let copied = head.commit(rival, segment(rival, 0, 1, 1), &facts, nonce(3));
+    assert_eq!(copied, Err(TransitionError::Rival { fence: new.fence }));
     let early = head.commit(restored, segment(restored, 0, 1, 1), &facts, nonce(3));
     assert!(matches!(early, Err(TransitionError::NotTakenOver { .. })));
     let head = head.take_over(restored, nonce(3)).unwrap();
@@ -118,6 +153,12 @@ fn only_the_next_segment_is_committed_and_only_once() {
     let head = head.commit(writer, segment(writer, 0, 5, 1), &facts, nonce(2)).unwrap();
     let again = head.commit(writer, segment(writer, 0, 5, 2), &facts, nonce(3));
     assert!(matches!(again, Err(TransitionError::AlreadyArchived { .. })));
+    // What is of an earlier epoch than what is archived is another history.
+    let epochs = |epoch| vec![EpochStart { epoch: LeaderEpoch(epoch), start: Offset(5) }];
+    let facts_of = |epoch| CommitFacts { epochs: epochs(epoch), ..CommitFacts::default() };
+    let newer = head.commit(writer, segment(writer, 5, 9, 3), &facts_of(4), nonce(3)).unwrap();
+    let older = newer.commit(writer, segment(writer, 9, 12, 4), &facts_of(3), nonce(4));
+    assert!(matches!(older, Err(TransitionError::EpochBackwards { .. })));
     // What was deleted before it was archived leaves a hole below the log start, and nowhere else.
     let head = head.advance_log_start(writer, Offset(20), None, Timestamp(0), nonce(3)).unwrap();
     let beyond = head.commit(writer, segment(writer, 21, 30, 3), &facts, nonce(4));

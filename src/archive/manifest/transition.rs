@@ -1,10 +1,13 @@
 //! Changes of a head. Each checks who asks, and returns the head to write in place of the one that was read.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
+
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
-    EpochStart, Head, Hex128, MANIFEST_FORMAT, MAX_INLINE_SEGMENTS, MAX_TOMBSTONES, SPILL_SEGMENTS, Segment, SpillList,
-    SpillRef, Tombstone, Tombstoned, TransitionError, Writer,
+    EpochStart, Head, Hex128, MANIFEST_FORMAT, MAX_INLINE_SEGMENTS, MAX_TOMBSTONES, SPILL_SEGMENTS, Segment,
+    SnapshotRef, SpillList, SpillRef, Tombstone, Tombstoned, TransitionError, Writer,
 };
 use crate::types::{Offset, ProducerId, Timestamp};
 
@@ -15,8 +18,9 @@ pub struct CommitFacts {
     pub epochs: Vec<EpochStart>,
     /// Largest producer id in the segment; `None` when it has none.
     pub max_producer_id: Option<ProducerId>,
-    /// Whether the segment's companion object holds a snapshot of the producers' state at its end.
-    pub has_producer_snapshot: bool,
+    /// Where in the segment's companion object the snapshot of the producers' state at its end is; `None` when no producer
+    /// is remembered there.
+    pub producer_snapshot: Option<Range<u64>>,
 }
 
 impl Head {
@@ -26,6 +30,7 @@ impl Head {
         match ours.cmp(&current) {
             std::cmp::Ordering::Less => Err(TransitionError::Fenced { ours, current }),
             std::cmp::Ordering::Greater => Err(TransitionError::NotTakenOver { ours, current }),
+            std::cmp::Ordering::Equal if writer != self.writer => Err(TransitionError::Rival { fence: ours }),
             std::cmp::Ordering::Equal => Ok(Self { generation: self.generation + 1, nonce, ..self.clone() }),
         }
     }
@@ -35,6 +40,9 @@ impl Head {
     pub fn take_over(&self, writer: Writer, nonce: Hex128) -> Result<Self, TransitionError> {
         if writer.fence < self.writer.fence {
             return Err(TransitionError::Fenced { ours: writer.fence, current: self.writer.fence });
+        }
+        if writer.fence == self.writer.fence && writer != self.writer {
+            return Err(TransitionError::Rival { fence: writer.fence });
         }
         Ok(Self { generation: self.generation + 1, nonce, writer, ..self.clone() })
     }
@@ -60,6 +68,11 @@ impl Head {
         if segment.name.fence != writer.fence {
             return Err(TransitionError::BadSegment { what: "its name carries another writer", base });
         }
+        if let (Some(first), Some(last)) = (facts.epochs.first(), self.epochs.last())
+            && first.epoch < last.epoch
+        {
+            return Err(TransitionError::EpochBackwards { epoch: first.epoch, archived: last.epoch, base });
+        }
         if self.segments.len() >= MAX_INLINE_SEGMENTS {
             return Err(TransitionError::Full { segments: self.segments.len() });
         }
@@ -72,9 +85,8 @@ impl Head {
         if let Some(producer_id) = facts.max_producer_id {
             head.max_producer_id = head.max_producer_id.max(producer_id);
         }
-        if facts.has_producer_snapshot {
-            head.producer_snapshot = Some(segment.name);
-        }
+        let snapshot = facts.producer_snapshot.clone();
+        head.producer_snapshot = snapshot.map(|Range { start, end }| SnapshotRef { segment: segment.name, start, end });
         head.next_offset = segment.next();
         head.segments.push(segment);
         Ok(head)
@@ -93,16 +105,14 @@ impl Head {
         let (Some(first), Some(last)) = (segments.first(), segments.last()) else {
             return Err(TransitionError::BadSegment { what: "there is nothing to spill", base: self.next_offset });
         };
-        let reference = SpillRef {
-            first: first.base(),
-            next: last.next(),
-            generation: head.generation,
-            live_from: first.base(),
-            max_timestamp: segments.iter().map(|segment| segment.max_timestamp).max().unwrap_or(Timestamp::NONE),
-            log_bytes: segments.iter().map(|segment| segment.log_bytes).sum(),
-        };
-        head.spills.push(reference);
+        let (first, next) = (first.base(), last.next());
+        let max_timestamp = segments.iter().map(|segment| segment.max_timestamp).max().unwrap_or(Timestamp::NONE);
+        let log_bytes = segments.iter().map(|segment| segment.log_bytes).sum();
         let list = SpillList { format: MANIFEST_FORMAT, identity: head.identity.clone(), segments };
+        let hash = Hex128(xxh3_128(&list.to_bytes()));
+        let generation = head.generation;
+        let reference = SpillRef { first, next, generation, live_from: first, max_timestamp, log_bytes, hash };
+        head.spills.push(reference);
         Ok((head, reference, list))
     }
 
@@ -166,7 +176,7 @@ impl Head {
     /// Tombstones whose time has come and whose objects may be deleted. One that covers the latest snapshot of the
     /// producers' state waits for a later snapshot.
     pub fn due_tombstones(&self, now: Timestamp) -> impl Iterator<Item = &Tombstone> {
-        let snapshot = self.producer_snapshot.map(|name| name.base);
+        let snapshot = self.producer_snapshot.map(|snapshot| snapshot.segment.base);
         self.tombstones.iter().filter(move |tombstone| {
             let holds_snapshot = match tombstone.what {
                 Tombstoned::Segment(name) => snapshot == Some(name.base),
@@ -198,6 +208,7 @@ impl Head {
             Tombstoned::Segment(name) => Some(name),
             Tombstoned::Spill(_) => None,
         });
-        self.segments.iter().map(|segment| segment.name).chain(tombstoned).chain(self.producer_snapshot).collect()
+        let snapshot = self.producer_snapshot.map(|snapshot| snapshot.segment);
+        self.segments.iter().map(|segment| segment.name).chain(tombstoned).chain(snapshot).collect()
     }
 }

@@ -124,14 +124,14 @@ pub(super) fn write_batch(out: &mut Vec<u8>, fate: Fate, batch: &Batch) {
     write_frame(out, kind, batch.bytes());
 }
 
-/// Appends the tail.
-pub(super) fn write_tail(out: &mut Vec<u8>, tail: &CompanionTail) {
-    if let Some(snapshot) = &tail.producer_snapshot {
-        write_frame(out, PRODUCER_SNAPSHOT, snapshot);
-    }
-    if let Some(description) = &tail.description {
-        write_frame(out, DESCRIPTION, description);
-    }
+/// Appends the snapshot of the producers' state.
+pub(super) fn write_snapshot(out: &mut Vec<u8>, snapshot: &[u8]) {
+    write_frame(out, PRODUCER_SNAPSHOT, snapshot);
+}
+
+/// Appends the description, which is the last frame.
+pub(super) fn write_description(out: &mut Vec<u8>, description: &[u8]) {
+    write_frame(out, DESCRIPTION, description);
 }
 
 /// Takes one frame from the front and checks it.

@@ -15,7 +15,7 @@ use bytes::{Buf, Bytes};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ParquetMetaDataReader;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -45,7 +45,10 @@ impl FileMetadata {
             .filter(|&length| tail[length + 4..] == *b"PAR1" && (&tail[length..]).get_u32_le() as usize == length)
             .map(|length| &tail[..length])
             .ok_or(DecodeError::Malformed { what: "Parquet footer is not where the manifest says", at: 0 })?;
-        let parsed = Arc::new(ParquetMetaDataReader::decode_metadata(metadata)?);
+        // The schema is ours: one that the bytes claim could have as many children as they like, and memory for them.
+        let options = ParquetMetaDataOptions::new().with_schema(schema::descriptor());
+        let parsed = Arc::new(ParquetMetaDataReader::decode_metadata_with_options(metadata, Some(&options))?);
+        check_ranges(&parsed)?;
         let bytes = parsed.memory_size();
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         Ok(Self { arrow: ArrowReaderMetadata::try_new(parsed, options)?, bytes })
@@ -75,6 +78,16 @@ impl FileMetadata {
             .map(|column| column.byte_range())
             .map(|(start, length)| start..start + length)
             .reduce(|one, two| one.start.min(two.start)..one.end.max(two.end))
+    }
+}
+
+/// What the reader takes for granted of the places of columns, and panics over.
+fn check_ranges(metadata: &ParquetMetaData) -> Result<(), DecodeError> {
+    let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
+    let starts = columns.map(|column| (column.dictionary_page_offset().unwrap_or(0), column));
+    match starts.map(|(start, column)| start.min(column.data_page_offset()).min(column.compressed_size())).min() {
+        Some(at @ ..0) => Err(DecodeError::Malformed { what: "a column lies before its Parquet file", at }),
+        _ => Ok(()),
     }
 }
 

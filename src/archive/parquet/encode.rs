@@ -12,13 +12,14 @@ use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::file::metadata::{ColumnChunkMetaData, KeyValue};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::companion::{self, CompanionTail, Fate};
+use super::companion::{self, Fate};
 use super::rows::{BatchColumns, Rows, micros};
 use super::schema::{schema, writer_properties};
 use super::{Description, EncodeError, Encoded, SegmentRequest};
 use crate::archive::manifest::{ChunkRow, CommitFacts, EpochStart, Hex128, Segment};
 use crate::archive::spool::{SpoolSlot, SpoolWriter};
 use crate::archive::store::Payload;
+use crate::log::ProducerRun;
 use crate::record::{
     Batch, BatchBuilder, BatchOptions, Compression, MAX_DECOMPRESSED_BYTES, RecordError, RecordView, Records,
     TimestampType,
@@ -78,6 +79,7 @@ struct Encoder<'a> {
     expected: Offset,
     totals: Totals,
     facts: CommitFacts,
+    producers: ProducerRun,
 }
 
 /// The chunk that is being filled.
@@ -128,6 +130,7 @@ impl<'a> Encoder<'a> {
             expected: request.name.base,
             totals: Totals { records: 0, batches: 0, log_bytes: 0, min_timestamp: None, has_companion: false },
             facts: CommitFacts::default(),
+            producers: request.producers.clone(),
         })
     }
 
@@ -239,6 +242,7 @@ impl<'a> Encoder<'a> {
         }
         if header.producer_id.is_some() {
             self.facts.max_producer_id = self.facts.max_producer_id.max(Some(header.producer_id));
+            self.producers.add(header);
         }
     }
 
@@ -280,7 +284,6 @@ impl<'a> Encoder<'a> {
             return Err(EncodeError::Empty { base: name.base, next: name.next });
         }
         self.close_chunk(name.next)?;
-        self.facts.has_producer_snapshot = self.request.producer_snapshot.is_some();
         let max_timestamp = self.chunks.iter().map(|chunk| chunk.max_timestamp).max();
         let mut segment = Segment {
             name,
@@ -292,29 +295,40 @@ impl<'a> Encoder<'a> {
             parquet_bytes: 0,
             footer_start: 0,
             metadata_start: 0,
+            parquet_hash: Hex128(0),
             companion_bytes: 0,
+            companion_hash: Hex128(0),
             hash: Hex128(self.hash.digest128()),
             chunks: self.chunks,
         };
         let description = Description::new(self.request, &segment, &self.facts);
         let has_rows = segment.chunks.iter().any(|chunk| chunk.rows > 0);
+        segment.parquet_hash = no_object();
+        segment.companion_hash = no_object();
         let parquet = if has_rows { Some(finish_parquet(self.writer, &description, &mut segment)?) } else { None };
-        let tail = CompanionTail {
-            producer_snapshot: self.request.producer_snapshot.clone(),
-            description: Some(description.to_json()),
-        };
-        let needs_companion = self.totals.has_companion || tail.producer_snapshot.is_some() || !has_rows;
-        let companion = if needs_companion {
-            let mut frames = Vec::new();
-            companion::write_tail(&mut frames, &tail);
-            self.companion.write_all(&frames)?;
-            segment.companion_bytes = self.companion.position();
-            Some(self.companion.finish()?)
+        let mut tail = Vec::new();
+        if let Some(snapshot) = self.producers.snapshot(name.next) {
+            let start = self.companion.position();
+            companion::write_snapshot(&mut tail, &snapshot.encode());
+            self.facts.producer_snapshot = Some(start..start + tail.len() as u64);
+        }
+        let companion = if self.totals.has_companion || !tail.is_empty() || !has_rows {
+            companion::write_description(&mut tail, &description.to_json());
+            self.companion.write_all(&tail)?;
+            let (payload, hash) = self.companion.finish()?;
+            segment.companion_hash = hash;
+            segment.companion_bytes = payload.length();
+            Some(payload)
         } else {
             None
         };
         Ok(Encoded { segment, facts: self.facts, parquet, companion })
     }
+}
+
+/// What an object that does not exist hashes to.
+fn no_object() -> Hex128 {
+    Hex128(Xxh3::new().digest128())
 }
 
 fn finish_parquet(
@@ -336,7 +350,8 @@ fn finish_parquet(
         end += chunk.parquet_bytes;
         assert!(group_end == Some(end), "the Parquet writer left a gap within a row group");
     }
-    let payload = writer.inner_mut().finish()?;
+    let (payload, hash) = writer.inner_mut().finish()?;
+    segment.parquet_hash = hash;
     segment.parquet_bytes = payload.length();
     segment.footer_start = end;
     let mut footer = payload.read(payload.length() - PARQUET_FOOTER_BYTES, 4)?;

@@ -5,6 +5,7 @@
 //! turns a part of them back. Everything is synchronous and heavy: it runs on the archive's workers. Files are spooled
 //! locally and survive nothing; only the uploader makes them durable. Byte-level format: `src/docs/formats/archive.md`.
 
+mod check;
 mod companion;
 mod decode;
 mod encode;
@@ -14,10 +15,12 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3;
 
+pub use check::SegmentCheck;
 pub use companion::{
     ArchivedBatch, COMPANION_HEADER_BYTES, CompanionTail, Fate, check_header as check_companion_header,
     read_tail as read_companion_tail,
@@ -27,9 +30,10 @@ pub use encode::ChunkLimits;
 pub use error::{DecodeError, EncodeError};
 
 use super::key::SegmentName;
-use super::manifest::{CommitFacts, EpochStart, HeadIdentity, Hex128, MANIFEST_FORMAT, Segment, Writer};
+use super::manifest::{CommitFacts, EpochStart, HeadIdentity, MANIFEST_FORMAT, Segment, Writer};
 use super::spool::SpoolSlot;
 use super::store::Payload;
+use crate::log::ProducerRun;
 use crate::record::{Batch, BatchHeader};
 use crate::types::{Offset, ProducerId};
 
@@ -60,8 +64,8 @@ pub struct SegmentRequest {
     pub writer: Writer,
     /// Transactions that were aborted in the range.
     pub aborted: Vec<AbortedTransaction>,
-    /// The producers' state at the end of the range, in the log's own format.
-    pub producer_snapshot: Option<Bytes>,
+    /// The producers' state at the beginning of the range.
+    pub producers: ProducerRun,
 }
 
 impl SegmentRequest {
@@ -95,46 +99,56 @@ pub fn encode<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     batches: impl Iterator<Item = Result<Batch, E>>,
     slot: &SpoolSlot,
 ) -> Result<Encoded, EncodeError> {
-    let encoded = encode::encode_batches(request, limits, batches, slot)?;
-    verify(&encoded)?;
-    Ok(encoded)
+    write(request, limits, batches, slot)?.verify()
 }
 
-/// Decodes what was spooled and compares it with what was read from the log.
+/// An encoded segment that was not verified yet, and so can't be uploaded.
+#[derive(Debug)]
+pub struct Written(Encoded);
+
+/// Encodes the batches of one sealed segment into `slot`: the first half of [`encode()`].
+pub fn write<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    request: &SegmentRequest,
+    limits: ChunkLimits,
+    batches: impl Iterator<Item = Result<Batch, E>>,
+    slot: &SpoolSlot,
+) -> Result<Written, EncodeError> {
+    encode::encode_batches(request, limits, batches, slot).map(Written)
+}
+
+impl Written {
+    /// Verifies that what was encoded reads back: the second half of [`encode()`].
+    pub fn verify(self) -> Result<Encoded, EncodeError> {
+        verify(&self.0)?;
+        Ok(self.0)
+    }
+}
+
+/// Reads what was spooled from its first to its last byte, decodes it and compares it with what was read from the log.
 fn verify(encoded: &Encoded) -> Result<(), DecodeError> {
     let segment = &encoded.segment;
     if let Err(error) = segment.check() {
         // The numbers are this process's own.
         panic!("a segment was encoded with numbers that do not add up: {error}");
     }
-    let read = |payload: &Option<Payload>, range: &std::ops::Range<u64>| match payload {
+    let read = |payload: &Option<Payload>, range: Range<u64>| match payload {
         Some(payload) => payload.read(range.start, usize::try_from(range.end - range.start).unwrap_or(usize::MAX)),
         None => Ok(Bytes::new()),
     };
-    let metadata = match &encoded.parquet {
-        Some(_) => {
-            Some(FileMetadata::parse(&read(&encoded.parquet, &(segment.metadata_start..segment.parquet_bytes))?)?)
-        }
-        None => None,
-    };
-    let mut hash = Xxh3::new();
+    let [before, after] = segment.parquet_ends();
+    let parquet = [read(&encoded.parquet, before)?, read(&encoded.parquet, after)?];
+    let [before, after] = segment.companion_ends();
+    let companion = [read(&encoded.companion, before)?, read(&encoded.companion, after)?];
+    let mut check = SegmentCheck::begin(segment.clone(), parquet, companion)?;
     for chunk in segment.chunks() {
-        let rows = metadata.as_ref().filter(|_| chunk.rows > 0);
-        let rows = rows.map(|metadata| Ok::<_, std::io::Error>((metadata, read(&encoded.parquet, &chunk.parquet)?)));
-        for batch in decode_chunk(&chunk, rows.transpose()?, read(&encoded.companion, &chunk.companion)?)? {
-            hash.update(batch.batch.bytes());
-        }
+        let (parquet, companion) = (chunk.parquet.clone(), chunk.companion.clone());
+        check.add(&chunk, read(&encoded.parquet, parquet)?, read(&encoded.companion, companion)?)?;
     }
-    let (expected, found) = (segment.hash, Hex128(hash.digest128()));
-    if expected != found {
-        let (expected, found) = (expected.to_string(), found.to_string());
-        return Err(DecodeError::Checksum { base: segment.base(), expected, found });
-    }
-    Ok(())
+    check.finish()
 }
 
-/// What the objects of a segment say about themselves, so that a lost head can be made again from them. The lengths of the
-/// objects are left at 0: whoever reads this has the objects.
+/// What the objects of a segment say about themselves, so that a lost head can be made again from them. Lengths and hashes
+/// of the objects are left at 0: whoever reads this has the objects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Description {
@@ -144,7 +158,7 @@ pub struct Description {
     pub identity: HeadIdentity,
     /// Who wrote them.
     pub writer: Writer,
-    /// As in the head, without lengths.
+    /// As in the head, without lengths and hashes of the objects.
     pub segment: Segment,
     /// Leader epochs that begin in the segment, or were in force at its base.
     pub epochs: Vec<EpochStart>,

@@ -5,14 +5,14 @@
 //! since engines that read the newer ones are not everywhere yet (decision 0011).
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
-use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+use parquet::arrow::{ArrowSchemaConverter, PARQUET_FIELD_ID_META_KEY};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{BloomFilterPosition, EnabledStatistics, WriterProperties, WriterVersion};
-use parquet::schema::types::ColumnPath;
+use parquet::schema::types::{ColumnPath, SchemaDescPtr};
 
 /// Partition number.
 pub const PARTITION: &str = "kafka_partition";
@@ -101,6 +101,16 @@ pub(super) fn schema() -> SchemaRef {
         field(17, KEY, DataType::Binary, true),
         field(18, VALUE, DataType::Binary, true),
     ]))
+}
+
+/// The columns as Parquet has them.
+pub(super) fn descriptor() -> SchemaDescPtr {
+    static DESCRIPTOR: OnceLock<SchemaDescPtr> = OnceLock::new();
+    let convert = || {
+        let converted = ArrowSchemaConverter::new().convert(&schema());
+        Arc::new(converted.expect("all types of the schema are ones that Parquet has"))
+    };
+    Arc::clone(DESCRIPTOR.get_or_init(convert))
 }
 
 /// How the columns are written.

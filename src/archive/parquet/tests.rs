@@ -8,6 +8,7 @@ use super::*;
 use crate::archive::key::{Fence, SegmentUuid};
 use crate::archive::manifest::Chunk;
 use crate::archive::spool::Spool;
+use crate::log::{ProducerSnapshot, ProducerState};
 use crate::record::*;
 use crate::runtime::production::LocalDisk;
 use crate::types::*;
@@ -40,9 +41,9 @@ fn request(base: i64, next: i64) -> SegmentRequest {
     SegmentRequest {
         identity,
         name: SegmentName { base: Offset(base), next: Offset(next), fence, uuid },
-        writer: Writer { fence, broker: NodeId(1) },
+        writer: Writer { fence, broker: NodeId(1), process: BrokerIncarnationId::from_bytes([7; 16]) },
         aborted: Vec::new(),
-        producer_snapshot: None,
+        producers: ProducerRun::default(),
     }
 }
 
@@ -230,11 +231,11 @@ proptest! {
     fn whatever_was_produced_comes_back_byte_for_byte(
         specifications in proptest::collection::vec(batch_strategy(), 1..40),
         start in prop_oneof![Just(0_i64), 1..1_i64 << 40],
-        snapshot in bytes_strategy(50),
+        remembered in 0..40_usize,
     ) {
         let sources = batches(&specifications, start);
         let mut request = request(start, sources.last().unwrap().header().next_offset().0 + 2);
-        request.producer_snapshot = snapshot.map(Bytes::from);
+        request.producers = ProducerRun::new(ProducerState::default(), remembered, Timestamp(1));
         request.aborted = vec![AbortedTransaction {
             producer_id: ProducerId(2),
             first_offset: Offset(start),
@@ -254,7 +255,12 @@ proptest! {
             check_companion_header(&companion.read(0, 16).unwrap()).unwrap();
             let tail_start = segment.chunks().last().unwrap().companion.end;
             let tail = read_companion_tail(read(Some(companion), &(tail_start..companion.length()))).unwrap();
-            prop_assert_eq!(&tail.producer_snapshot, &request.producer_snapshot);
+            let mut run = request.producers.clone();
+            sources.iter().for_each(|source| run.add(source.header()));
+            let expected = run.snapshot(request.name.next);
+            let found = tail.producer_snapshot.map(|bytes| ProducerSnapshot::decode(&bytes).unwrap());
+            prop_assert_eq!(&found, &expected);
+            prop_assert_eq!(encoded.facts.producer_snapshot.is_some(), expected.is_some());
             Description::parse(&tail.description.unwrap()).unwrap();
         }
     }
@@ -281,6 +287,56 @@ proptest! {
         if let Ok(back) = result {
             assert_same(&sources, &back);
         }
+    }
+}
+
+/// Checks the objects as `archive verify` does, from bytes that may be damaged.
+fn check(segment: &Segment, parquet: &Bytes, companion: &Bytes) -> Result<(), DecodeError> {
+    let part = |object: &Bytes, range: std::ops::Range<u64>| {
+        object.slice(usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap())
+    };
+    let ends = [
+        segment.parquet_ends().map(|range| part(parquet, range)),
+        segment.companion_ends().map(|range| part(companion, range)),
+    ];
+    let [parquet_ends, companion_ends] = ends;
+    let mut check = SegmentCheck::begin(segment.clone(), parquet_ends, companion_ends)?;
+    for chunk in segment.chunks() {
+        check.add(&chunk, part(parquet, chunk.parquet.clone()), part(companion, chunk.companion.clone()))?;
+    }
+    check.finish()
+}
+
+#[test]
+fn a_changed_byte_anywhere_in_an_object_is_found() {
+    let sources: Vec<Batch> = (0..8)
+        .map(|number| {
+            let control = Attributes::default().with_transactional(number % 4 == 0).with_control(number % 4 == 0);
+            let options = BatchOptions { attributes: control, producer_id: ProducerId(4), ..BatchOptions::default() };
+            build(options, number, 3, &[plain(&format!("value {number}"))])
+        })
+        .collect();
+    let mut request = request(0, 8);
+    request.producers = ProducerRun::new(ProducerState::default(), 9, Timestamp(1));
+    let limits = ChunkLimits { rows: 3, ..SMALL };
+    let (encoded, _, _bench) = round_trip(&request, limits, &sources);
+    let segment = &encoded.segment;
+    assert!(segment.chunks.len() > 1);
+    let parquet = read(encoded.parquet.as_ref(), &(0..segment.parquet_bytes));
+    let companion = read(encoded.companion.as_ref(), &(0..segment.companion_bytes));
+    check(segment, &parquet, &companion).unwrap();
+    let flipped = |object: &Bytes, at: usize| {
+        let mut bytes = BytesMut::from(&object[..]);
+        bytes[at] ^= 1 << (at % 8);
+        bytes.freeze()
+    };
+    // The ends, where lengths and magics are, byte by byte, and the rest in strides.
+    let positions = |length: usize| (0..length).filter(move |at| at % 41 == 0 || *at < 20 || length - at < 20);
+    for at in positions(parquet.len()) {
+        assert!(check(segment, &flipped(&parquet, at), &companion).is_err(), "byte {at} of the Parquet object");
+    }
+    for at in positions(companion.len()) {
+        assert!(check(segment, &parquet, &flipped(&companion, at)).is_err(), "byte {at} of the companion object");
     }
 }
 

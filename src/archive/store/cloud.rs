@@ -232,7 +232,8 @@ fn install_tls_provider() {
 fn build_client(location: &Location, settings: &StoreSettings) -> Result<Arc<dyn ObjectStore>, Error> {
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let attempt = Duration::from_millis(settings.attempt_timeout_ms);
-    let options = ClientOptions::new().with_timeout(attempt).with_connect_timeout(attempt.min(Duration::from_secs(5)));
+    let connect = Duration::from_millis(settings.connect_timeout_ms).min(attempt);
+    let options = ClientOptions::new().with_timeout(attempt).with_connect_timeout(connect);
     let pairs = settings.options.iter().map(|(key, value)| (key.to_ascii_lowercase(), value));
     match location.scheme {
         Scheme::S3 => {

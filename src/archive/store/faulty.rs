@@ -115,6 +115,7 @@ impl Backend for FaultyBackend {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Attempt<Listed>> {
         match self.fault(Operation::List, prefix) {
             Fault::None | Fault::ConditionIgnored => self.inner.list(prefix),
+            Fault::Hangs => stream::pending().boxed(),
             _ => stream::iter([Err(unavailable(prefix))]).boxed(),
         }
     }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::Semaphore;
 
 pub use backend::{Attempt, Backend, Expected, Listed, Payload, Version};
@@ -44,6 +44,8 @@ pub struct StoreSettings {
     /// How long one request is waited for, in milliseconds. Longer hides a hanging store from its readers; shorter fails
     /// slow but healthy requests. Uploads get more, by their length.
     pub attempt_timeout_ms: u64,
+    /// How long a connection to the store is waited for, in milliseconds; never longer than an attempt.
+    pub connect_timeout_ms: u64,
     /// Requests for one operation before it fails, the first included. More rides out longer storms and holds the caller
     /// for longer.
     pub max_attempts: u32,
@@ -67,6 +69,7 @@ impl Default for StoreSettings {
     fn default() -> Self {
         Self {
             attempt_timeout_ms: 30_000,
+            connect_timeout_ms: 5_000,
             max_attempts: 6,
             backoff_first_ms: 50,
             backoff_longest_ms: 5_000,
@@ -116,7 +119,16 @@ impl Operation {
 pub trait StoreObserver: Send + Sync {
     /// One request ended after `elapsed`; `error` is what went wrong, also when a retry follows.
     fn request(&self, operation: Operation, elapsed: Duration, error: Option<&StoreError>);
+
+    /// A request is about to be made; [`StoreObserver::request`] follows, unless the caller gives up meanwhile.
+    fn begin(&self) -> InFlight;
+
+    /// Contents of so many bytes were written or read.
+    fn transferred(&self, operation: Operation, bytes: u64);
 }
+
+/// Counts as one request under way until it is dropped.
+pub type InFlight = Box<dyn std::any::Any + Send>;
 
 /// Observes nothing.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +136,12 @@ pub struct Unobserved;
 
 impl StoreObserver for Unobserved {
     fn request(&self, _operation: Operation, _elapsed: Duration, _error: Option<&StoreError>) {}
+
+    fn begin(&self) -> InFlight {
+        Box::new(())
+    }
+
+    fn transferred(&self, _operation: Operation, _bytes: u64) {}
 }
 
 /// Handle to a store; cheap to clone.
@@ -194,6 +212,13 @@ impl Store {
         store
     }
 
+    /// The same store spoken to in another way.
+    #[cfg(test)]
+    pub(super) fn configured(&self, settings: StoreSettings) -> Self {
+        let inner = &self.inner;
+        Self::over(&inner.runtime, Arc::clone(&inner.backend), settings, Arc::clone(&inner.observer))
+    }
+
     /// Whether the store outlives the process; local data is deleted only on the strength of one that does.
     pub fn is_durable(&self) -> bool {
         self.inner.is_durable
@@ -205,6 +230,7 @@ impl Store {
         let expected = payload.length();
         let slowness = Duration::from_secs(expected / SLOWEST_UPLOAD_BYTES_PER_SECOND);
         self.retried(Operation::Put, key, slowness, || self.inner.backend.put(key, &payload)).await?;
+        self.inner.observer.transferred(Operation::Put, expected);
         let found = self.size(key).await?;
         if found != expected {
             return Err(StoreError::WrongLength { key: key.to_owned(), expected, found });
@@ -214,7 +240,9 @@ impl Store {
 
     /// Reads a whole, small object and the version that was read.
     pub async fn get(&self, key: &str) -> Result<(Bytes, Version), StoreError> {
-        self.retried(Operation::Get, key, Duration::ZERO, || self.inner.backend.get(key)).await
+        let found = self.retried(Operation::Get, key, Duration::ZERO, || self.inner.backend.get(key)).await?;
+        self.inner.observer.transferred(Operation::Get, found.0.len() as u64);
+        Ok(found)
     }
 
     /// Reads a whole, small object; `None` when there is none.
@@ -236,6 +264,8 @@ impl Store {
                     return Err(StoreError::WrongLength { key: key.to_owned(), expected, found });
                 }
             }
+            let bytes = contents.iter().map(|content| content.len() as u64).sum();
+            self.inner.observer.transferred(Operation::GetRanges, bytes);
             Ok(contents)
         })
         .await
@@ -247,10 +277,32 @@ impl Store {
     }
 
     /// Objects whose key begins with `prefix`, which ends with `/` or is empty. Not retried, not a snapshot, never a
-    /// source of truth.
+    /// source of truth. Ends with an error when nothing comes for the time limit of an attempt.
     pub fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Listed, StoreError>> {
         assert!(prefix.is_empty() || prefix.ends_with('/'), "listings are by directory");
-        self.inner.backend.list(prefix)
+        let inner = &*self.inner;
+        let start = inner.runtime.clock.monotonic();
+        let timeout_ms = inner.settings.attempt_timeout_ms;
+        let ended = move |error: Option<&StoreError>| {
+            inner.observer.request(Operation::List, inner.runtime.clock.monotonic().since(start), error);
+        };
+        let next = move |listing: Option<BoxStream<'a, Result<Listed, StoreError>>>| async move {
+            let mut listing = listing?;
+            let found = tokio::time::timeout(Duration::from_millis(timeout_ms), listing.next()).await;
+            let timed_out = || Some(Err(StoreError::TimedOut { key: prefix.to_owned(), timeout_ms }));
+            match found.unwrap_or_else(|_| timed_out()) {
+                Some(Ok(listed)) => Some((Ok(listed), Some(listing))),
+                Some(Err(error)) => {
+                    ended(Some(&error));
+                    Some((Err(error), None))
+                }
+                None => {
+                    ended(None);
+                    None
+                }
+            }
+        };
+        stream::unfold(Some(inner.backend.list(prefix)), next).boxed()
     }
 
     /// The names directly below `prefix` that have objects below them, sorted. Also no source of truth.
@@ -274,7 +326,10 @@ impl Store {
         loop {
             let attempt = || self.inner.backend.replace(key, content.clone(), &expected);
             let error = match self.attempt(Operation::Replace, key, Duration::ZERO, attempt).await {
-                Ok(version) if !version.0.is_empty() => return Ok(version),
+                Ok(version) if !version.0.is_empty() => {
+                    self.inner.observer.transferred(Operation::Replace, content.len() as u64);
+                    return Ok(version);
+                }
                 Ok(_) => StoreError::Contended { key: key.to_owned() },
                 Err(error) => error,
             };
@@ -350,6 +405,7 @@ impl Store {
         let _slot = slots.acquire().await.expect("the semaphore is never closed");
         let timeout = Duration::from_millis(inner.settings.attempt_timeout_ms) + slowness;
         let start = inner.runtime.clock.monotonic();
+        let _in_flight = inner.observer.begin();
         let result = tokio::time::timeout(timeout, request()).await.unwrap_or_else(|_| {
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             Err(StoreError::TimedOut { key: key.to_owned(), timeout_ms })

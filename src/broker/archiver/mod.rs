@@ -2,37 +2,46 @@
 //! room in both tiers.
 //!
 //! [`Archiver`] owns the bucket of this cluster and one handle for each partition's head. `Broker` opens it before it serves,
-//! reads through it (it is the [`ArchiveReader`](super::ArchiveReader)), and runs its loops: `upload`, `retention`, `topics` and `groups`.
+//! reads through it (it is the [`ArchiveReader`](super::ArchiveReader)), and runs its loops: `catch_up`, `upload`, `retention`,
+//! `sweep`, `topics` and `groups`.
 //! Nothing here decides what is archived: the head in the bucket does. A log is told that records are archived only by a
 //! head that was read or written in this process; what it then deletes locally, a checkpoint knew before.
 //!
 //! After a crash: heads are read again when they are first needed. A bucket that is slow or gone delays uploads and reads of
 //! old records, nothing else.
 
+mod catch_up;
 mod groups;
 mod observer;
+mod pressure;
 mod proof;
 mod reads;
 mod reconcile;
 mod retention;
+mod sweep;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::watch;
 
+use catch_up::agrees;
 use observer::Observer;
 
 use super::partitions::Leader;
 use super::settings::ArchiveSettings;
 use crate::archive::bucket::{Bucket, BucketError};
 use crate::archive::chunk_cache::ChunkCache;
+use crate::archive::heads::Heads;
 use crate::archive::key::Fence;
 use crate::archive::manifest::{Head, HeadIdentity, Writer};
 use crate::archive::parquet::ChunkLimits;
@@ -46,7 +55,9 @@ use crate::metadata::Image;
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
 use crate::telemetry::Metrics;
-use crate::types::{ClusterId, Incarnation, LeaderEpoch, Monotonic, NodeId, PartitionIndex, TopicPartition};
+use crate::types::{
+    BrokerIncarnationId, ClusterId, Incarnation, LeaderEpoch, Monotonic, NodeId, PartitionIndex, TopicPartition,
+};
 
 /// Lanes that do the file work of a `file://` store.
 const STORE_LANES: usize = 2;
@@ -70,8 +81,14 @@ pub struct ArchiverSettings {
     pub retention_interval: Duration,
     /// How long objects stay after retention has passed them, for readers that began before.
     pub deletion_grace: Duration,
+    /// How often orphaned objects are looked for. Costs two listings and a read of the head for each partition.
+    pub sweep_interval: Duration,
+    /// Bytes of memory for heads of partitions. Fewer cost a request when a partition is used again.
+    pub head_bytes: u64,
     /// Local bytes above which archived segments go, whatever their topic's local retention says.
     pub local_bytes: u64,
+    /// Room to keep free on each file system; never more than a twentieth of it.
+    pub free_bytes: u64,
 }
 
 /// The archive can't be used. Nothing in the bucket or on disk was changed that a next start would miss.
@@ -92,6 +109,15 @@ pub enum ArchiveStartError {
     /// The local directories of the archive can't be made.
     #[error("directory of the archive can't be made: {0}")]
     Directory(#[from] std::io::Error),
+}
+
+/// How the archive gets on, for who slows producers down.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Sealed bytes that wait for the archive.
+    waiting_bytes: AtomicU64,
+    /// Bytes archived since the start.
+    archived_bytes: AtomicU64,
 }
 
 /// What is remembered of one partition between attempts.
@@ -116,9 +142,11 @@ pub struct Archiver {
     uploader: Uploader,
     reader: RemoteReader,
     images: watch::Receiver<Arc<Image>>,
+    heads: Heads,
     partitions: Mutex<BTreeMap<TopicPartition, PartitionArchive>>,
     attempts: Mutex<BTreeMap<TopicPartition, Attempts>>,
     under_way: Mutex<BTreeSet<TopicPartition>>,
+    progress: Progress,
 }
 
 impl std::fmt::Debug for Archiver {
@@ -132,6 +160,7 @@ impl std::fmt::Debug for Archiver {
 pub(super) struct Owner {
     pub(super) cluster_id: ClusterId,
     pub(super) node_id: NodeId,
+    pub(super) process: BrokerIncarnationId,
     pub(super) incarnation: Incarnation,
     /// The data directory has never been used.
     pub(super) is_new: bool,
@@ -162,6 +191,7 @@ impl Archiver {
             uploader: Uploader::new(runtime.clone(), workers.clone(), spool, ChunkLimits::default()),
             reader: RemoteReader::new(settings.reads, workers.clone(), cache),
             runtime: runtime.clone(),
+            heads: Heads::new(settings.head_bytes),
             settings,
             metrics,
             owner,
@@ -172,6 +202,7 @@ impl Archiver {
             partitions: Mutex::default(),
             attempts: Mutex::default(),
             under_way: Mutex::default(),
+            progress: Progress::default(),
         })
     }
 
@@ -197,12 +228,13 @@ impl Archiver {
             topic_id: id.topic_id,
             partition: PartitionIndex(id.partition.get()),
         };
-        let archive = PartitionArchive::new(self.bucket.clone(), self.runtime.clone(), identity);
+        let archive = PartitionArchive::new(self.bucket.clone(), self.runtime.clone(), identity, self.heads.clone());
         Some(self.partitions.lock().entry(id).or_insert(archive).clone())
     }
 
     const fn writer(&self, epoch: LeaderEpoch) -> Writer {
-        Writer { fence: Fence { incarnation: self.owner.incarnation, leader_epoch: epoch }, broker: self.owner.node_id }
+        let fence = Fence { incarnation: self.owner.incarnation, leader_epoch: epoch };
+        Writer { fence, broker: self.owner.node_id, process: self.owner.process }
     }
 
     /// The head of a partition that this broker leads, taken over in the leader's epoch; and the log told how far the
@@ -217,11 +249,19 @@ impl Archiver {
                 if let Some(topic) = self.image().topic(id.topic_id) {
                     self.bucket.describe_topic(&self.description(topic)).await?;
                 }
-                let head = archive.take_over(self.writer(leader.epoch), log.offsets().log_start).await?;
+                // A log start may lie within a batch; an archive begins with a whole one.
+                let log_start = log.offsets().log_start;
+                let first = log.segments().first().map_or(log_start, |first| first.base_offset().min(log_start));
+                let head = archive.take_over(self.writer(leader.epoch), first).await?;
                 self.attempts.lock().entry(id).or_default().owned_in = Some(leader.epoch);
                 head
             }
         };
+        let offsets = log.offsets();
+        if !agrees(&offsets, &log.epochs(), &head) {
+            let key = archive.keys().head();
+            return Err(HeadError::Contradicted { key, next_offset: head.next_offset, log_end: offsets.log_end });
+        }
         self.reconcile(log, archive, &head).await?;
         Ok(head)
     }

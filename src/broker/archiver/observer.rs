@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::archive::store::{Operation, StoreError, StoreObserver};
-use crate::telemetry::{Metrics, StoreOperation};
+use crate::archive::store::{InFlight, Operation, StoreError, StoreObserver};
+use crate::telemetry::{Gauge, Metrics, StoreOperation};
 
 /// Feeds the store's metrics.
 pub(super) struct Observer {
@@ -31,5 +31,27 @@ impl StoreObserver for Observer {
             metrics.errors.of(label).inc();
         }
         metrics.available.set(i64::from(!failed));
+    }
+
+    fn begin(&self) -> InFlight {
+        let gauge = self.metrics.store.requests_in_flight.clone();
+        gauge.inc();
+        Box::new(Counted(gauge))
+    }
+
+    fn transferred(&self, operation: Operation, bytes: u64) {
+        match operation {
+            Operation::Put | Operation::Replace => self.metrics.store.written_bytes.inc_by(bytes),
+            _ => self.metrics.store.read_bytes.inc_by(bytes),
+        };
+    }
+}
+
+/// A request that is under way.
+struct Counted(Gauge);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Archiver;
-use crate::archive::cleaner::{self, CleanError, Retention};
+use crate::archive::cleaner::{self, CleanError};
+use crate::archive::manifest::Retention;
 use crate::archive::planner::{self, Evictable, LocalRetention, PartitionView, SealedSegment};
 use crate::broker::Broker;
 use crate::broker::partitions::Leader;
 use crate::log::{LogDirectory, PartitionLog, ReadError};
 use crate::metadata::topic_config::TopicConfig;
+use crate::telemetry::MemoryShare;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 /// How often local disks are looked at.
@@ -36,6 +38,8 @@ impl Broker {
             interval.tick().await;
             let held = self.look(&archiver).await;
             self.make_local_room(&archiver, &held).await;
+            let heads = &self.metrics().memory.used_bytes.of(MemoryShare::Heads);
+            heads.set(i64::try_from(archiver.heads.used().0).unwrap_or(i64::MAX));
         }
     }
 
@@ -67,6 +71,10 @@ impl Broker {
             let id = log.partition();
             let topic = image.topic(id.topic_id)?;
             let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;
+            // What an earlier placement left in another directory is not the partition's log.
+            if !Arc::ptr_eq(leader.partition.log(), &log) {
+                return None;
+            }
             let config = leader.partition.topic().rules().config.clone();
             let is_archived = is_durable && config.remote_storage_enable && !topic.internal;
             let view = match view(&log, is_archived) {
@@ -85,27 +93,44 @@ impl Broker {
     async fn make_local_room(&self, archiver: &Archiver, held: &[Held]) {
         let now = self.runtime().clock.wall();
         let mut removable: Vec<Offset> = held.iter().map(|held| held.local_start(now)).collect();
-        let local_bytes = held.iter().flat_map(|held| &held.view.sealed).map(|segment| segment.bytes).sum();
-        for evicted in planner::over_budget(evictable(held), local_bytes, archiver.settings.local_bytes) {
-            let start = &mut removable[evicted.partition];
-            *start = (*start).max(evicted.segment.next);
+        let mut evict = |candidates: Vec<Evictable>, local_bytes: u64, budget_bytes: u64| {
+            for evicted in planner::over_budget(candidates, local_bytes, budget_bytes) {
+                let start = &mut removable[evicted.partition];
+                *start = (*start).max(evicted.segment.next);
+            }
+        };
+        evict(evictable(held, |_| true), local_bytes(held, |_| true), archiver.settings.local_bytes);
+        // A disk that runs short gets room from what it holds itself.
+        for (directory, space) in self.directories().iter().zip(self.spaces(archiver).await) {
+            let here = |held: &Held| Arc::ptr_eq(held.directory(), directory);
+            let missing = space.missing_bytes();
+            if missing > 0 {
+                let bytes = local_bytes(held, here);
+                evict(evictable(held, here), bytes, bytes.saturating_sub(missing));
+            }
         }
         for (held, below) in held.iter().zip(removable) {
-            if below > held.view.local_log_start_offset {
+            // Not by the start of the local log: that one moves with the log start, before any file goes.
+            if held.log().has_sealed_below(below) {
                 held.remove_local(archiver, below).await;
             }
         }
     }
 }
 
-/// Archived segments of all partitions.
-fn evictable(held: &[Held]) -> Vec<Evictable> {
+fn local_bytes(held: &[Held], which: impl Fn(&Held) -> bool) -> u64 {
+    let sealed = held.iter().filter(|held| which(held)).flat_map(|held| &held.view.sealed);
+    sealed.map(|segment| segment.bytes).sum()
+}
+
+/// Archived segments of those partitions.
+fn evictable(held: &[Held], which: impl Fn(&Held) -> bool) -> Vec<Evictable> {
     let of_one = |(partition, held): (usize, &Held)| {
         let archived_to = held.view.archived_to.unwrap_or(Offset::ZERO);
         let archived = held.view.sealed.iter().filter(move |segment| segment.next <= archived_to);
         archived.map(move |&segment| Evictable { partition, segment }).collect::<Vec<_>>()
     };
-    held.iter().enumerate().flat_map(of_one).collect()
+    held.iter().enumerate().filter(|(_, held)| which(held)).flat_map(of_one).collect()
 }
 
 fn view(log: &PartitionLog, is_archived: bool) -> Result<PartitionView, ReadError> {
@@ -190,7 +215,7 @@ impl Archiver {
     async fn retain(&self, held: &Held) -> Result<(), CleanError> {
         let Some(archive) = self.partition(held.log().partition()) else { return Ok(()) };
         let writer = self.writer(held.leader.epoch);
-        self.own(&held.leader, &archive).await?;
+        self.metrics.archive.retained_partitions.inc();
         let now = self.runtime.clock.wall();
         let keep = Retention {
             retention_ms: held.config.retention_ms.and_then(|ms| u64::try_from(ms).ok()),
@@ -198,6 +223,14 @@ impl Archiver {
         };
         let (grace, unarchived) = (self.settings.deletion_grace, held.view.unarchived_bytes());
         let log_start = held.log().offsets().log_start;
+        let upkeep = match archive.upkeep() {
+            Some(upkeep) => Some(upkeep),
+            None => archive.refresh().await?.map(|head| head.upkeep()),
+        };
+        if !upkeep.is_some_and(|upkeep| upkeep.is_due(keep, unarchived, log_start, now)) {
+            return Ok(());
+        }
+        let before = self.own(&held.leader, &archive).await?;
         if archive.head().is_some_and(|head| head.log_start_offset < log_start) {
             archive.advance_log_start(writer, log_start, grace).await?;
         }
@@ -205,6 +238,8 @@ impl Archiver {
         if let Err(error) = held.log().advance_log_start(head.log_start_offset) {
             tracing::warn!(%error, partition = %held.log().partition(), "log start waits");
         }
+        let expired = head.tombstones.len().saturating_sub(before.tombstones.len());
+        self.metrics.archive.expired_segments.inc_by(expired as u64);
         let cleaned = cleaner::sweep_tombstones(&archive, writer, now).await?;
         self.metrics.archive.deleted_objects.inc_by(cleaned.objects);
         Ok(())

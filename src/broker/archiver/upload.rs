@@ -5,30 +5,32 @@
 //! the broker leads in a newer epoch.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Archiver, Attempts};
+use crate::archive::manifest::Head;
+use crate::archive::parquet::EncodeError;
+use crate::archive::partition::{HeadError, PartitionArchive};
 use crate::archive::planner;
 use crate::archive::uploader::{UploadError, UploadPlan};
 use crate::broker::Broker;
 use crate::broker::partitions::Leader;
-use crate::log::Segment;
-use crate::types::{LeaderEpoch, Timestamp, TopicPartition};
+use crate::log::{ProducerRun, Segment};
+use crate::metadata::image::ArchiveMark;
+use crate::metadata::{Command, CommandError};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 /// How often the logs are looked at for sealed segments.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// A partition with records that are not archived.
-struct Waiting {
+/// A segment that waits to be archived.
+struct Candidate {
     leader: Leader,
-    /// When the oldest of them came to the disk.
-    since: Timestamp,
-    /// What they take there.
-    bytes: u64,
-    /// The first segment of them, once it is sealed and synced.
-    segment: Option<Arc<Segment>>,
+    segment: Arc<Segment>,
+    waiting_bytes: u64,
 }
 
 impl Broker {
@@ -40,14 +42,17 @@ impl Broker {
         loop {
             interval.tick().await;
             while uploads.try_join_next().is_some() {}
-            let mut waiting = self.unarchived();
-            archiver.note_lag(&waiting);
-            waiting.retain(|waiting| archiver.may_try(waiting.leader.partition.log().partition()));
+            let (mut candidates, oldest) = self.unarchived(&archiver);
+            archiver.note_lag(&candidates, oldest);
             while archiver.is_proved() && uploads.len() < archiver.settings.uploads {
-                let ages: Vec<_> = waiting.iter().map(|waiting| (waiting.since, waiting.bytes)).collect();
+                let ages: Vec<_> = candidates.iter().map(Candidate::urgency).collect();
                 let Some(next) = planner::most_urgent(&ages, self.runtime().clock.wall()) else { break };
-                let Waiting { leader, segment, .. } = waiting.swap_remove(next);
-                let Some(segment) = segment else { continue };
+                let candidate = candidates.swap_remove(next);
+                if let Err(error) = self.announce(&candidate).await {
+                    tracing::warn!(%error, "nothing is archived before the metadata knows of it");
+                    break;
+                }
+                let Candidate { leader, segment, .. } = candidate;
                 archiver.under_way.lock().insert(leader.partition.log().partition());
                 let archiver = Arc::clone(&archiver);
                 uploads.spawn(async move { archiver.upload(leader, segment).await });
@@ -55,28 +60,56 @@ impl Broker {
         }
     }
 
-    /// The partitions with records on local disk that are to be archived and are not yet.
-    fn unarchived(&self) -> Vec<Waiting> {
+    /// The first segment of every partition that is sealed, synced and not archived, and not under way; and when the oldest
+    /// record was appended that is not archived, sealed or not.
+    fn unarchived(&self, archiver: &Archiver) -> (Vec<Candidate>, Option<Timestamp>) {
         let image = self.image();
+        let mut oldest: Option<Timestamp> = None;
         let logs = self.directories().iter().flat_map(|directory| directory.logs());
-        logs.filter_map(|log| {
+        let candidates = logs.filter_map(|log| {
             let id = log.partition();
             let topic = image.topic(id.topic_id).filter(|topic| !topic.internal)?;
-            let archived_to = log.offsets().archived_to;
-            let is_waiting =
-                |segment: &Arc<Segment>| segment.extent().next_offset > archived_to.max(segment.base_offset());
-            let mut segments = log.segments();
-            segments.retain(is_waiting);
-            let since = segments.first()?.created_at();
+            let since = log.oldest_unarchived()?;
             let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;
-            if !leader.partition.topic().rules().config.remote_storage_enable {
+            // What an earlier placement left in another directory is not the partition's log.
+            let is_current = Arc::ptr_eq(leader.partition.log(), &log);
+            if !is_current || !leader.partition.topic().rules().config.remote_storage_enable {
                 return None;
             }
-            let bytes = segments.iter().map(|segment| segment.extent().file_bytes).sum();
-            let segment = log.archivable_segments().into_iter().find(is_waiting);
-            Some(Waiting { leader, since, bytes, segment })
-        })
-        .collect()
+            oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
+            let archived_to = log.offsets().archived_to;
+            let mut waiting = log.archivable_segments();
+            waiting.retain(|segment| segment.extent().next_offset > archived_to);
+            let segment = Arc::clone(waiting.first().filter(|_| archiver.may_try(id))?);
+            let waiting_bytes = waiting.iter().map(|segment| segment.extent().file_bytes).sum();
+            Some(Candidate { leader, segment, waiting_bytes })
+        });
+        let candidates = candidates.collect();
+        (candidates, oldest)
+    }
+
+    /// Has the metadata know how far the partition is about to be archived, before that can happen: a log that is found to
+    /// end earlier is then known to have lost records (see `catch_up`).
+    async fn announce(&self, candidate: &Candidate) -> Result<(), CommandError> {
+        let log = candidate.leader.partition.log();
+        let next_offset = candidate.segment.extent().next_offset;
+        let known = self.image().archive_mark(log.partition());
+        if known.is_some_and(|known| known.next_offset >= next_offset) {
+            return Ok(());
+        }
+        let last_epoch = log.epochs().epoch_at(Offset(next_offset.0 - 1));
+        let mark = ArchiveMark { next_offset, leader_epoch: last_epoch.unwrap_or(candidate.leader.epoch) };
+        match self.submit(Command::NoteArchiving { partition: log.partition(), mark }).await {
+            // The topic was deleted meanwhile, which the upload finds out too.
+            Ok(_) | Err(CommandError::Rejected(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Candidate {
+    fn urgency(&self) -> (Timestamp, u64) {
+        (self.segment.created_at(), self.waiting_bytes)
     }
 }
 
@@ -87,11 +120,11 @@ impl Archiver {
         due && !self.under_way.lock().contains(&id)
     }
 
-    fn note_lag(&self, waiting: &[Waiting]) {
-        let oldest = waiting.iter().map(|waiting| waiting.since).min();
+    fn note_lag(&self, candidates: &[Candidate], oldest: Option<Timestamp>) {
         let age_ms = oldest.map_or(0, |oldest| self.runtime.clock.wall().0.saturating_sub(oldest.0).max(0));
-        let bytes: u64 = waiting.iter().map(|waiting| waiting.bytes).sum();
+        let bytes: u64 = candidates.iter().map(|candidate| candidate.waiting_bytes).sum();
         self.metrics.archive.lag_seconds.set(age_ms / 1000);
+        self.progress.waiting_bytes.store(bytes, Ordering::Relaxed);
         self.metrics.archive.lag_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
@@ -111,6 +144,9 @@ impl Archiver {
                 attempts.not_before = self.runtime.clock.monotonic() + pause;
                 attempts.owned_in = None;
                 self.metrics.archive.failed_uploads.inc();
+                if matches!(&error, UploadError::Encode(EncodeError::Verify(_))) {
+                    self.metrics.archive.verification_failures.inc();
+                }
                 let retry_in_ms = pause.as_millis();
                 if matches!(&error, UploadError::Head(error) if error.is_fenced()) {
                     self.metrics.archive.fenced_commits.inc();
@@ -120,6 +156,34 @@ impl Archiver {
                 }
             }
         }
+    }
+
+    /// The producers' state at `base`, where a run begins: by the snapshot beside what was archived last, or else as the log
+    /// remembers it, which may lack a producer's earlier batches.
+    async fn producers_at(
+        &self,
+        leader: &Leader,
+        archive: &PartitionArchive,
+        head: &Head,
+        base: Offset,
+    ) -> Result<ProducerRun, HeadError> {
+        let snapshot = match archive.read_producers(head).await {
+            Ok(snapshot) => snapshot.filter(|snapshot| snapshot.offset == base),
+            Err(HeadError::Store(error)) if error.is_transient() => return Err(error.into()),
+            Err(error) => {
+                tracing::error!(%error, "producers' state can't be read from the archive: it begins anew");
+                None
+            }
+        };
+        let settings = leader.partition.topic().rules().log;
+        let mut producers = match snapshot {
+            Some(snapshot) => snapshot.producers,
+            None => leader.partition.log().producers_below(base),
+        };
+        let now = self.runtime.clock.wall();
+        let expiration_ms = i64::try_from(settings.producer_expiration.as_millis()).unwrap_or(i64::MAX);
+        producers.expire(Timestamp(now.0.saturating_sub(expiration_ms)));
+        Ok(ProducerRun::new(producers, settings.max_producers, now))
     }
 
     /// Takes one segment, or what is left of it, to the bucket.
@@ -138,13 +202,20 @@ impl Archiver {
             archive.advance_log_start(writer, log_start, self.settings.deletion_grace).await?;
         }
         let base = segment.base_offset().max(head.next_offset);
-        let plan = UploadPlan { writer, base, next: extent.next_offset, aborted: Vec::new(), producer_snapshot: None };
+        let producers = self.producers_at(leader, &archive, &head, base).await?;
+        let plan = UploadPlan { writer, base, next: extent.next_offset, aborted: Vec::new(), producers };
         let source = Arc::clone(segment);
         let uploaded = self.uploader.archive(&archive, plan, move || source.batches(base)).await?;
         log.advance_archived(uploaded.head.next_offset);
         let metrics = &self.metrics.archive;
         metrics.archived_segments.inc();
         metrics.archived_bytes.inc_by(uploaded.segment.log_bytes);
+        self.progress.archived_bytes.fetch_add(uploaded.segment.log_bytes, Ordering::Relaxed);
+        metrics.uploaded_bytes.inc_by(uploaded.segment.stored_bytes());
+        metrics.encode_seconds.observe(uploaded.times.encode);
+        metrics.verify_seconds.observe(uploaded.times.verify);
+        metrics.upload_seconds.observe(uploaded.times.upload);
+        metrics.commit_seconds.observe(uploaded.times.commit);
         tracing::debug!(partition = %log.partition(), base = %base, next = %extent.next_offset, "segment archived");
         Ok(())
     }

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!  0 magic u32   4 crc u32 (CRC-32C of bytes 8..40 and the payload)   8 lap u64   16 sequence u64
-//! 24 payload_bytes u32   28 entries u32   32 reserved u64   40 payload, zeros up to a multiple of 4096
+//! 24 payload_bytes u32   28 entries u32   32 synced u64   40 payload, zeros up to a multiple of 4096
 //! ```
 //! Little-endian. `lap` is a random number drawn each time that a file is used anew, so that neither what an earlier use left
 //! behind nor bytes that a client made up are ever taken for a block; `sequence` grows by one from block to block over the
-//! life of the directory.
+//! life of the directory. `synced` says up to which sequence blocks were on stable storage when this one was written: all
+//! before it, unless topics with `write.caching` were being appended to.
 
 use bytes::{Buf, Bytes};
 
@@ -40,7 +41,7 @@ pub fn begin(capacity_bytes: usize) -> AlignedBuffer {
 }
 
 /// Fills in the header once the payload is complete, and pads.
-pub fn finish(buffer: &mut AlignedBuffer, position: BlockPosition, entries: u32) {
+pub fn finish(buffer: &mut AlignedBuffer, position: BlockPosition, entries: u32, synced: u64) {
     let payload_bytes = u32::try_from(buffer.len() - BLOCK_HEADER_BYTES).expect("blocks are bounded");
     let bytes = buffer.bytes_mut();
     bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
@@ -48,6 +49,7 @@ pub fn finish(buffer: &mut AlignedBuffer, position: BlockPosition, entries: u32)
     bytes[16..24].copy_from_slice(&position.sequence.to_le_bytes());
     bytes[24..28].copy_from_slice(&payload_bytes.to_le_bytes());
     bytes[28..32].copy_from_slice(&entries.to_le_bytes());
+    bytes[32..40].copy_from_slice(&synced.to_le_bytes());
     let crc = crc32c::crc32c(&bytes[CHECKED_FROM..]);
     bytes[4..8].copy_from_slice(&crc.to_le_bytes());
     buffer.pad();
@@ -60,6 +62,8 @@ pub struct Block {
     pub position: BlockPosition,
     /// Entries in the payload.
     pub entries: u32,
+    /// Blocks up to this sequence were on stable storage when it was written.
+    pub synced: u64,
     /// The entries, one after another.
     pub payload: Bytes,
     /// Bytes that it takes in the file.
@@ -76,6 +80,7 @@ pub fn read(bytes: &Bytes) -> Option<Block> {
     let position = BlockPosition { lap: header.get_u64_le(), sequence: header.get_u64_le() };
     let payload_bytes = header.get_u32_le() as usize;
     let entries = header.get_u32_le();
+    let synced = header.get_u64_le();
     let end = BLOCK_HEADER_BYTES + payload_bytes;
     let checked = bytes.get(CHECKED_FROM..end)?;
     if crc32c::crc32c(checked) != crc {
@@ -84,6 +89,7 @@ pub fn read(bytes: &Bytes) -> Option<Block> {
     Some(Block {
         position,
         entries,
+        synced,
         payload: bytes.slice(BLOCK_HEADER_BYTES..end),
         file_bytes: block_bytes(payload_bytes),
     })
@@ -96,7 +102,7 @@ mod tests {
     fn sample() -> Bytes {
         let mut buffer = begin(block_bytes(5000));
         buffer.extend(&[7; 5000]);
-        finish(&mut buffer, BlockPosition { lap: 3, sequence: 99 }, 2);
+        finish(&mut buffer, BlockPosition { lap: 3, sequence: 99 }, 2, 98);
         buffer.freeze()
     }
 
@@ -106,7 +112,7 @@ mod tests {
         assert_eq!(bytes.len(), 8192);
         let block = read(&bytes).unwrap();
         assert_eq!(block.position, BlockPosition { lap: 3, sequence: 99 });
-        assert_eq!((block.entries, block.payload.len(), block.file_bytes), (2, 5000, 8192));
+        assert_eq!((block.entries, block.synced, block.payload.len(), block.file_bytes), (2, 98, 5000, 8192));
     }
 
     #[test]

@@ -5,11 +5,14 @@
 //! ```
 //! Little-endian; the block that holds the entry checksums it. Bodies: `append` a whole record batch with its offset and
 //! leader epoch set; `truncate` and `log_start` an offset i64; `epoch_start` a leader epoch i32 and an offset i64; `delete`
-//! nothing.
+//! nothing; `continue` as in `continuation`.
+
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 use thiserror::Error;
 
+use crate::log::continuation::Continuation;
 use crate::types::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
 
 /// Bytes before an entry's body.
@@ -20,9 +23,10 @@ const TRUNCATE: u8 = 2;
 const LOG_START: u8 = 3;
 const EPOCH_START: u8 = 4;
 const DELETE: u8 = 5;
+const CONTINUE: u8 = 6;
 
 /// A change of a partition other than an append.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// The log ends here; what was at or above is void.
     Truncate(Offset),
@@ -32,6 +36,8 @@ pub enum Mark {
     EpochStart(LeaderEpoch, Offset),
     /// The partition was deleted; it never comes back under this topic id.
     Delete,
+    /// Local records are void; the log goes on where the archive ends.
+    Continue(Arc<Continuation>),
 }
 
 /// An entry as replay sees it.
@@ -61,7 +67,7 @@ pub fn write_append_header(partition: TopicPartition, batch_bytes: usize, out: &
 /// Encodes a mark as a whole entry.
 pub fn encode_mark(partition: TopicPartition, mark: &Mark) -> Vec<u8> {
     let mut body = Vec::with_capacity(12);
-    let kind = match *mark {
+    let kind = match mark {
         Mark::Truncate(offset) => {
             body.put_i64_le(offset.0);
             TRUNCATE
@@ -76,6 +82,10 @@ pub fn encode_mark(partition: TopicPartition, mark: &Mark) -> Vec<u8> {
             EPOCH_START
         }
         Mark::Delete => DELETE,
+        Mark::Continue(continuation) => {
+            body.extend_from_slice(&continuation.encode());
+            CONTINUE
+        }
     };
     let mut header = [0; ENTRY_HEADER_BYTES];
     write_header(kind, partition, body.len(), &mut header);
@@ -116,6 +126,10 @@ pub fn read_entry(payload: &mut Bytes) -> Result<(TopicPartition, Entry), EntryE
         (LOG_START, 8) => Entry::Mark(Mark::LogStart(Offset(body.get_i64_le()))),
         (EPOCH_START, 12) => Entry::Mark(Mark::EpochStart(LeaderEpoch(body.get_i32_le()), Offset(body.get_i64_le()))),
         (DELETE, 0) => Entry::Mark(Mark::Delete),
+        (CONTINUE, _) => {
+            let continuation = Continuation::decode(&body).ok_or(malformed)?;
+            Entry::Mark(Mark::Continue(Arc::new(continuation)))
+        }
         _ => return Err(malformed),
     };
     Ok((TopicPartition { topic_id: TopicId::from_bytes(topic_id), partition }, entry))
@@ -124,6 +138,8 @@ pub fn read_entry(payload: &mut Bytes) -> Result<(TopicPartition, Entry), EntryE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::epoch_cache::EpochCache;
+    use crate::log::producer_state::ProducerState;
 
     #[test]
     fn marks_read_back_and_garbage_is_an_error() {
@@ -133,10 +149,17 @@ mod tests {
             Mark::LogStart(Offset(8)),
             Mark::EpochStart(LeaderEpoch(3), Offset(9)),
             Mark::Delete,
+            Mark::Continue(Arc::new(Continuation {
+                log_start: Offset(3),
+                at: Offset(40),
+                epochs: EpochCache::from_starts(vec![(LeaderEpoch(1), Offset(0)), (LeaderEpoch(4), Offset(9))])
+                    .unwrap(),
+                producers: ProducerState::default(),
+            })),
         ];
-        for mark in marks {
-            let mut bytes = Bytes::from(encode_mark(partition, &mark));
-            assert_eq!(read_entry(&mut bytes), Ok((partition, Entry::Mark(mark))));
+        for mark in &marks {
+            let mut bytes = Bytes::from(encode_mark(partition, mark));
+            assert_eq!(read_entry(&mut bytes), Ok((partition, Entry::Mark(mark.clone()))));
             assert!(bytes.is_empty());
         }
         let mut cut = Bytes::from(encode_mark(partition, &marks[0])).slice(..36);

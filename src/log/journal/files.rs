@@ -66,12 +66,37 @@ struct Lap {
     first_sequence: u64,
 }
 
+/// What a write of a block waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Stable storage, for this block and all before it.
+    Stable,
+    /// The operating system's hands, where the death of the process can't reach it (`write.caching`).
+    Written,
+}
+
 #[derive(Debug)]
 struct Active {
     lap: u64,
+    slot: u32,
     file: Arc<dyn File>,
+    /// For writes that don't wait for stable storage; opened with the first one.
+    cached: Option<Arc<dyn File>>,
     position: u64,
     bytes: u64,
+}
+
+impl Active {
+    fn cached(&mut self, disk: &dyn Disk, path: &Path) -> io::Result<&dyn File> {
+        if self.cached.is_none() {
+            self.cached = Some(disk.open(path, Open::Direct)?);
+        }
+        Ok(&**self.cached.as_ref().expect("just opened"))
+    }
+}
+
+fn slot_name(slot: u32) -> String {
+    format!("{slot:08}.journal")
 }
 
 /// A file that is to be made.
@@ -120,6 +145,8 @@ pub struct JournalFiles {
     spare_under_way: bool,
     active: Option<Active>,
     next_sequence: u64,
+    /// Blocks up to this sequence are on stable storage.
+    synced: u64,
 }
 
 impl JournalFiles {
@@ -142,6 +169,7 @@ impl JournalFiles {
             spare_under_way: false,
             active: None,
             next_sequence: ReplayPosition::START.sequence,
+            synced: ReplayPosition::START.sequence - 1,
         };
         let mut laps = Vec::new();
         for entry in files.runtime.disk.list(directory)? {
@@ -158,7 +186,7 @@ impl JournalFiles {
     }
 
     fn path(&self, slot: u32) -> PathBuf {
-        self.directory.join(format!("{slot:08}.journal"))
+        self.directory.join(slot_name(slot))
     }
 
     /// The lap and first sequence of a file; `None` for one that was made but never used.
@@ -238,11 +266,12 @@ impl JournalFiles {
             position.file_offset += found.file_bytes as u64;
             rest.advance(found.file_bytes);
         }
-        // A torn write can only be the last one: a whole block of this lap further on means that something in between is gone.
+        // A torn write can only be the last one, or one of the last that were not synced: a later block of this lap that was
+        // written when the missing one was on stable storage means that this is gone.
         while rest.len() > DIRECT_ALIGNMENT_BYTES {
             rest.advance(DIRECT_ALIGNMENT_BYTES);
             if block::read(&rest)
-                .is_some_and(|later| later.position.lap == lap.lap && later.position.sequence > position.sequence)
+                .is_some_and(|later| later.position.lap == lap.lap && later.synced >= position.sequence)
             {
                 return Err(self.damaged(lap, position.file_offset, position.sequence));
             }
@@ -257,6 +286,7 @@ impl JournalFiles {
     /// Ends replay: what lies between `start` and `end` is kept until released, and new blocks continue there in a new lap.
     pub fn resume_at(&mut self, start: ReplayPosition, end: ReplayPosition) {
         self.next_sequence = end.sequence;
+        self.synced = end.sequence - 1;
         self.release_below(start.sequence);
         // A file whose lap began exactly at the end holds no block yet.
         while self.laps.back().is_some_and(|lap| lap.first_sequence >= end.sequence) {
@@ -323,22 +353,46 @@ impl JournalFiles {
         made
     }
 
-    /// Writes one block to stable storage.
-    pub fn append(&mut self, mut buffer: AlignedBuffer, entries: u32) -> io::Result<Appended> {
+    /// Writes one block.
+    pub fn append(&mut self, mut buffer: AlignedBuffer, entries: u32, durability: Durability) -> io::Result<Appended> {
         let needed = buffer.len().next_multiple_of(DIRECT_ALIGNMENT_BYTES) as u64;
         let has_room = self.active.as_ref().is_some_and(|active| active.position + needed <= active.bytes);
         if !has_room && !self.begin_lap(needed)? {
             return Ok(Appended::Full(buffer));
         }
+        if durability == Durability::Stable {
+            self.sync()?;
+        }
         let active = self.active.as_mut().expect("a lap with room was just begun or found");
         let sequence = self.next_sequence;
-        block::finish(&mut buffer, BlockPosition { lap: active.lap, sequence }, entries);
+        block::finish(&mut buffer, BlockPosition { lap: active.lap, sequence }, entries, self.synced);
         let bytes = buffer.freeze();
-        active.file.write_all_at(&bytes, active.position)?;
+        match durability {
+            Durability::Stable => {
+                active.file.write_all_at(&bytes, active.position)?;
+                self.synced = sequence;
+            }
+            Durability::Written => {
+                let path = self.directory.join(slot_name(active.slot));
+                let position = active.position;
+                active.cached(&*self.runtime.disk, &path)?.write_all_at(&bytes, position)?;
+            }
+        }
         active.position += bytes.len() as u64;
         self.next_sequence += 1;
         let end = ReplayPosition { lap: active.lap, file_offset: active.position, sequence: sequence + 1 };
         Ok(Appended::Written(bytes, end))
+    }
+
+    /// Brings blocks that were only written to stable storage.
+    fn sync(&mut self) -> io::Result<()> {
+        if self.synced + 1 < self.next_sequence
+            && let Some(active) = &self.active
+        {
+            active.file.sync_data()?;
+            self.synced = self.next_sequence - 1;
+        }
+        Ok(())
     }
 
     /// Opens a free file for a new lap with room for a block of `needed` bytes; false when there is none.
@@ -355,13 +409,16 @@ impl JournalFiles {
                 fitting(self).expect("one was just made")
             }
         };
+        // A lap follows only what is on stable storage.
+        self.sync()?;
         let slot = self.free[index];
         let lap = Lap { slot, lap: self.runtime.entropy.number() | 1, first_sequence: self.next_sequence };
         let file = self.runtime.disk.open(&self.path(slot), Open::Durable)?;
         file.write_all_at(&self.encode_header(&lap), 0)?;
         self.free.swap_remove(index);
         self.laps.push_back(lap);
-        self.active = Some(Active { lap: lap.lap, file, position: FILE_HEADER_BYTES as u64, bytes: self.slots[&slot] });
+        let (position, bytes) = (FILE_HEADER_BYTES as u64, self.slots[&slot]);
+        self.active = Some(Active { lap: lap.lap, slot, file, cached: None, position, bytes });
         Ok(true)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Partitions [`push`](Journal::push) writes while they hold their own lock, which fixes the order; the journal's lane takes
 //! what has gathered, forms one block, writes it with a single direct, synchronous write, and hands each partition its part
-//! of the block: the very memory that was written becomes the partition's tail. The queue is bounded by the admission
+//! of the block (with `write.caching` on for all of the group's topics, the write is direct alone): the very memory that was written becomes the partition's tail. The queue is bounded by the admission
 //! permits that appenders hold (see `directory`).
 //!
 //! After a crash: every write that was completed is found by replay (see [`files`]); one that was not may or may not be.
@@ -18,9 +18,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-pub use block::Block;
+pub use block::{Block, read as read_block};
 pub use entry::{Entry, EntryError, Mark, read_entry};
-pub use files::{Appended, JournalFiles, JournalSettings, ReplayPosition};
+pub use files::{Appended, Durability, JournalFiles, JournalSettings, ReplayPosition};
 
 use crate::record::place_batch;
 use crate::runtime::buffer::AlignedBuffer;
@@ -38,7 +38,7 @@ pub trait Client: Send + Sync {
     fn number(&self) -> u32;
     /// Which partition it is.
     fn partition(&self) -> TopicPartition;
-    /// Its writes in one block, in the order in which they were pushed, are on stable storage. `memory_bytes` is its share of
+    /// Its writes in one block, in the order in which they were pushed, are as safe as they asked to be. `memory_bytes` is its share of
     /// the memory that the block takes, which is more than its batches.
     fn completed(self: &Arc<Self>, sequence: u64, writes: Vec<Completed>, memory_bytes: usize);
 }
@@ -55,6 +55,8 @@ pub enum Write<C> {
         base_offset: Offset,
         /// The epoch that it is appended in.
         leader_epoch: LeaderEpoch,
+        /// What its completion waits for. A block waits for the most that one of its writes asks for.
+        durability: Durability,
     },
     /// Any other change of a partition.
     Mark {
@@ -65,11 +67,18 @@ pub enum Write<C> {
     },
 }
 
-impl<C> Write<C> {
+impl<C: Client> Write<C> {
     fn entry_bytes(&self) -> usize {
         match self {
             Self::Append { batch, .. } => ENTRY_HEADER_BYTES + batch.len(),
-            Self::Mark { .. } => ENTRY_HEADER_BYTES + 12,
+            Self::Mark { client, mark } => encode_mark(client.partition(), mark).len(),
+        }
+    }
+
+    const fn durability(&self) -> Durability {
+        match self {
+            Self::Append { durability, .. } => *durability,
+            Self::Mark { .. } => Durability::Stable,
         }
     }
 
@@ -120,6 +129,7 @@ struct Written<C> {
 
 struct Group<C> {
     buffer: AlignedBuffer,
+    durability: Durability,
     entries: Vec<(u32, GroupEntry)>,
     /// Partitions of the group, by number.
     clients: BTreeMap<u32, Arc<C>>,
@@ -156,6 +166,11 @@ impl<C: Client> Journal<C> {
         !queue.closed
     }
 
+    /// Most bytes of one group, hence of one mark.
+    pub fn group_limit_bytes(&self) -> usize {
+        self.written.lock().files.group_limit_bytes()
+    }
+
     /// Where replay would continue after everything that has been handed to partitions so far.
     pub fn completed(&self) -> ReplayPosition {
         *self.completed.lock()
@@ -184,17 +199,17 @@ impl<C: Client> Journal<C> {
                 None => return Outcome::Idle,
             },
         };
-        let Group { buffer, entries, clients } = group;
+        let Group { buffer, durability, entries, clients } = group;
         let memory_bytes = buffer.memory_bytes();
         let count = u32::try_from(entries.len()).expect("a group is bounded");
-        match written.files.append(buffer, count) {
+        match written.files.append(buffer, count, durability) {
             Ok(Appended::Written(bytes, end)) => {
                 drop(written);
                 self.complete(&bytes, memory_bytes, entries, &clients, end);
                 Outcome::Wrote { bytes: bytes.len(), entries: count }
             }
             Ok(Appended::Full(buffer)) => {
-                written.stalled = Some(Group { buffer, entries, clients });
+                written.stalled = Some(Group { buffer, durability, entries, clients });
                 Outcome::Full
             }
             Err(error) => {
@@ -222,6 +237,8 @@ impl<C: Client> Journal<C> {
         if taken.is_empty() {
             return None;
         }
+        let stable = taken.iter().any(|write| write.durability() == Durability::Stable);
+        let durability = if stable { Durability::Stable } else { Durability::Written };
         let mut buffer = block::begin(block_bytes(payload_bytes));
         debug_assert_eq!(buffer.len(), BLOCK_HEADER_BYTES);
         let mut entries = Vec::with_capacity(taken.len());
@@ -231,7 +248,7 @@ impl<C: Client> Journal<C> {
             entries.push((number, lay_out(&mut buffer, &write)));
             clients.entry(number).or_insert_with(|| Arc::clone(write.client()));
         }
-        Some(Group { buffer, entries, clients })
+        Some(Group { buffer, durability, entries, clients })
     }
 
     fn complete(
@@ -274,7 +291,7 @@ impl<C: Client> Journal<C> {
 /// Copies a write into the block; an append gets its offset and epoch on the way, so that this is its only copy.
 fn lay_out<C: Client>(buffer: &mut AlignedBuffer, write: &Write<C>) -> GroupEntry {
     match write {
-        Write::Append { client, batch, base_offset, leader_epoch } => {
+        Write::Append { client, batch, base_offset, leader_epoch, .. } => {
             let mut header = [0; ENTRY_HEADER_BYTES];
             write_append_header(client.partition(), batch.len(), &mut header);
             buffer.extend(&header);
@@ -285,7 +302,7 @@ fn lay_out<C: Client>(buffer: &mut AlignedBuffer, write: &Write<C>) -> GroupEntr
         }
         Write::Mark { client, mark } => {
             buffer.extend(&encode_mark(client.partition(), mark));
-            GroupEntry::Mark(*mark)
+            GroupEntry::Mark(mark.clone())
         }
     }
 }

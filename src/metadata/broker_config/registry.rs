@@ -297,7 +297,7 @@ const OWN: &[BrokerConfigDefinition] = &[
         ConfigType::Int,
         Some("2147483647"),
         Rule::AtLeast(0),
-        "Most new connections in a second.",
+        "Most new connections in a second. Without effect.",
     )),
     dynamic(active(
         "max.connections",
@@ -370,12 +370,12 @@ const OWN: &[BrokerConfigDefinition] = &[
         Rule::Any,
         "Largest metadata text of a committed offset.",
     ),
-    active(
+    stored(
         "offsets.commit.timeout.ms",
         ConfigType::Int,
         Some("5000"),
         Rule::AtLeast(1),
-        "Time after which a commit that is not yet durable is answered with an error.",
+        "Time for a commit to become durable. Without effect: it is answered once it is.",
     ),
     active(
         "offsets.retention.check.interval.ms",
@@ -405,12 +405,12 @@ const OWN: &[BrokerConfigDefinition] = &[
         Rule::AtLeast(1),
         "Partitions of the topic of committed offsets.",
     ),
-    active(
+    stored(
         "offsets.topic.replication.factor",
         ConfigType::Short,
         Some("3"),
         Rule::AtLeast(1),
-        "Replicas of the topic of committed offsets, where there are that many brokers.",
+        "Replicas of the topic of committed offsets. Without effect until there are more brokers.",
     ),
     active(
         "offsets.topic.segment.bytes",
@@ -440,19 +440,19 @@ const OWN: &[BrokerConfigDefinition] = &[
         Rule::AtLeast(1),
         "Requests that wait for a thread in Kafka. Without effect.",
     ),
-    dynamic(active(
+    dynamic(stored(
         "remote.fetch.max.wait.ms",
         ConfigType::Int,
         Some("500"),
         Rule::AtLeast(1),
-        "Most time that a fetch waits for the archive.",
+        "Most time that a fetch waits for the archive. Without effect: it is 500 ms.",
     )),
-    dynamic(active(
+    dynamic(stored(
         "remote.list.offsets.request.timeout.ms",
         ConfigType::Long,
         Some("30000"),
         Rule::AtLeast(1),
-        "Most time that ListOffsets waits for the archive.",
+        "Most time that ListOffsets waits for the archive. Without effect: the request says how long.",
     )),
     active(
         "remote.log.storage.system.enable",
@@ -475,12 +475,12 @@ const OWN: &[BrokerConfigDefinition] = &[
         Rule::Any,
         "Time after which a replica that lags leaves the in-sync set.",
     ),
-    active(
+    stored(
         "request.timeout.ms",
         ConfigType::Int,
         Some("30000"),
         Rule::Any,
-        "Time after which a request among brokers fails.",
+        "Time after which a request among brokers fails. Without effect.",
     ),
     stored(
         "socket.receive.buffer.bytes",

@@ -5,6 +5,7 @@ use crate::metadata::command::Command;
 use crate::metadata::image::Image;
 use crate::metadata::machine;
 use crate::metadata::testing::image_with_brokers;
+use crate::metadata::topic_config::TOPIC_CONFIGS;
 use crate::types::NodeId;
 
 const KAFKA: &str = include_str!("kafka-4.3.1.tsv");
@@ -103,5 +104,16 @@ fn alterations_are_answered_as_kafka_answers_them() {
 fn what_tools_decide_by_is_there() {
     for name in ["inter.broker.protocol.version", "delete.topic.enable", "auto.create.topics.enable"] {
         assert!(broker_config(name).unwrap().definition.default.is_some(), "{name}");
+    }
+}
+
+#[test]
+fn what_can_change_while_the_broker_runs_is_looked_up_or_says_that_it_has_no_effect() {
+    let looked_up = ["max.connections", "max.connections.per.ip", "producer.id.expiration.ms"];
+    for BrokerConfigDefinition { definition, dynamic } in broker_configs().filter(|entry| entry.dynamic) {
+        let of_topics =
+            TOPIC_CONFIGS.iter().any(|topic| topic.broker_synonyms.iter().any(|(name, _)| *name == definition.name));
+        let told = definition.documentation.contains("Without effect");
+        assert!(*dynamic && (of_topics || told != looked_up.contains(&definition.name)), "{}", definition.name);
     }
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::metadata::image::TopicChange;
 use crate::metadata::snapshot;
 use crate::metadata::testing::{CLUSTER, create_topic, epoch_of, image_with_brokers, register, topic_id};
-use crate::types::TopicPartition;
+use crate::types::{Offset, TopicPartition};
 
 fn one_broker() -> Image {
     image_with_brokers(&[(1, "a")])
@@ -262,4 +262,42 @@ proptest! {
         let partitions: usize = straight.topics().map(|topic| topic.partitions.len()).sum();
         prop_assert_eq!(straight.partition_count(), partitions as u64);
     }
+}
+
+#[test]
+fn the_archives_reach_is_kept_in_snapshots_and_goes_with_its_topic() {
+    let mut image = one_broker();
+    create(&mut image, 7, "flights", 2).unwrap();
+    let partition = TopicPartition::new(topic_id(7), 1);
+    let mark = |next_offset, epoch| ArchiveMark { next_offset: Offset(next_offset), leader_epoch: LeaderEpoch(epoch) };
+    apply(&mut image, &Command::NoteArchiving { partition, mark: mark(40, 3) }).unwrap();
+    apply(&mut image, &Command::NoteArchiving { partition, mark: mark(90, 4) }).unwrap();
+    assert_eq!(image.archive_mark(partition), Some(mark(90, 4)));
+    assert_eq!(snapshot::decode(&snapshot::encode(&image)).unwrap(), image);
+    let unknown = TopicPartition::new(topic_id(7), 2);
+    assert!(apply(&mut image, &Command::NoteArchiving { partition: unknown, mark: mark(1, 1) }).is_err());
+    apply(&mut image, &Command::DeleteTopic { topic_id: topic_id(7) }).unwrap();
+    assert_eq!(image.archive_mark(partition), None);
+}
+
+#[test]
+fn replicas_of_a_directory_that_is_gone_move_to_the_others_and_to_no_other_broker() {
+    let mut image = image_with_brokers(&[(1, "a"), (2, "a")]);
+    create(&mut image, 7, "flights", 6).unwrap();
+    let lost = DirectoryId::from_bytes(crate::metadata::testing::identity(1));
+    let refused = apply(&mut image, &Command::ReplaceDirectory { node_id: NodeId(1), directory: lost });
+    assert!(matches!(refused, Err(Rejection::InvalidRegistration { .. })), "the directory is online");
+
+    let fresh: Vec<_> =
+        [51, 52].map(|number| DirectoryId::from_bytes(crate::metadata::testing::identity(number))).into();
+    let registration = RegisterBroker { directories: fresh.clone(), ..register(1, 2) };
+    apply(&mut image, &Command::RegisterBroker(registration)).unwrap();
+    assert_eq!(image.directories_in_use(NodeId(1)), BTreeMap::from([(lost, 3)]));
+    let before = image.directories_in_use(NodeId(2));
+    apply(&mut image, &Command::ReplaceDirectory { node_id: NodeId(1), directory: lost }).unwrap();
+    let used = image.directories_in_use(NodeId(1));
+    assert_eq!(used.keys().copied().collect::<Vec<_>>(), fresh);
+    assert_eq!(used.values().sum::<usize>(), 3);
+    assert_eq!(image.directories_in_use(NodeId(2)), before);
+    assert!(apply(&mut image, &Command::ReplaceDirectory { node_id: NodeId(9), directory: lost }).is_err());
 }

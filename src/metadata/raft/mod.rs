@@ -12,6 +12,7 @@
 mod backend;
 mod codec;
 mod error;
+pub mod fuzz;
 mod lane;
 mod log_database;
 mod log_store;

@@ -8,11 +8,13 @@ use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsRe
 use kafka_protocol::messages::{
     AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
 };
+use kafka_protocol::protocol::StrBytes;
 
 use super::wire::message;
 use super::{Context, Handle};
 use crate::broker::{AdminError, ConfigEdit, ConfigResource};
 use crate::metadata::topic_config::ConfigOperation;
+use crate::protocol::ErrorCode;
 use crate::server::errors::admin_code;
 use crate::types::NodeId;
 
@@ -25,20 +27,10 @@ impl Handle for AlterConfigsRequest {
     async fn handle(self, context: &Context) -> AlterConfigsResponse {
         let mut responses = Vec::with_capacity(self.resources.len());
         for wanted in self.resources {
-            let altered = match replacement(&wanted.configs) {
-                Ok(edit) => {
-                    alter(context, wanted.resource_type, &wanted.resource_name, &edit, self.validate_only).await
-                }
-                Err(error) => Err(error),
-            };
-            let response = AlterConfigsResourceResponse::default()
-                .with_error_message(None)
-                .with_resource_type(wanted.resource_type)
-                .with_resource_name(wanted.resource_name);
-            responses.push(match altered {
-                Ok(()) => response,
-                Err(error) => response.with_error_code(count(context, &error)).with_error_message(message(error)),
-            });
+            let (kind, name) = (wanted.resource_type, &wanted.resource_name);
+            let (code, text) = alter(context, kind, name, replacement(&wanted.configs), self.validate_only).await;
+            let response = AlterConfigsResourceResponse::default().with_error_code(code).with_error_message(text);
+            responses.push(response.with_resource_type(kind).with_resource_name(wanted.resource_name));
         }
         AlterConfigsResponse::default().with_responses(responses)
     }
@@ -48,40 +40,35 @@ impl Handle for IncrementalAlterConfigsRequest {
     async fn handle(self, context: &Context) -> IncrementalAlterConfigsResponse {
         let mut responses = Vec::with_capacity(self.resources.len());
         for wanted in self.resources {
-            let altered = match operations(&wanted.configs) {
-                Ok(edit) => {
-                    alter(context, wanted.resource_type, &wanted.resource_name, &edit, self.validate_only).await
-                }
-                Err(error) => Err(error),
-            };
-            let response = IncrementalResponse::default()
-                .with_error_message(None)
-                .with_resource_type(wanted.resource_type)
-                .with_resource_name(wanted.resource_name);
-            responses.push(match altered {
-                Ok(()) => response,
-                Err(error) => response.with_error_code(count(context, &error)).with_error_message(message(error)),
-            });
+            let (kind, name) = (wanted.resource_type, &wanted.resource_name);
+            let (code, text) = alter(context, kind, name, operations(&wanted.configs), self.validate_only).await;
+            let response = IncrementalResponse::default().with_error_code(code).with_error_message(text);
+            responses.push(response.with_resource_type(kind).with_resource_name(wanted.resource_name));
         }
         IncrementalAlterConfigsResponse::default().with_responses(responses)
     }
 }
 
-fn count(context: &Context, error: &AdminError) -> i16 {
-    let code = admin_code(error);
-    context.count_error(code);
-    code.code()
-}
-
+/// Edits the configurations of one resource, if they could be read; gives the code and the text of the answer.
 async fn alter(
     context: &Context,
     resource_type: i8,
     name: &str,
-    edit: &ConfigEdit,
+    edit: Result<ConfigEdit, AdminError>,
     validate_only: bool,
-) -> Result<(), AdminError> {
-    let resource = resource(context, resource_type, name)?;
-    context.broker.alter_configs(&resource, edit, validate_only).await
+) -> (i16, Option<StrBytes>) {
+    let altered = async {
+        let (edit, resource) = (edit?, resource(context, resource_type, name)?);
+        context.broker.alter_configs(&resource, &edit, validate_only).await
+    };
+    match altered.await {
+        Ok(()) => (ErrorCode::None.code(), None),
+        Err(error) => {
+            let code = admin_code(&error);
+            context.count_error(code);
+            (code.code(), message(error))
+        }
+    }
 }
 
 /// What a resource's type and name mean here.

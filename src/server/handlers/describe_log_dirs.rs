@@ -10,7 +10,7 @@ use kafka_protocol::messages::{DescribeLogDirsRequest, DescribeLogDirsResponse};
 
 use super::wire::{text, topic_name};
 use super::{Context, Handle};
-use crate::log::{LogDirectory, PartitionLog};
+use crate::log::LogDirectory;
 use crate::metadata::Image;
 use crate::protocol::ErrorCode;
 
@@ -41,8 +41,8 @@ fn described(
             wanted.get(&*topic.name).is_some_and(|partitions| partitions.is_empty() || partitions.contains(&index))
         });
         if is_wanted {
-            let partition =
-                DescribeLogDirsPartition::default().with_partition_index(index).with_partition_size(size(&log));
+            let size = clamp(log.local_bytes());
+            let partition = DescribeLogDirsPartition::default().with_partition_index(index).with_partition_size(size);
             topics.entry(Arc::clone(&topic.name)).or_default().push(partition);
         }
     }
@@ -56,10 +56,6 @@ fn described(
     let space = context.broker.runtime().disk.space(directory.path());
     let (total, usable) = space.map_or((-1, -1), |space| (clamp(space.total_bytes), clamp(space.available_bytes)));
     result.with_topics(topics.collect()).with_total_bytes(total).with_usable_bytes(usable)
-}
-
-fn size(log: &PartitionLog) -> i64 {
-    clamp(log.segments().iter().map(|segment| segment.extent().file_bytes).sum())
 }
 
 fn clamp(bytes: u64) -> i64 {

@@ -8,9 +8,10 @@ use kafka_protocol::messages::describe_topic_partitions_response::{
 };
 use kafka_protocol::messages::{DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};
 
-use super::wire::{TOPIC_OPERATIONS, broker_id, topic_name};
+use super::described::{described_partition, described_topic};
+use super::wire::{TOPIC_OPERATIONS, topic_name};
 use super::{Context, Handle};
-use crate::metadata::image::{Partition, Topic};
+use crate::metadata::image::Topic;
 use crate::metadata::topic_name::validate;
 use crate::protocol::ErrorCode;
 
@@ -71,24 +72,10 @@ fn unknown(name: &str) -> DescribeTopicPartitionsResponseTopic {
 
 fn described(topic: &Topic, from: i32, room: i32) -> DescribeTopicPartitionsResponseTopic {
     let numbered = topic.partitions.iter().zip(0..).skip(usize::try_from(from).unwrap_or(0));
-    let partitions = numbered.take(usize::try_from(room).unwrap_or(0));
-    DescribeTopicPartitionsResponseTopic::default()
-        .with_name(Some(topic_name(&topic.name)))
-        .with_topic_id(topic.topic_id.uuid())
-        .with_is_internal(topic.internal)
-        .with_topic_authorized_operations(TOPIC_OPERATIONS)
-        .with_partitions(partitions.map(|(partition, index)| described_partition(partition, index)).collect())
-}
-
-fn described_partition(partition: &Partition, index: i32) -> DescribeTopicPartitionsResponsePartition {
-    let error = if partition.leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable };
-    DescribeTopicPartitionsResponsePartition::default()
-        .with_error_code(error.code())
-        .with_partition_index(index)
-        .with_leader_id(broker_id(partition.leader))
-        .with_leader_epoch(partition.leader_epoch.get())
-        .with_replica_nodes(partition.replica_nodes().map(|node_id| broker_id(Some(node_id))).collect())
-        .with_isr_nodes(partition.in_sync_nodes().map(|node_id| broker_id(Some(node_id))).collect())
-        .with_eligible_leader_replicas(Some(Vec::new()))
-        .with_last_known_elr(Some(Vec::new()))
+    let partitions = numbered.take(usize::try_from(room).unwrap_or(0)).map(|(partition, index)| {
+        described_partition!(DescribeTopicPartitionsResponsePartition, partition, index)
+            .with_eligible_leader_replicas(Some(Vec::new()))
+            .with_last_known_elr(Some(Vec::new()))
+    });
+    described_topic!(DescribeTopicPartitionsResponseTopic, topic, partitions.collect(), TOPIC_OPERATIONS)
 }

@@ -10,8 +10,8 @@ use kafka_protocol::protocol::StrBytes;
 use super::wire::{brokers, leader_epoch, topic_id};
 use super::{Answer, Answering, Context};
 use crate::broker::{
-    Answered, Broker, FetchContext, FetchLimits, FetchPartition, Fetched, Isolation, PartitionError, PartitionKey,
-    SessionPartition, SessionRequest,
+    AnswerMemory, Answered, Broker, FetchContext, FetchLimits, FetchPartition, Fetched, Isolation, PartitionError,
+    PartitionKey, SessionPartition, SessionRequest,
 };
 use crate::metadata::Image;
 use crate::protocol::fetch_response::{FetchResponse, FetchedPartition, FetchedTopic, NodeEndpoint};
@@ -32,16 +32,17 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 pub(super) fn start(context: Context, body: Bytes) -> Result<Answering, ProtocolError> {
     let request: FetchRequest = decode_request(context.version(), body)?;
     Ok(Box::pin(async move {
-        let response = Box::pin(fetch(&context, request)).await;
+        let (response, memory) = Box::pin(fetch(&context, request)).await;
         context.count_error(response.error_code);
-        match response.encode(context.version(), context.header.correlation_id) {
-            Ok(pieces) => Answer::Frame(pieces),
-            Err(error) => context.unencodable(&error),
+        match (response.encode(context.version(), context.header.correlation_id), memory) {
+            (Ok(pieces), Some(memory)) => Answer::Records(pieces, memory),
+            (Ok(pieces), None) => Answer::Frame(pieces),
+            (Err(error), _) => context.unencodable(&error),
         }
     }))
 }
 
-async fn fetch(context: &Context, request: FetchRequest) -> FetchResponse {
+async fn fetch(context: &Context, request: FetchRequest) -> (FetchResponse, Option<AnswerMemory>) {
     let broker = &context.broker;
     let isolation = if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
     let limits = FetchLimits {
@@ -54,12 +55,14 @@ async fn fetch(context: &Context, request: FetchRequest) -> FetchResponse {
     let begun = broker.fetch_sessions().begin(session_request(context, request), now);
     let session = match begun {
         Ok(session) => session,
-        Err(error) => return FetchResponse { error_code: session_code(error), ..FetchResponse::default() },
+        Err(error) => {
+            return (FetchResponse { error_code: session_code(error), ..FetchResponse::default() }, None);
+        }
     };
     let image = broker.image();
     let wanted: Vec<_> = session.partitions.iter().map(|(key, wanted)| lookup(context, &image, key, wanted)).collect();
-    let fetched = broker.fetch(&wanted, limits).await;
-    answer(context, &session, fetched, isolation)
+    let (fetched, memory) = broker.fetch(&wanted, limits).await;
+    (answer(context, &session, fetched, isolation), Some(memory))
 }
 
 fn session_request(context: &Context, request: FetchRequest) -> SessionRequest {

@@ -20,11 +20,12 @@ impl Handle for FindCoordinatorRequest {
         if let Err((error, _)) = &found {
             context.count_error(*error);
         }
+        // The text beside a coordinator that was found is what Apache Kafka says in either form.
         if context.version() >= FIRST_BATCH_VERSION {
-            let coordinators = self.coordinator_keys.into_iter().map(|key| coordinator(key, &found));
+            let coordinators = self.coordinator_keys.into_iter().map(|key| coordinator(key, &found, ""));
             return FindCoordinatorResponse::default().with_coordinators(coordinators.collect());
         }
-        let one = coordinator(self.key, &found);
+        let one = coordinator(self.key, &found, ErrorCode::None.name());
         FindCoordinatorResponse::default()
             .with_error_code(one.error_code)
             .with_error_message(one.error_message)
@@ -48,10 +49,18 @@ async fn find(context: &Context, key_type: i8) -> Result<Reachable, (ErrorCode, 
     here.ok_or((ErrorCode::CoordinatorNotAvailable, "the broker is not registered".to_owned()))
 }
 
-fn coordinator(key: StrBytes, found: &Result<Reachable, (ErrorCode, String)>) -> Coordinator {
-    let coordinator = Coordinator::default().with_key(key).with_error_message(None);
+fn coordinator(
+    key: StrBytes,
+    found: &Result<Reachable, (ErrorCode, String)>,
+    text_of_success: &'static str,
+) -> Coordinator {
+    let coordinator = Coordinator::default().with_key(key);
     match found {
-        Ok(broker) => coordinator.with_node_id(broker.node_id).with_host(broker.host.clone()).with_port(broker.port),
+        Ok(broker) => coordinator
+            .with_error_message(Some(StrBytes::from_static_str(text_of_success)))
+            .with_node_id(broker.node_id)
+            .with_host(broker.host.clone())
+            .with_port(broker.port),
         Err((error, text)) => coordinator
             .with_error_code(error.code())
             .with_error_message(message(text))

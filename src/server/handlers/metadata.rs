@@ -1,18 +1,15 @@
 //! Metadata: brokers, topics, partitions and their leaders; creates topics that are asked for, where that is allowed.
 
-use std::sync::Arc;
-
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse};
 
-use super::wire::{
-    CLUSTER_OPERATIONS, NO_OPERATIONS, TOPIC_OPERATIONS, broker_id, brokers, text, topic_id, topic_name,
-};
+use super::described::{described_partition, described_topic};
+use super::wire::{CLUSTER_OPERATIONS, NO_OPERATIONS, TOPIC_OPERATIONS, brokers, text, topic_id};
 use super::{Context, Handle};
-use crate::metadata::image::{Partition, Topic};
+use crate::metadata::image::Topic;
 use crate::metadata::topic_name::validate;
 use crate::protocol::ErrorCode;
 use crate::server::errors::admin_code;
@@ -99,23 +96,9 @@ async fn one_topic(
     }
 }
 
-fn described(topic: &Arc<Topic>, operations: i32) -> MetadataResponseTopic {
-    let partitions = topic.partitions.iter().zip(0..).map(|(partition, index)| described_partition(partition, index));
-    MetadataResponseTopic::default()
-        .with_name(Some(topic_name(&topic.name)))
-        .with_topic_id(topic.topic_id.uuid())
-        .with_is_internal(topic.internal)
-        .with_partitions(partitions.collect())
-        .with_topic_authorized_operations(operations)
-}
-
-fn described_partition(partition: &Partition, index: i32) -> MetadataResponsePartition {
-    let error = if partition.leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable };
-    MetadataResponsePartition::default()
-        .with_error_code(error.code())
-        .with_partition_index(index)
-        .with_leader_id(broker_id(partition.leader))
-        .with_leader_epoch(partition.leader_epoch.get())
-        .with_replica_nodes(partition.replica_nodes().map(|node_id| broker_id(Some(node_id))).collect())
-        .with_isr_nodes(partition.in_sync_nodes().map(|node_id| broker_id(Some(node_id))).collect())
+fn described(topic: &Topic, operations: i32) -> MetadataResponseTopic {
+    let numbered = topic.partitions.iter().zip(0..);
+    let partitions =
+        numbered.map(|(partition, index)| described_partition!(MetadataResponsePartition, partition, index));
+    described_topic!(MetadataResponseTopic, topic, partitions.collect(), operations)
 }

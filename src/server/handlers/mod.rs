@@ -16,6 +16,7 @@ mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
+mod described;
 mod fetch;
 mod find_coordinator;
 mod heartbeat;
@@ -34,6 +35,7 @@ mod sync_group;
 mod wire;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::messages::{
@@ -47,7 +49,7 @@ use kafka_protocol::messages::{
 
 use super::connection::Peer;
 use super::errors::group_code;
-use crate::broker::Broker;
+use crate::broker::{AnswerMemory, Broker};
 use crate::group::GroupError;
 use crate::protocol::{
     Api, ApiRequest, ErrorCode, ProtocolError, RequestHeader, decode_request, encode_response, split_request,
@@ -60,6 +62,8 @@ use crate::telemetry::{ApiMetrics, Gauge, Metrics};
 pub(super) enum Answer {
     /// A frame in pieces, length included.
     Frame(Vec<Bytes>),
+    /// The same, with its share of the memory for answers.
+    Records(Vec<Bytes>, AnswerMemory),
     /// Nothing, as the client asked (`acks=0`).
     None,
     /// The end of the connection: the only way to tell a client of an error that it asked not to be told.
@@ -68,6 +72,20 @@ pub(super) enum Answer {
 
 /// An answer to come.
 pub(super) type Answering = BoxFuture<'static, Answer>;
+
+/// A request that was begun.
+pub(super) struct Begun {
+    /// Its answer to come.
+    pub(super) answering: Answering,
+    /// For how long nothing more is to be read from its connection.
+    pub(super) pause: Duration,
+}
+
+impl From<Answering> for Begun {
+    fn from(answering: Answering) -> Self {
+        Self { answering, pause: Duration::ZERO }
+    }
+}
 
 /// A request and where it came from.
 pub(super) struct Context {
@@ -123,12 +141,7 @@ impl Handlers {
     ///
     /// # Errors
     /// [`ProtocolError`] for a frame that is answered by closing the connection.
-    pub(super) async fn start(
-        &self,
-        broker: &Arc<Broker>,
-        peer: &Peer,
-        frame: Bytes,
-    ) -> Result<Answering, ProtocolError> {
+    pub(super) async fn start(&self, broker: &Arc<Broker>, peer: &Peer, frame: Bytes) -> Result<Begun, ProtocolError> {
         let (header, body) = split_request(frame)?;
         let (clock, metrics) = (Arc::clone(&broker.runtime().clock), broker.metrics().server.clone());
         let counted = self.of(header.api);
@@ -138,13 +151,14 @@ impl Handlers {
         let context = Context { broker: Arc::clone(broker), peer: peer.clone(), header };
         metrics.requests_in_flight.inc();
         let in_flight = InFlight(metrics.requests_in_flight);
-        let answering = dispatch(context, body).await?;
-        Ok(Box::pin(async move {
+        let Begun { answering, pause } = dispatch(context, body).await?;
+        let answering = Box::pin(async move {
             let answer = answering.await;
             drop(in_flight);
             duration.observe(clock.monotonic().since(started));
             answer
-        }))
+        });
+        Ok(Begun { answering, pause })
     }
 
     fn of(&self, api: Api) -> &ApiMetrics {
@@ -162,9 +176,16 @@ impl Drop for InFlight {
     }
 }
 
-async fn dispatch(context: Context, body: Bytes) -> Result<Answering, ProtocolError> {
+async fn dispatch(context: Context, body: Bytes) -> Result<Begun, ProtocolError> {
+    if context.header.api == Api::Produce {
+        return Box::pin(produce::start(context, body)).await;
+    }
+    handle(context, body).await.map(Begun::from)
+}
+
+async fn handle(context: Context, body: Bytes) -> Result<Answering, ProtocolError> {
     match context.header.api {
-        Api::Produce => Box::pin(produce::start(context, body)).await,
+        Api::Produce => unreachable!("handled apart"),
         Api::Fetch => fetch::start(context, body),
         Api::ApiVersions if !Api::ApiVersions.accepts(context.version()) => {
             Ok(ready(vec![unsupported_api_versions(context.header.correlation_id)]))

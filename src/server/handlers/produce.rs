@@ -11,7 +11,7 @@ use kafka_protocol::messages::produce_response::{
 use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse};
 
 use super::wire::{brokers, message, topic_id};
-use super::{Answer, Answering, Context};
+use super::{Answer, Answering, Begun, Context};
 use crate::broker::{Acknowledgement, Broker, Leader, PartitionError, Produced};
 use crate::log::AppendError;
 use crate::metadata::Image;
@@ -40,25 +40,27 @@ struct PartOfTopic {
 }
 
 /// Appends, and answers later.
-pub(super) async fn start(context: Context, body: Bytes) -> Result<Answering, ProtocolError> {
+pub(super) async fn start(context: Context, body: Bytes) -> Result<Begun, ProtocolError> {
     let version = context.version();
     let request: ProduceRequest = decode_request(version, body)?;
     let acks = match request.acks {
         0 => Acknowledgement::None,
         1 => Acknowledgement::Leader,
         -1 => Acknowledgement::All,
-        _ => return answer_all(&context, &request, ErrorCode::InvalidRequiredAcks),
+        _ => return Ok(answer_all(&context, &request, ErrorCode::InvalidRequiredAcks).into()),
     };
     if request.transactional_id.is_some() {
-        return answer_all(&context, &request, ErrorCode::TransactionalIdAuthorizationFailed);
+        return Ok(answer_all(&context, &request, ErrorCode::TransactionalIdAuthorizationFailed).into());
     }
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let image = context.broker.image();
     let mut topics = Vec::with_capacity(request.topic_data.len());
+    let mut bytes = 0;
     for mut topic in request.topic_data {
         let mut parts = Vec::with_capacity(topic.partition_data.len());
         for data in std::mem::take(&mut topic.partition_data) {
             let index = data.index;
+            bytes += data.records.as_ref().map_or(0, Bytes::len);
             let appended = append(&context, &image, &topic, data).await;
             let outcome = match appended {
                 Ok((leader, produced)) => Outcome::Appended(leader, produced),
@@ -68,7 +70,8 @@ pub(super) async fn start(context: Context, body: Bytes) -> Result<Answering, Pr
         }
         topics.push((topic, parts));
     }
-    Ok(Box::pin(answer(context, topics, acks, timeout)))
+    let pause = context.broker.throttle(bytes);
+    Ok(Begun { answering: Box::pin(answer(context, topics, (acks, timeout), pause)), pause })
 }
 
 async fn append(
@@ -83,23 +86,26 @@ async fn append(
     match context.broker.append(&leader, records, zstd_allowed).await {
         Ok(produced) => Ok((leader, produced)),
         Err(error) => {
-            let log_start = names_log_start(&error).then(|| leader.partition.log().offsets().log_start);
+            let named = names_log_start(&error, zstd_allowed);
+            let log_start = named.then(|| leader.partition.log().offsets().log_start);
             Err((error, log_start))
         }
     }
 }
 
 /// Whether Kafka's answer to this error tells where the log starts.
-const fn names_log_start(error: &PartitionError) -> bool {
-    matches!(
-        error,
+const fn names_log_start(error: &PartitionError, zstd_allowed: bool) -> bool {
+    match error {
+        // Requests too old for zstd have their codecs looked at before the log is.
+        PartitionError::Records(RecordError::UnsupportedCompression { .. }) => zstd_allowed,
         PartitionError::Records(
-            RecordError::UnsupportedCompression { .. }
-                | RecordError::CorruptCompression { .. }
-                | RecordError::InvalidBatch { .. }
-                | RecordError::RecordsRejected { .. }
-        ) | PartitionError::Append(AppendError::Sequence(_))
-    )
+            RecordError::CorruptCompression { .. }
+            | RecordError::InvalidBatch { .. }
+            | RecordError::RecordsRejected { .. },
+        )
+        | PartitionError::Append(AppendError::Sequence(_)) => true,
+        _ => false,
+    }
 }
 
 fn leader(context: &Context, image: &Image, topic: &TopicProduceData, index: i32) -> Result<Leader, PartitionError> {
@@ -117,8 +123,8 @@ fn leader(context: &Context, image: &Image, topic: &TopicProduceData, index: i32
 async fn answer(
     context: Context,
     topics: Vec<(TopicProduceData, Vec<PartOfTopic>)>,
-    acks: Acknowledgement,
-    timeout: Duration,
+    (acks, timeout): (Acknowledgement, Duration),
+    pause: Duration,
 ) -> Answer {
     if acks == Acknowledgement::None {
         // Kafka closes the connection too: it is all that a client that wants no answer can notice.
@@ -137,7 +143,8 @@ async fn answer(
             .with_partition_responses(partitions);
         responses.push(response);
     }
-    let mut response = ProduceResponse::default().with_responses(responses);
+    let throttle_time_ms = i32::try_from(pause.as_millis()).unwrap_or(i32::MAX);
+    let mut response = ProduceResponse::default().with_responses(responses).with_throttle_time_ms(throttle_time_ms);
     if names_leaders {
         response.node_endpoints = endpoints(&context);
     }
@@ -189,7 +196,7 @@ fn refused(context: &Context, response: PartitionProduceResponse, error: &Partit
         PartitionError::NotLeader { leader: Some(leader) } if context.version() >= FIRST_LEADER_VERSION => {
             response.current_leader = LeaderIdAndEpoch::default().with_leader_id(BrokerId(leader.get()));
         }
-        PartitionError::Records(RecordError::InvalidBatch { .. }) | PartitionError::Transactional => {
+        PartitionError::Records(_) | PartitionError::Transactional => {
             response.error_message = message(error);
         }
         _ => {}
@@ -211,10 +218,10 @@ fn endpoints(context: &Context) -> Vec<NodeEndpoint> {
 }
 
 /// Refuses every partition for the same reason.
-fn answer_all(context: &Context, request: &ProduceRequest, error: ErrorCode) -> Result<Answering, ProtocolError> {
+fn answer_all(context: &Context, request: &ProduceRequest, error: ErrorCode) -> Answering {
     context.count_error(error);
     if request.acks == 0 {
-        return Ok(Box::pin(std::future::ready(Answer::Close)));
+        return Box::pin(std::future::ready(Answer::Close));
     }
     let responses = request.topic_data.iter().map(|topic| {
         let partitions = topic.partition_data.iter().map(|partition| {
@@ -231,7 +238,7 @@ fn answer_all(context: &Context, request: &ProduceRequest, error: ErrorCode) -> 
             .with_partition_responses(partitions.collect())
     });
     let response = ProduceResponse::default().with_responses(responses.collect());
-    Ok(Box::pin(std::future::ready(frame(context, &response))))
+    Box::pin(std::future::ready(frame(context, &response)))
 }
 
 fn frame(context: &Context, response: &ProduceResponse) -> Answer {

@@ -1,10 +1,13 @@
 """The console tools of Apache Kafka: a new process for each operation, as a person would run them."""
 
+import json
 import os
 import subprocess
+from pathlib import Path
 
 from harness.batch import Record
 from harness.broker import PROJECT
+from harness.schema import CACHE
 
 from .base import Client, Refused
 
@@ -18,6 +21,35 @@ def tool(bootstrap, name, *arguments, text=None):
     if done.returncode or "Exception" in output or "ERROR" in output:
         raise Refused(output)
     return done.stdout.decode()
+
+
+class Tools:
+    """Console tools in one Java process that stays."""
+
+    def __init__(self, bootstrap):
+        self.bootstrap = bootstrap
+        # Without the jar of tests, whose settings make every tool write a log into the working directory.
+        jars = [jar for jar in (CACHE / "kafka-4.3.1").glob("*.jar") if not jar.stem.endswith("-test")]
+        source = Path(__file__).parent / "java" / "Tools.java"
+        self.process = subprocess.Popen(
+            ["java", "-Xmx256m", "-cp", ":".join(map(str, jars)), source],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CACHE,
+        )  # fmt: skip
+
+    def run(self, name, *arguments):
+        """Runs a tool by its class and returns what it printed."""
+        request = {"class": name, "arguments": [*arguments, "--bootstrap-server", self.bootstrap]}
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        answer = json.loads(self.process.stdout.readline())
+        output = answer["out"] + answer["err"]
+        # Some say what is wrong and end with 0 all the same.
+        if answer["status"] or "Exception" in output or "Error: " in output:
+            raise Refused(output)
+        return answer["out"]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(timeout=20)
 
 
 class Console(Client):

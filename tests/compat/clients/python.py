@@ -76,10 +76,10 @@ class LibRdKafka(Client):
         consumer.close()
         return records
 
-    def _consumer(self, group):
+    def _consumer(self, group, **options):
         settings = {"bootstrap.servers": self.bootstrap, "group.id": group, "enable.auto.commit": False}
         settings |= {"auto.offset.reset": "earliest", "message.max.bytes": BIG, "fetch.wait.max.ms": 100}
-        return confluent_kafka.Consumer(settings)
+        return confluent_kafka.Consumer(settings | {name.replace("_", "."): value for name, value in options.items()})
 
     def _read(self, consumer, count, close=True):
         records, until = [], time.monotonic() + LIMIT_S

@@ -1,0 +1,145 @@
+//! Logs that are behind the archive, or contradict it: a data directory was lost, emptied, or replaced by an old copy.
+//!
+//! The metadata knows how far each partition may be archived, from before the archive's own commit. A log that does not hold
+//! that much, or holds it in other epochs, is not used: neither appended to nor read. Here its head is taken over and its
+//! epochs compared with the log's. If they agree, nothing was lost. If not, the archive wins: local records are void, and the
+//! log goes on at the archive's end with the archive's epochs and producers. Clients repeat their requests meanwhile.
+//!
+//! After a crash at any point the same comparison leads to the same end: the change of a log is one entry of its journal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::Archiver;
+use crate::archive::manifest::{EpochStart, Head};
+use crate::archive::partition::{HeadError, PartitionArchive};
+use crate::broker::Broker;
+use crate::log::{AppendError, Continuation, EpochCache, Offsets, PartitionLog, ProducerState};
+use crate::types::{LeaderEpoch, Offset};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often a log is looked at that is being changed.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Why a log is not set right yet.
+#[derive(Debug, Error)]
+pub(super) enum CatchUpError {
+    /// The head can't be read or taken over.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// The log can't be changed.
+    #[error(transparent)]
+    Log(#[from] AppendError),
+    /// The bucket has lost what the metadata knows to be archived, and the local log does not have it.
+    #[error(
+        "the archive of the partition is gone, and so are its local records: bring the bucket back, or delete the topic"
+    )]
+    Gone,
+    /// The epochs in the head do not grow, so they can't be continued.
+    #[error("the archive's leader epochs contradict each other")]
+    Epochs,
+}
+
+impl Broker {
+    /// Sets logs right that are behind the archive, for as long as the broker runs.
+    pub(in crate::broker) async fn catch_up_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
+        archiver.proved().await;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let waiting = self.partitions.behind();
+            let mut failed = false;
+            for log in &waiting {
+                match self.catch_up(&archiver, log).await {
+                    Ok(()) => self.partitions.settle(log.partition()),
+                    Err(error) => {
+                        failed = true;
+                        tracing::error!(%error, partition = %log.partition(), "partition waits: its log is behind the archive");
+                    }
+                }
+            }
+            if failed {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            } else {
+                pause = FIRST_PAUSE;
+                self.partitions.when_behind().await;
+            }
+        }
+    }
+
+    /// Compares one log with the archive, and makes it go on from there if they differ.
+    async fn catch_up(&self, archiver: &Archiver, log: &Arc<PartitionLog>) -> Result<(), CatchUpError> {
+        let id = log.partition();
+        let image = self.image();
+        let Some((state, archive)) = image.partition(id).zip(archiver.partition(id)) else { return Ok(()) };
+        if archive.refresh().await?.is_none() {
+            return Err(CatchUpError::Gone);
+        }
+        let head = archive.take_over(archiver.writer(state.leader_epoch), log.offsets().log_start).await?;
+        if agrees(&log.offsets(), &log.epochs(), &head) {
+            return Ok(());
+        }
+        let before = log.offsets();
+        log.continue_at(continuation(&archive, &head, &before).await?)?;
+        while !log.truncated() {
+            if log.is_deleted() {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        archiver.metrics.archive.continued_logs.inc();
+        tracing::error!(
+            partition = %id,
+            local_log_start = %before.local_log_start,
+            log_end = %before.log_end,
+            archived_to = %head.next_offset,
+            "the local log was behind the archive or contradicted it: its records were given up, and it goes on where the archive ends"
+        );
+        Ok(())
+    }
+}
+
+/// Where the archive ends, as a log goes on from there.
+async fn continuation(archive: &PartitionArchive, head: &Head, log: &Offsets) -> Result<Continuation, CatchUpError> {
+    let producers = match archive.read_producers(head).await {
+        Ok(snapshot) => snapshot.map_or_else(ProducerState::default, |snapshot| snapshot.producers),
+        Err(HeadError::Store(error)) if error.is_transient() => return Err(HeadError::from(error).into()),
+        Err(error) => {
+            tracing::error!(%error, partition = %archive.keys().partition(), "producers' state can't be read from the archive: retries may be stored twice");
+            ProducerState::default()
+        }
+    };
+    let log_start = head.log_start_offset.max(log.log_start).min(head.next_offset);
+    let starts =
+        history(head.epochs.iter().map(|&EpochStart { epoch, start }| (epoch, start)), log_start, head.next_offset);
+    let epochs = EpochCache::from_starts(starts).ok_or(CatchUpError::Epochs)?;
+    Ok(Continuation { log_start, at: head.next_offset, epochs, producers })
+}
+
+/// Whether a log holds all that is archived: it reaches the archive's end, and both know the same epochs up to there.
+pub(super) fn agrees(log: &Offsets, epochs: &EpochCache, head: &Head) -> bool {
+    let (from, to) = (log.log_start.max(head.log_start_offset), head.next_offset);
+    let archived = history(head.epochs.iter().map(|&EpochStart { epoch, start }| (epoch, start)), from, to);
+    log.durable >= to && history(epochs.starts().iter().copied(), from, to) == archived
+}
+
+/// The epochs of the records between two offsets, with the first of those offsets for each.
+fn history(
+    starts: impl Iterator<Item = (LeaderEpoch, Offset)>,
+    from: Offset,
+    to: Offset,
+) -> Vec<(LeaderEpoch, Offset)> {
+    let mut within: Vec<(LeaderEpoch, Offset)> = Vec::new();
+    for (epoch, start) in starts.filter(|&(_, start)| start < to && from < to) {
+        let start = start.max(from);
+        // An epoch that ended before the range, or never got a record.
+        while within.last().is_some_and(|&(_, before)| before >= start) {
+            within.pop();
+        }
+        within.push((epoch, start));
+    }
+    within
+}

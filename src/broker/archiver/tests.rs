@@ -1,0 +1,446 @@
+//! Brokers that lose a data directory, get an old one back, and find leftovers in the bucket.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::archive::remote_reader::ReadSettings;
+use crate::archive::store::{Location, StoreSettings};
+use crate::broker::*;
+use crate::group::GroupSettings;
+use crate::log::{DirectorySettings, JournalSettings};
+use crate::metadata::Command;
+use crate::metadata::command::{Endpoint, SecurityProtocol};
+use crate::metadata::image::ArchiveMark;
+use crate::record::{Batch, BatchBuilder, BatchOptions, Batches};
+use crate::runtime::Runtime;
+use crate::telemetry::Metrics;
+use crate::types::*;
+
+const TOPIC: &str = "flights";
+/// Pause between looks at something that happens in the background.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Looks before it counts as never happening.
+const LOOKS: usize = 3000;
+
+/// Two data directories and a bucket.
+struct Home {
+    root: tempfile::TempDir,
+    sweep_interval: Duration,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self { root: tempfile::tempdir().unwrap(), sweep_interval: Duration::from_secs(3600) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    async fn open(&self) -> Arc<Broker> {
+        self.open_with(&["first", "second"]).await
+    }
+
+    async fn open_with(&self, directories: &[&str]) -> Arc<Broker> {
+        let archiver = ArchiverSettings {
+            spool_directory: self.path("spool"),
+            cache_directory: self.path("cache"),
+            cache_bytes: 1 << 20,
+            uploads: 1,
+            lanes: 1,
+            reads: ReadSettings::default(),
+            retention_interval: Duration::from_secs(30),
+            deletion_grace: Duration::ZERO,
+            sweep_interval: self.sweep_interval,
+            head_bytes: 1 << 20,
+            local_bytes: u64::MAX,
+            free_bytes: 0,
+        };
+        let location = Location::parse(&format!("file://{}", self.path("store").display())).unwrap();
+        let endpoint =
+            Endpoint { host: "localhost".to_owned(), port: 9092, security_protocol: SecurityProtocol::Plaintext };
+        let settings = BrokerSettings {
+            node_id: NodeId(1),
+            rack: None,
+            directories: directories.iter().map(|name| self.path(name)).collect(),
+            directory: DirectorySettings {
+                journal: JournalSettings { file_bytes: 1 << 20, max_bytes: 16 << 20 },
+                ..DirectorySettings::default()
+            },
+            endpoints: BTreeMap::from([("default".to_owned(), endpoint)]),
+            broker_configs: BTreeMap::new(),
+            topics: TopicSettings::default(),
+            fetch: FetchSettings::default(),
+            groups: GroupSettings::default(),
+            max_producers_per_partition: 100,
+            archive: ArchiveSettings { location, store: StoreSettings::default(), archiver },
+        };
+        Broker::open(Runtime::production(), settings, Metrics::new()).await.unwrap()
+    }
+
+    /// A broker with a topic that has a partition in each directory, and the number of the one in the second.
+    async fn begin(&self) -> (Arc<Broker>, i32) {
+        self.begin_with(&[]).await
+    }
+
+    async fn begin_with(&self, configs: &[(&str, &str)]) -> (Arc<Broker>, i32) {
+        let broker = self.open().await;
+        let configs = configs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let topic = NewTopic { partitions: 2, replication_factor: 1, configs, ..NewTopic::by_default(TOPIC) };
+        let topic = broker.create_topic(topic, false).await.unwrap();
+        let second = broker.directories()[1].identity().directory_id;
+        let of_second =
+            |index: &i32| topic.partition(*index).unwrap().replica_on(NodeId(1)).unwrap().directory == second;
+        (broker, (0..2).find(of_second).unwrap())
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// A batch of one record by the producer 7.
+fn batch(sequence: i32, value: &str) -> Bytes {
+    let options = BatchOptions {
+        producer_id: ProducerId(7),
+        producer_epoch: ProducerEpoch(0),
+        base_sequence: sequence,
+        ..BatchOptions::default()
+    };
+    let mut builder = BatchBuilder::new(options);
+    builder.append(
+        Timestamp(1_700_000_000_000 + i64::from(sequence)),
+        None,
+        Some(value.as_bytes()),
+        std::iter::empty(),
+    );
+    builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap().bytes().clone()
+}
+
+/// Waits for the partition as a client does, by trying again.
+async fn leader(broker: &Broker, index: i32) -> Leader {
+    for _ in 0..LOOKS {
+        let image = broker.image();
+        match broker.leader(image.topic_named(TOPIC).unwrap(), index, LeaderEpoch::NONE) {
+            Ok(leader) => return leader,
+            Err(PartitionError::Behind) => tokio::time::sleep(PAUSE).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the partition stays behind the archive");
+}
+
+async fn produce(broker: &Broker, index: i32, records: Bytes) -> Result<Produced, PartitionError> {
+    let leader = leader(broker, index).await;
+    let produced = broker.append(&leader, records, true).await?;
+    broker.acknowledge(&leader, &produced, Acknowledgement::All, Duration::from_secs(60)).await?;
+    Ok(produced)
+}
+
+/// Produces one batch for each sequence, with values that name the history that they belong to.
+async fn produce_all(broker: &Broker, index: i32, sequences: std::ops::Range<i32>, history: &str) -> Vec<String> {
+    let mut values = Vec::new();
+    for sequence in sequences {
+        let value = format!("{history} {sequence}");
+        produce(broker, index, batch(sequence, &value)).await.unwrap();
+        values.push(value);
+    }
+    values
+}
+
+/// Seals what there is and waits until it is archived.
+async fn archive(broker: &Broker, index: i32) -> Offset {
+    let leader = leader(broker, index).await;
+    let log = leader.partition.log();
+    log.request_roll();
+    for _ in 0..LOOKS {
+        let offsets = log.offsets();
+        if offsets.archived_to == offsets.log_end {
+            return offsets.archived_to;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    panic!("not archived: {:?}", log.offsets());
+}
+
+/// The values of all records, read as a consumer does from the beginning, and their offsets checked.
+async fn read_all(broker: &Broker, index: i32) -> Vec<String> {
+    let mut values = Vec::new();
+    let mut offset = Offset::ZERO;
+    for _ in 0..LOOKS {
+        let leader = leader(broker, index).await;
+        let end = leader.partition.log().offsets().high_watermark;
+        if offset >= end {
+            return values;
+        }
+        let limits = FetchLimits {
+            max_wait: Duration::from_secs(5),
+            min_bytes: 1,
+            max_bytes: 1 << 20,
+            isolation: Isolation::ReadUncommitted,
+        };
+        let wanted = FetchPartition { leader: Ok(leader), offset, max_bytes: 1 << 20 };
+        let fetched = broker.fetch(&[wanted], limits).await.0.remove(0);
+        for chunk in fetched.records.unwrap() {
+            for batch in Batches::new(chunk).map(Result::unwrap) {
+                values.extend(values_of(&batch, &mut offset));
+            }
+        }
+    }
+    panic!("reading does not get on at {offset}");
+}
+
+fn values_of(batch: &Batch, offset: &mut Offset) -> Vec<String> {
+    let payload = batch.decompressed(1 << 20).unwrap();
+    let records = batch.header().records(&payload).map(Result::unwrap);
+    records
+        .map(|record| {
+            assert_eq!(record.offset, *offset, "no offset is missing, and none comes twice");
+            *offset = offset.next();
+            String::from_utf8(record.value.unwrap().to_vec()).unwrap()
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_directory_goes_on_where_the_archive_ends() {
+    let home = Home::new();
+    let (broker, index) = home.begin().await;
+    let other = 1 - index;
+    let mut expected = produce_all(&broker, index, 0..20, "kept").await;
+    let untouched = produce_all(&broker, other, 0..5, "other").await;
+    let archived_to = archive(&broker, index).await;
+    produce_all(&broker, index, 20..23, "lost").await;
+    broker.shutdown().await;
+    std::fs::remove_dir_all(home.path("second")).unwrap();
+
+    for round in 0..2 {
+        let broker = home.open().await;
+        assert_eq!(read_all(&broker, index).await, expected);
+        assert_eq!(read_all(&broker, other).await, untouched);
+        // The producer's last batch that is archived is known, and the next one is expected.
+        let last = i32::try_from(expected.len()).unwrap() - 1;
+        let again = produce(&broker, index, batch(last, expected.last().unwrap())).await.unwrap();
+        assert_eq!(again.next_offset, Offset(i64::from(last) + 1), "a retry is found in the bucket");
+        assert!(produce(&broker, index, batch(last + 3, "a gap")).await.is_err());
+        let more = produce_all(&broker, index, last + 1..last + 4, &format!("round {round}")).await;
+        expected.extend(more);
+        if round == 0 {
+            let reached = archive(&broker, index).await;
+            assert_eq!(reached, archived_to + 3);
+        }
+        assert_eq!(read_all(&broker, index).await, expected);
+        broker.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_copy_of_a_directory_never_appends_where_the_archive_has_records() {
+    let home = Home::new();
+    let (broker, index) = home.begin().await;
+    let mut expected = produce_all(&broker, index, 0..5, "first").await;
+    archive(&broker, index).await;
+    expected.extend(produce_all(&broker, index, 5..10, "first").await);
+    broker.shutdown().await;
+    copy(&home.path("second"), &home.path("old"));
+
+    let broker = home.open().await;
+    expected.extend(produce_all(&broker, index, 10..20, "second").await);
+    let archived_to = archive(&broker, index).await;
+    let beyond = produce_all(&broker, index, 20..40, "not archived").await;
+    broker.shutdown().await;
+    std::fs::rename(home.path("second"), home.path("newest")).unwrap();
+    std::fs::rename(home.path("old"), home.path("second")).unwrap();
+
+    // The log ends at 10 and the archive at 20.
+    let broker = home.open().await;
+    assert_eq!(read_all(&broker, index).await, expected);
+    let produced = produce(&broker, index, batch(20, "third 20")).await.unwrap();
+    assert_eq!(produced.base_offset, archived_to);
+    expected.push("third 20".to_owned());
+    expected.extend(produce_all(&broker, index, 21..30, "third").await);
+    archive(&broker, index).await;
+    let next = produce_all(&broker, index, 30..32, "third").await;
+    broker.shutdown().await;
+
+    // The first disk comes back: it reaches further than the archive, by records that were never archived and that others took
+    // the place of.
+    std::fs::rename(home.path("second"), home.path("later")).unwrap();
+    std::fs::rename(home.path("newest"), home.path("second")).unwrap();
+    let broker = home.open().await;
+    assert_eq!(read_all(&broker, index).await, expected);
+    expected.extend(produce_all(&broker, index, 30..35, "fourth").await);
+    archive(&broker, index).await;
+    assert_eq!(read_all(&broker, index).await, expected);
+    assert!(!beyond.iter().chain(&next).any(|value| expected.contains(value)));
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_announcement_that_no_upload_followed_costs_nothing() {
+    let home = Home::new();
+    let (broker, index) = home.begin().await;
+    let mut expected = produce_all(&broker, index, 0..5, "kept").await;
+    archive(&broker, index).await;
+    expected.extend(produce_all(&broker, index, 5..8, "kept").await);
+    let id = leader(&broker, index).await.partition.log().partition();
+    let mark = ArchiveMark { next_offset: Offset(50), leader_epoch: LeaderEpoch(3) };
+    broker.submit(Command::NoteArchiving { partition: id, mark }).await.unwrap();
+    broker.shutdown().await;
+
+    let broker = home.open().await;
+    assert_eq!(read_all(&broker, index).await, expected, "what is not archived stays");
+    expected.extend(produce_all(&broker, index, 8..10, "kept").await);
+    archive(&broker, index).await;
+    assert_eq!(read_all(&broker, index).await, expected);
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_missing_and_not_replaced_is_waited_for() {
+    let home = Home::new();
+    let (broker, index) = home.begin().await;
+    let expected = produce_all(&broker, index, 0..5, "kept").await;
+    broker.shutdown().await;
+
+    let broker = home.open_with(&["first"]).await;
+    let image = broker.image();
+    let refused = broker.leader(image.topic_named(TOPIC).unwrap(), index, LeaderEpoch::NONE).unwrap_err();
+    assert!(matches!(refused, PartitionError::NotLeader { .. }), "{refused}");
+    produce_all(&broker, 1 - index, 0..5, "other").await;
+    drop(image);
+    broker.shutdown().await;
+
+    let broker = home.open().await;
+    assert_eq!(read_all(&broker, index).await, expected);
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_begins_within_a_batch_is_archived() {
+    let home = Home::new();
+    let (broker, index) = home.begin().await;
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for value in ["deleted", "deleted too", "kept"] {
+        builder.append(Timestamp(5), None, Some(value.as_bytes()), std::iter::empty());
+    }
+    let records = builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap().bytes().clone();
+    produce(&broker, index, records).await.unwrap();
+    let log = Arc::clone(leader(&broker, index).await.partition.log());
+    log.advance_log_start(Offset(2)).unwrap();
+    while log.offsets().log_start < Offset(2) {
+        tokio::time::sleep(PAUSE).await;
+    }
+    drop(log);
+    assert_eq!(archive(&broker, index).await, Offset(3));
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_reaches_a_partition_that_nobody_has_used_since_the_start() {
+    let home = Home::new();
+    // The records are years old.
+    let (broker, index) = home.begin_with(&[("retention.ms", "1000")]).await;
+    produce_all(&broker, index, 0..5, "old").await;
+    let end = archive(&broker, index).await;
+    let id = leader(&broker, index).await.partition.log().partition();
+    // On a slow machine a later look of the first life may find it.
+    let found_before = broker.metrics().archive.expired_segments.get();
+    broker.shutdown().await;
+
+    let broker = home.open().await;
+    let log = broker.directories().iter().find_map(|directory| directory.log(id)).unwrap();
+    for _ in 0..LOOKS {
+        if log.offsets().log_start == end {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    assert_eq!(log.offsets().log_start, end);
+    assert_eq!(found_before + broker.metrics().archive.expired_segments.get(), 1);
+    drop(log);
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_archive_did_and_has_to_do_is_measured() {
+    let home = Home::new();
+    let (broker, index) = home.begin().await;
+    produce_all(&broker, index, 0..5, "kept").await;
+    let log = Arc::clone(leader(&broker, index).await.partition.log());
+    let now = broker.runtime().clock.wall();
+    let since = log.oldest_unarchived().unwrap();
+    assert!(since <= now && now.0 - since.0 < 600_000, "{since} {now}");
+    archive(&broker, index).await;
+    assert_eq!(log.oldest_unarchived(), None);
+    drop(log);
+    let text = broker.metrics().encode();
+    for name in [
+        "archive_uploaded_bytes_total",
+        "archive_archived_bytes_total",
+        "archive_encode_seconds_count",
+        "archive_verify_seconds_count",
+        "archive_upload_seconds_count",
+        "archive_commit_seconds_count",
+        "store_written_bytes_total",
+        "store_read_bytes_total",
+    ] {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("alluvium_{name} ")));
+        assert!(line.is_some_and(|value| value != "0"), "{name}: {line:?}");
+    }
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sweep_runs_by_itself_and_takes_what_an_earlier_leader_left_behind() {
+    let mut home = Home::new();
+    home.sweep_interval = Duration::from_millis(100);
+    let (broker, index) = home.begin().await;
+    produce_all(&broker, index, 0..5, "first").await;
+    archive(&broker, index).await;
+    broker.shutdown().await;
+
+    // A second life leads in a later epoch, once it has archived something.
+    let broker = home.open().await;
+    let orphans = {
+        let names = objects(&home.path("store"));
+        let name = names.iter().find(|path| path.extension().is_some_and(|it| it == "aux")).unwrap();
+        let text = name.to_str().unwrap();
+        let (start, _) = text.rsplit_once('-').unwrap();
+        ["111111111111.aux", "111111111111.parquet"].map(|end| PathBuf::from(format!("{start}-{end}")))
+    };
+    for orphan in &orphans {
+        std::fs::write(orphan, b"left behind").unwrap();
+    }
+    let expected = produce_all(&broker, index, 5..10, "second").await;
+    archive(&broker, index).await;
+    for _ in 0..LOOKS {
+        if orphans.iter().all(|orphan| !orphan.exists()) {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    assert!(orphans.iter().all(|orphan| !orphan.exists()), "the sweep has not come");
+    assert_eq!(broker.metrics().archive.orphaned_objects.get(), 2);
+    assert!(broker.metrics().archive.swept_partitions.get() > 0);
+    assert!(read_all(&broker, index).await.ends_with(&expected));
+    broker.shutdown().await;
+}
+
+fn objects(directory: &Path) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { objects(&path) } else { vec![path] }).collect()
+}

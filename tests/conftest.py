@@ -8,6 +8,7 @@ import time
 import pytest
 
 from harness import broker as brokers
+from harness.patience import wait_until
 
 counter = itertools.count()
 
@@ -55,10 +56,4 @@ def need(tool):
 def eventually():
     """Waits until something is true: a change is acknowledged before every part of a broker has heard of it."""
 
-    def wait(condition, within_s=15):
-        until = time.monotonic() + within_s
-        while not condition():
-            assert time.monotonic() < until, "did not come true"
-            time.sleep(0.05)
-
-    return wait
+    return wait_until

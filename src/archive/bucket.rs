@@ -34,7 +34,7 @@ pub enum BucketError {
     },
     /// The data directory is new, but the bucket holds a cluster.
     #[error(
-        "the object store holds a cluster but the data directory is empty cluster={found}; restore it with `alluvium restore`, or use another prefix"
+        "the object store holds a cluster but the data directory is empty cluster={found}; bring its data directory back, or give this cluster another prefix"
     )]
     NeedsRestore {
         /// The cluster in the bucket.
@@ -104,7 +104,7 @@ impl Bucket {
     }
 
     /// Makes sure that the bucket is this cluster's and in the life that the data directory knows, or stamps an unused one.
-    /// `is_new` tells that the data directory was just made. Returns the stamp in force.
+    /// `is_new` tells that the data directory has never been used, as far as it knows. Returns the stamp in force.
     pub async fn claim(&self, is_new: bool, incarnation: Incarnation) -> Result<ClusterStamp, BucketError> {
         let ours = self.keys.cluster_id();
         let key = self.keys.cluster();
@@ -113,7 +113,6 @@ impl Bucket {
                 let stamp =
                     ClusterStamp::parse(&bytes).map_err(|source| BucketError::Manifest { key: key.clone(), source })?;
                 return match stamp.incarnation == incarnation {
-                    _ if is_new => Err(BucketError::NeedsRestore { found: ours }),
                     true => Ok(stamp),
                     false => Err(BucketError::Superseded { ours: incarnation, found: stamp.incarnation }),
                 };

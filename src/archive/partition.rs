@@ -55,6 +55,25 @@ pub enum HeadError {
         /// The last failure.
         source: StoreError,
     },
+    /// The archive goes on otherwise than this log: another process has archived in this one's place.
+    #[error(
+        "the archive holds other records than this log key={key} offset={offset}; another process archives in this one's \
+         place, as from a copy of its data directory: stop the wrong one"
+    )]
+    Diverged {
+        /// The head.
+        key: String,
+        /// The first offset where they may differ.
+        offset: Offset,
+    },
+    /// The archive could not be compared with this log.
+    #[error("the archive could not be compared with this log key={key}: {cause}")]
+    NotCompared {
+        /// The head.
+        key: String,
+        /// Why not.
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Other writers kept being faster.
     #[error("the archive's head is contended key={key}")]
     Contended {
@@ -80,9 +99,14 @@ pub enum HeadError {
 }
 
 impl HeadError {
-    /// Whether a later writer has taken over: stop writing, delete nothing.
+    /// Whether another process has taken over: stop writing, delete nothing.
     pub const fn is_fenced(&self) -> bool {
-        matches!(self, Self::Refused(TransitionError::Fenced { .. } | TransitionError::Rival { .. }))
+        matches!(
+            self,
+            Self::Refused(TransitionError::Fenced { .. } | TransitionError::Rival { .. })
+                | Self::Diverged { .. }
+                | Self::Contradicted { .. }
+        )
     }
 }
 

@@ -46,24 +46,24 @@ impl Broker {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, StartError> {
         let metadata_path = settings.directories[0].join(METADATA_DIRECTORY);
-        let is_new = is_new(&runtime, &metadata_path)?;
         let metadata_lock = lock_metadata(&runtime, &metadata_path)?;
         let metadata = Metadata::open(&runtime, &metadata_path, MetadataSettings::new(settings.node_id)).await?;
         let (directories, recovery) = open_directories(&runtime, &settings, &metadata)?;
         let process = BrokerIncarnationId::from_entropy(runtime.entropy.identity());
-        let epoch = register(process, &settings, &metadata, &directories).await?;
-        replace_lost_directories(&settings, &metadata, &directories).await?;
         let owner = archiver::Owner {
             cluster_id: metadata.cluster_id(),
             node_id: settings.node_id,
             process,
             incarnation: Incarnation::default(),
-            is_new,
+            // Until the bucket was claimed once: a start that was refused leaves a data directory that is new still.
+            is_new: metadata.image().broker(settings.node_id).is_none(),
         };
         let images = metadata.subscribe();
         let archiver = Archiver::open(&runtime, &settings.archive, owner, images, Arc::clone(&metrics)).await?;
         let archiver = Arc::new(archiver);
         let (clock, seconds) = (Arc::clone(&runtime.clock), metrics.fetch.archive_read_seconds.clone());
+        let epoch = register(process, &settings, &metadata, &directories).await?;
+        replace_lost_directories(&settings, &metadata, &directories).await?;
         let partitions = Partitions::new(&settings, directories, metadata.subscribe());
         let image = metadata.image();
         partitions.delete_strays(&image);
@@ -99,6 +99,8 @@ impl Broker {
             tokio::spawn(tick(Arc::clone(&broker))),
             tokio::spawn(Arc::clone(&broker).catch_up_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).upload_forever(Arc::clone(&archiver))),
+            tokio::spawn(Arc::clone(&archiver).prove_later()),
+            tokio::spawn(Arc::clone(&broker).make_room_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).retain_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).throttle_forever(Arc::clone(&archiver))),
             tokio::spawn(Arc::clone(&broker).sweep_forever(Arc::clone(&archiver))),
@@ -157,12 +159,6 @@ async fn released(directory: &Arc<LogDirectory>) {
         }
         tokio::time::sleep(RELEASE_INTERVAL).await;
     }
-}
-
-/// Whether this data directory has never held a broker.
-fn is_new(runtime: &Runtime, path: &Path) -> Result<bool, StartError> {
-    let unusable = |error| StartError::MetadataDirectory { path: path.to_owned(), error };
-    Ok(!runtime.disk.exists(path).map_err(unusable)?)
 }
 
 fn lock_metadata(runtime: &Runtime, path: &Path) -> Result<Box<dyn DirectoryLock>, StartError> {

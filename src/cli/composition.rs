@@ -1,7 +1,6 @@
 //! What the configuration means to the broker and the server: their settings, filled in.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use crate::archive::parquet::ChunkLimits;
 use crate::archive::remote_reader::ReadSettings;
@@ -22,8 +21,6 @@ const READER_LANES: usize = 4;
 const ARCHIVE_LANES: usize = 2;
 /// Memory of one segment that is being turned into Parquet.
 const UPLOAD_BYTES: u64 = 40 << 20;
-/// How long objects stay after retention has passed them: queries and readers that began before may still need them.
-const DELETION_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// The broker's settings. Its endpoints are known once the listeners are bound.
 pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, LocationError> {
@@ -78,7 +75,8 @@ fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
                 memory_bytes: config.memory.share_bytes(MemoryShare::Readers),
                 read_ahead_chunks: to_usize(archive.read_ahead.bytes().div_ceil(chunk_bytes)),
             },
-            deletion_grace: DELETION_GRACE,
+            retention_interval: config.data.settings.retention_interval.0,
+            deletion_grace: archive.deletion_grace.0,
             sweep_interval: archive.sweep_interval.0,
             head_bytes: config.memory.share_bytes(MemoryShare::Heads),
             local_bytes: config.data.settings.local_max.map_or(u64::MAX, ByteSize::bytes),

@@ -103,8 +103,8 @@ settings! {
         /// How often segments are synced so that journal space can be reused. Shorter makes restarts after a crash
         /// faster and costs more writes.
         checkpoint_interval: Interval = Interval::seconds(30);
-        /// How often retention, rolling by age and local deletion are looked at. Shorter is more exact and costs a
-        /// pass over all partitions.
+        /// How often `retention.ms` and `retention.bytes` are looked at. Shorter is more exact and costs a pass over all
+        /// partitions, and a request to the store for each that is archived.
         retention_interval: Interval = Interval::seconds(60);
         /// The most bytes of local segments. Above it the oldest archived segments go first, whatever the topics'
         /// local.retention says; what is not archived yet is never deleted. Unset means only the topics' retention counts.
@@ -164,6 +164,9 @@ settings! {
         /// How far ahead of a historical reader the archive is read. More is faster over slow stores and costs memory
         /// for each reader.
         read_ahead: ByteSize = ByteSize::mib(16);
+        /// How long objects stay after retention or DeleteRecords has passed them, for queries that began before. Longer
+        /// keeps, and pays for, more than the topics ask for.
+        deletion_grace: Interval = Interval::hours(24);
         /// How often orphaned objects are looked for. Costs a listing of the bucket.
         sweep_interval: Interval = Interval::hours(24);
     }

@@ -41,6 +41,7 @@ async fn start(directory: &std::path::Path, limits: ConnectionLimits) -> Server 
         uploads: 1,
         lanes: 1,
         reads: ReadSettings::default(),
+        retention_interval: Duration::from_secs(60),
         deletion_grace: Duration::ZERO,
         sweep_interval: Duration::from_secs(3600),
         head_bytes: 1 << 20,

@@ -9,13 +9,14 @@ import struct
 import threading
 import time
 
-from harness import batch
+from harness import batch, topics
+from harness.broker import run
+from harness.topics import NOT_YET
 from harness.wire import Closed, Connection
 
 PARTITIONS = 6
 IN_FLIGHT = 4
 PATIENCE = 1000  # refusals in a row after which a batch counts as lost
-NOT_YET = {3, 5, 6, 7, 14, 15, 16, 56, 75, 100}  # retriable while a broker starts
 
 
 class Writer:
@@ -119,52 +120,23 @@ def verify(bootstrap, writers):
     for writer in writers:
         if writer.failure:
             raise writer.failure
-        numbers = [struct.unpack(">q", record.value[:8])[0] for record in read_all(bootstrap, writer)]
+        found = topics.records(bootstrap, writer.topic, writer.partition)
+        numbers = [struct.unpack(">q", record.value[:8])[0] for record in found]
         assert numbers == list(range(len(numbers))), where_broken(writer, numbers)
         assert len(numbers) >= writer.acknowledged, f"{writer.acknowledged} acknowledged, {len(numbers)} there"
         for first, offset in writer.offsets.items():
             assert offset in (first, -1), f"batch {first} was acknowledged at offset {offset}"
 
 
+def verify_archive(broker, topic):
+    """Has everything archived, into the directory that is the default, and that checked from the first object to the last."""
+    run("archive", "flush", topic, "--wait", "--bootstrap", broker.bootstrap)
+    run("archive", "verify", topic, "--object-store", f"file://{broker.directory}/data/object-store")
+
+
 def where_broken(writer, numbers):
     at = next(index for index, number in enumerate(numbers) if number != index)
     return f"partition {writer.partition}: offset {at} holds record {numbers[at]}; after {numbers[max(0, at - 3):at]}"
-
-
-def read_all(bootstrap, writer):
-    """All records of a writer's partition."""
-    offset, records, empty = 0, [], 0
-    with Connection(bootstrap, 60) as connection:
-        while True:
-            wanted = {"Partition": writer.partition, "FetchOffset": offset, "PartitionMaxBytes": 8 << 20}
-            body = {"MaxWaitMs": 5000, "MinBytes": 1, "MaxBytes": 8 << 20, "IsolationLevel": 0}
-            body["Topics"] = [{"Topic": writer.topic, "Partitions": [wanted]}]
-            found = connection.ask("Fetch", 12, body)["Responses"][0]["Partitions"][0]
-            if found["ErrorCode"] in NOT_YET:
-                time.sleep(0.05)
-                continue
-            assert found["ErrorCode"] == 0, found
-            if offset >= found["HighWatermark"]:
-                return records
-            batches = batch.parse(found["Records"])
-            # A fetch may give nothing while the archive is being read, and has to be asked again.
-            empty = 0 if batches else empty + 1
-            assert empty < 6, f"nothing at {offset} though the high watermark is {found['HighWatermark']}"
-            if not batches:
-                continue
-            assert batches[0].base_offset == offset, f"a gap: {batches[0].base_offset} after {offset}"
-            for one in batches:
-                records += one.records
-            offset = records[-1].offset + 1
-
-
-def create_topic(bootstrap, name, configs):
-    """Makes the topic of a load, archived in small pieces so that a run sees many of them."""
-    pairs = [{"Name": key, "Value": value} for key, value in configs.items()]
-    wanted = {"Name": name, "NumPartitions": PARTITIONS, "ReplicationFactor": 1, "Configs": pairs}
-    with Connection(bootstrap, 30) as connection:
-        answer = connection.ask("CreateTopics", 7, {"Topics": [wanted], "timeoutMs": 10_000})["Topics"][0]
-        assert answer["ErrorCode"] == 0, answer
 
 
 class Load:

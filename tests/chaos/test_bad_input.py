@@ -13,7 +13,7 @@ import time
 import uuid
 
 from chaos import ledger
-from harness import batch, schema
+from harness import batch, schema, topics
 from harness.broker import Alluvium, rss_bytes
 from harness.wire import Closed, Connection
 from wire.scenarios_frames import APIS
@@ -120,7 +120,7 @@ def test_mutated_frames_change_nothing_for_others(tmp_path):
     chance = random.Random(SEED)
     broker = Alluvium(tmp_path)
     for topic in ("victim", "bystander"):
-        ledger.create_topic(broker.bootstrap, topic, {})
+        topics.create(broker.bootstrap, topic, ledger.PARTITIONS)
     corpus = list(seeds("victim"))
     stop, failures = threading.Event(), []
     other = threading.Thread(target=watch, args=(broker.bootstrap, "bystander", stop, failures))

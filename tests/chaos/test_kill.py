@@ -1,4 +1,4 @@
-"""kill -9 at random moments under load: every acknowledged record is there exactly once, in order.
+"""kill -9 at random moments under load: every acknowledged record is there exactly once, in order, and the archive is whole.
 
     tests/tools pytest tests/chaos/test_kill.py                      20 rounds of a random seed
     ALLUVIUM_SEED=7 ALLUVIUM_ROUNDS=200 tests/tools pytest tests/chaos/test_kill.py
@@ -9,6 +9,7 @@ import random
 import time
 
 from chaos import ledger
+from harness import topics
 from harness.broker import Alluvium
 
 SEED = int(os.environ.get("ALLUVIUM_SEED") or random.randrange(2**32))
@@ -21,7 +22,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path):
     print(f"replay with ALLUVIUM_SEED={SEED} ALLUVIUM_ROUNDS={ROUNDS}")
     chance = random.Random(SEED)
     broker = Alluvium(tmp_path)
-    ledger.create_topic(broker.bootstrap, "kill", CONFIGS)
+    topics.create(broker.bootstrap, "kill", ledger.PARTITIONS, CONFIGS)
     load = ledger.Load(broker.bootstrap, "kill", SEED)
     slowest = 0.0
     for number in range(ROUNDS):
@@ -38,5 +39,6 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path):
             load.stop()
     load.settle()
     ledger.verify(broker.bootstrap, load.writers)
+    ledger.verify_archive(broker, "kill")
     print(f"{load.acknowledged} records acknowledged over {ROUNDS} kills; slowest start {slowest:.2f} s")
     broker.stop()

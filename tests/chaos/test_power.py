@@ -11,6 +11,7 @@ import time
 import pytest
 
 from chaos import ledger, power
+from harness import topics
 from harness.broker import Alluvium
 
 SEED = int(os.environ.get("ALLUVIUM_SEED") or random.randrange(2**32))
@@ -35,7 +36,7 @@ def cut_power_under_load(disk, rounds, seed, environment=None):
     directory = disk.mountpoint / "broker"
     broker = Alluvium(directory, environment=environment)
     try:
-        ledger.create_topic(broker.bootstrap, "power", CONFIGS)
+        topics.create(broker.bootstrap, "power", ledger.PARTITIONS, CONFIGS)
         load = ledger.Load(broker.bootstrap, "power", seed)
         for _ in range(rounds):
             load.start()
@@ -47,6 +48,7 @@ def cut_power_under_load(disk, rounds, seed, environment=None):
             broker.start()
             load.settle()
             ledger.verify(broker.bootstrap, load.writers)
+        ledger.verify_archive(broker, "power")
         return load.acknowledged
     finally:
         broker.kill()

@@ -36,6 +36,7 @@ class Batch:
     producer_epoch: int
     base_sequence: int
     records: list
+    next_offset: int = -1
 
 
 def varint(value):
@@ -130,12 +131,13 @@ def parse(data):
             break
         assert magic == 2, f"magic {magic}"
         assert crc == crc32c.crc32c(data[at + 21 : end]), f"checksum of the batch at {base_offset}"
-        _delta, base_time, max_time, producer_id, producer_epoch, base_sequence, count = fields[6:]
+        delta, base_time, max_time, producer_id, producer_epoch, base_sequence, count = fields[6:]
         payload = decompress(attributes & 7, data[at + HEADER.size : end])
         append_time = max_time if attributes & 8 else None
         records = records_of(payload, count, base_offset, base_time, append_time)
+        next_offset = base_offset + delta + 1
         batches.append(
-            Batch(base_offset, leader_epoch, attributes, producer_id, producer_epoch, base_sequence, records)
+            Batch(base_offset, leader_epoch, attributes, producer_id, producer_epoch, base_sequence, records, next_offset)
         )
         at = end
     return batches

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -96,6 +97,12 @@ class Alluvium(Broker):
         self.http = json.loads(ready.read_text())["http"]
         return time.monotonic() - began
 
+    def metrics(self):
+        """The current values of all metrics, by name and labels as Prometheus writes them."""
+        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=10) as answer:
+            lines = [line for line in answer.read().decode().splitlines() if line and not line.startswith("#")]
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
     def tail(self, lines=40):
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
@@ -126,6 +133,20 @@ def binary():
     built = [path for path in (target / "release/alluvium", target / "debug/alluvium") if path.exists()]
     assert built, f"no build of alluvium under {target}: run cargo build, or set ALLUVIUM_BIN"
     return max(built, key=lambda path: path.stat().st_mtime)
+
+
+def run(*arguments, environment=None, status=0, within_s=240):
+    """Runs a command of alluvium, which has to end with this status; what it wrote, as text."""
+    done = subprocess.run(
+        [binary(), *map(str, arguments)],
+        env=os.environ | (environment or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=within_s,
+    )
+    assert done.returncode == status, f"{arguments} ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr}"
+    return done.stdout if status == 0 else done.stdout + done.stderr
 
 
 def launch(kind, *arguments):

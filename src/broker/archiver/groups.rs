@@ -13,6 +13,7 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
 impl Broker {
     /// Keeps a snapshot of the groups in the bucket for as long as the broker runs; a new one only when something changed.
     pub(in crate::broker) async fn snapshot_groups_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
+        archiver.proved().await;
         let mut interval = tokio::time::interval(SNAPSHOT_INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stored = Vec::new();

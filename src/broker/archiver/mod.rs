@@ -14,7 +14,9 @@ mod catch_up;
 mod groups;
 mod observer;
 mod pressure;
+mod proof;
 mod reads;
+mod reconcile;
 mod retention;
 mod sweep;
 #[cfg(test)]
@@ -75,6 +77,8 @@ pub struct ArchiverSettings {
     pub lanes: usize,
     /// How old records are read.
     pub reads: ReadSettings,
+    /// How often the bucket is looked at for what retention has passed.
+    pub retention_interval: Duration,
     /// How long objects stay after retention has passed them, for readers that began before.
     pub deletion_grace: Duration,
     /// How often orphaned objects are looked for. Costs two listings and a read of the head for each partition.
@@ -99,6 +103,9 @@ pub enum ArchiveStartError {
     /// The store can't be opened.
     #[error("object store can't be opened: {0}")]
     Location(#[from] LocationError),
+    /// The store did not answer in time.
+    #[error("object store does not answer")]
+    Silent,
     /// The local directories of the archive can't be made.
     #[error("directory of the archive can't be made: {0}")]
     Directory(#[from] std::io::Error),
@@ -127,10 +134,10 @@ pub struct Archiver {
     runtime: Runtime,
     settings: ArchiverSettings,
     metrics: Arc<Metrics>,
-    node_id: NodeId,
-    process: BrokerIncarnationId,
-    incarnation: Incarnation,
+    owner: Owner,
     bucket: Bucket,
+    /// See [`proof`].
+    proved: watch::Sender<bool>,
     workers: Workers,
     uploader: Uploader,
     reader: RemoteReader,
@@ -155,12 +162,12 @@ pub(super) struct Owner {
     pub(super) node_id: NodeId,
     pub(super) process: BrokerIncarnationId,
     pub(super) incarnation: Incarnation,
-    /// The data directory was just made.
+    /// The data directory has never been used.
     pub(super) is_new: bool,
 }
 
 impl Archiver {
-    /// Proves the store, claims the bucket for the cluster, and empties the archive's own directories.
+    /// Proves the store and claims the bucket for the cluster, if it answers, and empties the archive's own directories.
     ///
     /// # Errors
     /// [`ArchiveStartError`].
@@ -178,9 +185,8 @@ impl Archiver {
         let files = Workers::start(&*runtime.tasks, "store", Priority::Foreground, STORE_LANES);
         let observer = Arc::new(Observer { metrics: Arc::clone(&metrics) });
         let store = Store::open(runtime, &location, store, files, observer)?;
-        store.probe().await?;
         let bucket = Bucket::new(store, runtime.clone(), owner.cluster_id);
-        let stamp = bucket.claim(owner.is_new, owner.incarnation).await?;
+        let proved = proof::prove_at_start(&bucket, owner).await?;
         let spool = Spool::open(&*runtime.disk, &settings.spool_directory, settings.uploads)?;
         let (directory, bytes) = (settings.cache_directory.clone(), settings.cache_bytes);
         let cache = ChunkCache::open(runtime, directory, bytes, decoders.clone(), metrics.cache.clone())?;
@@ -195,10 +201,9 @@ impl Archiver {
             heads: Heads::new(settings.head_bytes),
             settings,
             metrics,
-            node_id: owner.node_id,
-            process: owner.process,
-            incarnation: stamp.incarnation,
+            owner,
             bucket,
+            proved: watch::Sender::new(proved),
             workers,
             images,
             partitions: Mutex::default(),
@@ -235,8 +240,8 @@ impl Archiver {
     }
 
     const fn writer(&self, epoch: LeaderEpoch) -> Writer {
-        let fence = Fence { incarnation: self.incarnation, leader_epoch: epoch };
-        Writer { fence, broker: self.node_id, process: self.process }
+        let fence = Fence { incarnation: self.owner.incarnation, leader_epoch: epoch };
+        Writer { fence, broker: self.owner.node_id, process: self.owner.process }
     }
 
     /// The head of a partition that this broker leads, taken over in the leader's epoch; and the log told how far the
@@ -264,9 +269,7 @@ impl Archiver {
             let key = archive.keys().head();
             return Err(HeadError::Contradicted { key, next_offset: head.next_offset, log_end: offsets.log_end });
         }
-        if head.next_offset <= offsets.recovery_point.min(offsets.last_stable) {
-            log.advance_archived(head.next_offset);
-        }
+        self.reconcile(log, archive, &head).await?;
         Ok(head)
     }
 }

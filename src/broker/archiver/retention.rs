@@ -1,5 +1,6 @@
-//! The loop that makes room: local copies of archived records go by local retention and by the broker's budget, old
-//! records go from both tiers by `retention.ms` and `retention.bytes`.
+//! The loops that make room: local copies of archived records go by local retention and by the broker's budget, old
+//! records go from both tiers by `retention.ms` and `retention.bytes`. They are two, so that a bucket that does not answer
+//! never keeps a local disk from being emptied of what is archived.
 //!
 //! A log start moves in the log first, where it is durable before anything follows; then in the head; objects go after
 //! their grace. Local files go only below what the newest checkpoint vouches for (see [`PartitionLog::remove_local_below`]).
@@ -20,8 +21,6 @@ use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 /// How often local disks are looked at.
 const LOCAL_INTERVAL: Duration = Duration::from_secs(1);
-/// Every so many looks at the local disks the bucket is looked at too.
-const ARCHIVE_EVERY: u32 = 30;
 
 /// A partition with local segments, for one pass.
 struct Held {
@@ -31,28 +30,37 @@ struct Held {
 }
 
 impl Broker {
-    /// Applies retention for as long as the broker runs. Without an archive only the local log is retained by.
-    pub(in crate::broker) async fn retain_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
+    /// Removes local copies for as long as the broker runs. Without an archive only the local log is retained by.
+    pub(in crate::broker) async fn make_room_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         let mut interval = tokio::time::interval(LOCAL_INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut looks = 0_u32;
         loop {
             interval.tick().await;
-            let broker = Arc::clone(&self);
-            let is_durable = archiver.is_durable();
-            let held = archiver.workers.run(move || broker.held(is_durable)).await;
+            let held = self.look(&archiver).await;
             self.make_local_room(&archiver, &held).await;
             let heads = &self.metrics().memory.used_bytes.of(MemoryShare::Heads);
             heads.set(i64::try_from(archiver.heads.used().0).unwrap_or(i64::MAX));
-            if looks.is_multiple_of(ARCHIVE_EVERY) {
-                for held in held.iter().filter(|held| Archiver::is_archived(held)) {
-                    if let Err(error) = archiver.retain(held).await {
-                        tracing::warn!(%error, partition = %held.log().partition(), "archive was not cleaned");
-                    }
+        }
+    }
+
+    /// Applies retention in the bucket for as long as the broker runs.
+    pub(in crate::broker) async fn retain_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
+        archiver.proved().await;
+        let mut interval = tokio::time::interval(archiver.settings.retention_interval);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            for held in self.look(&archiver).await.iter().filter(|held| held.is_archived()) {
+                if let Err(error) = archiver.retain(held).await {
+                    tracing::warn!(%error, partition = %held.log().partition(), "archive was not cleaned");
                 }
             }
-            looks = looks.wrapping_add(1);
         }
+    }
+
+    async fn look(self: &Arc<Self>, archiver: &Archiver) -> Vec<Held> {
+        let (broker, is_durable) = (Arc::clone(self), archiver.is_durable());
+        archiver.workers.run(move || broker.held(is_durable)).await
     }
 
     /// The partitions that hold sealed segments, and what they hold. Blocks on indexes that are not in memory.
@@ -151,6 +159,11 @@ impl Held {
         self.leader.partition.directory()
     }
 
+    /// Whether the bucket has something of it, which the log remembers over restarts.
+    fn is_archived(&self) -> bool {
+        self.config.remote_storage_enable && self.log().offsets().archived_to > Offset::ZERO
+    }
+
     /// First offset that stays on local disk, by the topic's retention.
     fn local_start(&self, now: Timestamp) -> Offset {
         if self.leader.partition.topic().is_internal() {
@@ -198,10 +211,6 @@ impl Held {
 }
 
 impl Archiver {
-    fn is_archived(held: &Held) -> bool {
-        held.config.remote_storage_enable && held.view.archived_to.is_some_and(|to| to > Offset::ZERO)
-    }
-
     /// Applies retention in the bucket, and deletes what it passed long enough ago.
     async fn retain(&self, held: &Held) -> Result<(), CleanError> {
         let Some(archive) = self.partition(held.log().partition()) else { return Ok(()) };

@@ -15,6 +15,7 @@ impl Broker {
     /// Sweeps for as long as the broker runs, at random times: brokers that start together, or often, neither sweep all at
     /// once nor never.
     pub(in crate::broker) async fn sweep_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
+        archiver.proved().await;
         loop {
             tokio::time::sleep(archiver.until_next_sweep()).await;
             let objects = self.sweep(&archiver).await;

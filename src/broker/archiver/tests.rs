@@ -53,6 +53,7 @@ impl Home {
             uploads: 1,
             lanes: 1,
             reads: ReadSettings::default(),
+            retention_interval: Duration::from_secs(30),
             deletion_grace: Duration::ZERO,
             sweep_interval: self.sweep_interval,
             head_bytes: 1 << 20,

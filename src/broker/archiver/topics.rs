@@ -22,6 +22,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 impl Broker {
     /// Keeps the bucket's picture of the cluster up to date for as long as the broker runs.
     pub(in crate::broker) async fn describe_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
+        archiver.proved().await;
         let mut images = archiver.images.clone();
         let mut described: Option<Arc<Image>> = None;
         loop {

@@ -44,7 +44,7 @@ impl Broker {
             while uploads.try_join_next().is_some() {}
             let (mut candidates, oldest) = self.unarchived(&archiver);
             archiver.note_lag(&candidates, oldest);
-            while uploads.len() < archiver.settings.uploads {
+            while archiver.is_proved() && uploads.len() < archiver.settings.uploads {
                 let ages: Vec<_> = candidates.iter().map(Candidate::urgency).collect();
                 let Some(next) = planner::most_urgent(&ages, self.runtime().clock.wall()) else { break };
                 let candidate = candidates.swap_remove(next);
@@ -147,10 +147,13 @@ impl Archiver {
                 if matches!(&error, UploadError::Encode(EncodeError::Verify(_))) {
                     self.metrics.archive.verification_failures.inc();
                 }
+                let retry_in_ms = pause.as_millis();
                 if matches!(&error, UploadError::Head(error) if error.is_fenced()) {
                     self.metrics.archive.fenced_commits.inc();
+                    tracing::error!(%error, partition = %id, retry_in_ms, "another process archives this partition");
+                } else {
+                    tracing::warn!(%error, partition = %id, retry_in_ms, "segment was not archived");
                 }
-                tracing::warn!(%error, partition = %id, retry_in_ms = pause.as_millis(), "segment was not archived");
             }
         }
     }

@@ -51,6 +51,7 @@ const OTHER: &[(&Flags, &Flags)] = &[
     (&[], &[("archive.uploads", "1")]),
     (&[], &[("archive.cache", "1GiB")]),
     (&[], &[("archive.read_ahead", "64MiB")]),
+    (&[], &[("archive.deletion_grace", "1h")]),
     (&[], &[("archive.sweep_interval", "1h")]),
     (&[], &[("network.max_frame", "1MiB")]),
     (&[], &[("network.max_in_flight_requests", "3")]),
@@ -80,7 +81,7 @@ const OTHER: &[(&Flags, &Flags)] = &[
 ];
 
 /// Settings whose effect is not built yet. Once it is, they leave this list.
-const NOT_YET: &[&str] = &["data.retention_interval"];
+const NOT_YET: &[&str] = &[];
 
 /// Settings from a file, as tables can't be given by flags.
 fn loaded(flags: impl Iterator<Item = (&'static str, &'static str)>) -> Loaded {

@@ -1,0 +1,79 @@
+//! Proof that the store keeps its promises and that the bucket is this cluster's, before anything is written to it.
+//!
+//! A new data directory does not start without it. One that was used before had its bucket proved then: when the store does
+//! not answer now, the broker serves all the same, since a bucket that is gone must not keep a crashed broker from coming
+//! back. Nothing is archived and nothing of the bucket is changed until the proof succeeds; local data waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{ArchiveStartError, Archiver, Owner};
+use crate::archive::bucket::{Bucket, BucketError};
+use crate::archive::store::ProbeError;
+
+/// How long a start waits for a store that does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before the store is asked again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+impl ArchiveStartError {
+    /// Whether the store only did not answer, as it may later.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Probe(ProbeError::Failed { source, .. }) | Self::Bucket(BucketError::Store(source)) => {
+                source.is_transient()
+            }
+            Self::Silent => true,
+            Self::Probe(_) | Self::Bucket(_) | Self::Location(_) | Self::Directory(_) => false,
+        }
+    }
+}
+
+async fn prove(bucket: &Bucket, owner: Owner) -> Result<(), ArchiveStartError> {
+    let proof = async {
+        bucket.store().probe().await?;
+        bucket.claim(owner.is_new, owner.incarnation).await?;
+        Ok(())
+    };
+    tokio::time::timeout(PATIENCE, proof).await.unwrap_or(Err(ArchiveStartError::Silent))
+}
+
+/// Proves the bucket at the start; false when that has to be done later.
+pub(super) async fn prove_at_start(bucket: &Bucket, owner: Owner) -> Result<bool, ArchiveStartError> {
+    match prove(bucket, owner).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_transient() && !owner.is_new => {
+            tracing::error!(%error, "starting without the object store: nothing is archived until it answers");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Archiver {
+    /// Whether the bucket may be written to.
+    pub(super) fn is_proved(&self) -> bool {
+        *self.proved.borrow()
+    }
+
+    /// Waits until the bucket may be written to.
+    pub(super) async fn proved(&self) {
+        // The sender lives as long as the archiver.
+        let _ = self.proved.subscribe().wait_for(|proved| *proved).await;
+    }
+
+    /// Proves a bucket that did not answer at the start.
+    pub(in crate::broker) async fn prove_later(self: Arc<Self>) {
+        while !self.is_proved() {
+            tokio::time::sleep(RETRY_INTERVAL).await;
+            match prove(&self.bucket, self.owner).await {
+                Ok(()) => {
+                    tracing::info!("the object store answers");
+                    self.proved.send_replace(true);
+                }
+                Err(error) if error.is_transient() => tracing::warn!(%error, "the object store does not answer yet"),
+                Err(error) => tracing::error!(%error, "nothing is archived until the object store is put right"),
+            }
+        }
+    }
+}

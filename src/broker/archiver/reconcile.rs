@@ -1,0 +1,122 @@
+//! Whether what the archive has beyond what a log knows of it is the log's own.
+//!
+//! After a crash a log may have forgotten how far it was archived, and learns it again from the head. But heads also move when
+//! another process archives in this one's place: one on a copy of the data directory, or on an older state of it that was
+//! put back. Fences can't always tell, as two copies begin the same leader epoch. Were the other's records taken for the
+//! log's own, those would leave the disk unarchived: so both are compared, once for each such stretch. It is read from the
+//! bucket for that, which happens rarely and for little more than was archived since the last checkpoint.
+
+use std::sync::Arc;
+
+use super::Archiver;
+use crate::archive::manifest::Head;
+use crate::archive::partition::{HeadError, PartitionArchive};
+use crate::archive::remote_reader::ReadRequest;
+use crate::log::{PartitionLog, Segment};
+use crate::record::{Batch, BatchHeader, Compression, MAX_DECOMPRESSED_BYTES, RecordError};
+use crate::types::Offset;
+
+/// Bytes that are compared at once.
+const STEP_BYTES: usize = 1 << 20;
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+impl Archiver {
+    /// Tells the log how far it is archived, once the archive is known to hold the same as the log.
+    pub(super) async fn reconcile(
+        &self,
+        log: &Arc<PartitionLog>,
+        archive: &PartitionArchive,
+        head: &Head,
+    ) -> Result<(), HeadError> {
+        let offsets = log.offsets();
+        if head.next_offset <= offsets.archived_to {
+            return Ok(());
+        }
+        let diverged = |offset| HeadError::Diverged { key: archive.keys().head(), offset };
+        if head.next_offset > offsets.log_end {
+            return Err(diverged(offsets.log_end));
+        }
+        // What recovery replayed is in segments soon, and can be compared then.
+        if head.next_offset > offsets.recovery_point.min(offsets.last_stable) {
+            return Ok(());
+        }
+        let mut offset = offsets.archived_to.max(offsets.local_log_start).max(head.log_start_offset);
+        let segments: Arc<[Arc<Segment>]> = log.segments().into();
+        let not_compared = |cause| HeadError::NotCompared { key: archive.keys().head(), cause };
+        while offset < head.next_offset {
+            let request = ReadRequest { offset, max_bytes: STEP_BYTES, committed_only: false };
+            let archived = self.reader.read(archive, head, request).await;
+            let archived = archived.map_err(|error| not_compared(error.into()))?.batches;
+            let next = archived.last().map_or(head.next_offset, |batch| batch.header().next_offset());
+            let segments = Arc::clone(&segments);
+            let compared = self.workers.run(move || is_same(&archived, &read(&segments, offset, next)?)).await;
+            if !compared.map_err(not_compared)? {
+                return Err(diverged(offset));
+            }
+            offset = next;
+        }
+        log.advance_archived(head.next_offset);
+        Ok(())
+    }
+}
+
+/// The local batches that lie in `[from, next)`. Blocks.
+fn read(segments: &[Arc<Segment>], from: Offset, next: Offset) -> Result<Vec<Batch>, Cause> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut at = from;
+    for segment in segments.iter().filter(|segment| segment.extent().next_offset > from) {
+        while at < next {
+            let taken = segment.read(at, next, STEP_BYTES)?;
+            if taken.is_empty() {
+                break;
+            }
+            for mut bytes in taken {
+                let batch = Batch::split_from(&mut bytes)?;
+                at = batch.header().next_offset();
+                batches.push(batch);
+            }
+        }
+    }
+    Ok(batches)
+}
+
+/// Whether both hold the same records in the same batches, however they are compressed.
+fn is_same(archived: &[Batch], local: &[Batch]) -> Result<bool, Cause> {
+    let hold_records = |batches: &[Batch]| -> Result<Vec<_>, RecordError> {
+        batches.iter().filter(|batch| batch.header().record_count > 0).map(uncompressed).collect()
+    };
+    Ok(hold_records(archived)? == hold_records(local)?)
+}
+
+/// What of a batch does not depend on its codec.
+fn uncompressed(batch: &Batch) -> Result<(BatchHeader, bytes::Bytes), RecordError> {
+    let header = batch.header();
+    let attributes = header.attributes.with_compression(Compression::None);
+    let header = BatchHeader { attributes, batch_length: 0, checksum: 0, ..*header };
+    Ok((header, batch.decompressed(MAX_DECOMPRESSED_BYTES)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{BatchBuilder, BatchOptions};
+    use crate::types::{LeaderEpoch, Timestamp};
+
+    fn batch(value: &[u8], epoch: i32) -> Batch {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.append_at(0, Timestamp(7), None, Some(value), std::iter::empty());
+        builder.build(Offset(3), LeaderEpoch(epoch)).unwrap()
+    }
+
+    #[test]
+    fn batches_are_the_same_in_every_codec_and_others_are_not() {
+        let ours = [batch(b"ours", 1)];
+        let zipped = ours[0].compressed(Compression::Zstd).unwrap();
+        assert!(is_same(&[zipped], &ours).unwrap());
+        for other in [batch(b"else", 1), batch(b"ours", 2)] {
+            assert!(!is_same(&[other], &ours).unwrap());
+        }
+        assert!(!is_same(&ours, &[]).unwrap());
+    }
+}

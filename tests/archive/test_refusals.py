@@ -1,0 +1,68 @@
+"""A broker does not start on a store that it can't trust or that is not its own, and says in one line what to do."""
+
+import re
+
+import pytest
+
+from archive.conftest import flags, flush
+from compat.clients import LibRdKafka
+from harness import s3, topics
+from harness.batch import Record
+from harness.broker import Alluvium
+from harness.lax_s3 import LaxS3
+
+FAILED = 1
+
+
+@pytest.fixture
+def owned(serve, store):
+    """A store that holds the archive of a cluster, whose broker has ended."""
+    broker = serve(store, "owner")
+    topics.create(broker.bootstrap, "owned")
+    LibRdKafka(broker.bootstrap).produce("owned", [Record(b"precious")])
+    flush(broker, "owned")
+    broker.stop()
+    return broker
+
+
+def refusal(store, directory):
+    """The one line of a broker that can't start."""
+    (directory / "broker.log").unlink(missing_ok=True)
+    with pytest.raises(RuntimeError) as refused:
+        Alluvium(directory, *flags(store), environment=store.environment)
+    text = str(refused.value)
+    assert f"ended with {FAILED}:" in text and "panicked" not in text, text
+    lines = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+def test_a_bucket_that_holds_another_cluster_is_refused_and_stays_as_it_was(owned, serve, store, tmp_path):
+    # A cluster that has a life of its own already, elsewhere.
+    other = serve(s3.FileStore(tmp_path / "elsewhere"), "other")
+    other.stop()
+    before = {key: store.files.open_input_file(key).read() for key in s3.keys(store)}
+    error = refusal(store, other.directory)
+    assert re.search("holds another cluster.*prefix of its own", error), error
+    # Nor does one with no data at all pass for the owner.
+    error = refusal(store, tmp_path / "empty")
+    assert re.search("holds a cluster but the data directory is empty.*bring .* back.*another prefix", error), error
+    # Not only the first time: what the refused start left on the disk does not pass for a data directory.
+    assert "data directory is empty" in refusal(store, tmp_path / "empty")
+    assert {key: store.files.open_input_file(key).read() for key in s3.keys(store)} == before
+    owned.start()
+    assert [record.value for record in topics.records(owned.bootstrap, "owned")] == [b"precious"]
+
+
+def test_a_store_that_ignores_conditions_is_refused(tmp_path):
+    server = LaxS3()
+    error = refusal(s3.S3Store(server.port, "lax"), tmp_path / "broker")
+    assert "does not honour conditional writes" in error and "use a store that does" in error, error
+    assert not [key for key in server.server.objects if "alluvium/v1" in key], "something was left in such a store"
+    server.stop()
+
+
+def test_a_store_that_is_not_there_is_refused_in_a_line(tmp_path):
+    store = s3.S3Store(s3.free_ports(1), "nowhere")
+    error = refusal(store, tmp_path / "broker")
+    assert "object store" in error, error

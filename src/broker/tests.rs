@@ -23,6 +23,7 @@ async fn open(directory: &std::path::Path) -> Arc<Broker> {
         uploads: 1,
         lanes: 1,
         reads: ReadSettings::default(),
+        retention_interval: Duration::from_secs(3600),
         deletion_grace: Duration::ZERO,
         sweep_interval: Duration::from_secs(3600),
         head_bytes: 1 << 20,

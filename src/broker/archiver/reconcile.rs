@@ -9,11 +9,13 @@
 use std::sync::Arc;
 
 use super::Archiver;
+use crate::archive::chunk_cache::FetchCompression;
 use crate::archive::manifest::Head;
 use crate::archive::partition::{HeadError, PartitionArchive};
 use crate::archive::remote_reader::ReadRequest;
+
 use crate::log::{PartitionLog, Segment};
-use crate::record::{Batch, BatchHeader, Compression, MAX_DECOMPRESSED_BYTES, RecordError};
+use crate::record::{Batch, BatchHeader, Batches, Compression, MAX_DECOMPRESSED_BYTES, RecordError};
 use crate::types::Offset;
 
 /// Bytes that are compared at once.
@@ -45,13 +47,17 @@ impl Archiver {
         let segments: Arc<[Arc<Segment>]> = log.segments().into();
         let not_compared = |cause| HeadError::NotCompared { key: archive.keys().head(), cause };
         while offset < head.next_offset {
-            let request = ReadRequest { offset, max_bytes: STEP_BYTES, committed_only: false };
-            let archived = self.reader.read(archive, head, request).await;
-            let archived = archived.map_err(|error| not_compared(error.into()))?.batches;
-            let next = archived.last().map_or(head.next_offset, |batch| batch.header().next_offset());
+            let request = ReadRequest { offset, committed_only: false, compression: FetchCompression::None };
+            let archived = self.reader.fetch(archive, head, request).await;
+            let archived = archived.map_err(|error| not_compared(error.into()))?;
             let segments = Arc::clone(&segments);
-            let compared = self.workers.run(move || is_same(&archived, &read(&segments, offset, next)?)).await;
-            if !compared.map_err(not_compared)? {
+            let compare = move || {
+                let stretch = archived.read(STEP_BYTES)?;
+                let batches = stretch.pieces.into_iter().flat_map(Batches::new).collect::<Result<Vec<_>, _>>()?;
+                Ok((stretch.next, is_same(&batches, &read(&segments, offset, stretch.next)?)?))
+            };
+            let (next, same) = self.workers.run(compare).await.map_err(not_compared)?;
+            if !same {
                 return Err(diverged(offset));
             }
             offset = next;

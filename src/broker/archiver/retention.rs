@@ -18,8 +18,11 @@ use crate::metadata::topic_config::TopicConfig;
 use crate::telemetry::MemoryShare;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
-/// How often local disks are looked at.
+/// How often local disks are looked at, at most.
 const LOCAL_INTERVAL: Duration = Duration::from_secs(1);
+/// With very many segments a look takes long: it is followed by a pause of so many times its length, which bounds its share
+/// of a core to one percent.
+const PAUSE_FACTOR: u32 = 100;
 /// Every so many looks at the local disks the bucket is looked at too.
 const ARCHIVE_EVERY: u32 = 30;
 
@@ -33,14 +36,19 @@ struct Held {
 impl Broker {
     /// Applies retention for as long as the broker runs. Without an archive only the local log is retained by.
     pub(in crate::broker) async fn retain_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
-        let mut interval = tokio::time::interval(LOCAL_INTERVAL);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut looks = 0_u32;
+        let mut pause = Duration::ZERO;
         loop {
-            interval.tick().await;
+            tokio::time::sleep(pause).await;
             let broker = Arc::clone(&self);
             let is_durable = archiver.is_durable();
-            let held = archiver.workers.run(move || broker.held(is_durable)).await;
+            let look = move || {
+                let began = broker.runtime().clock.monotonic();
+                let held = broker.held(is_durable);
+                (held, broker.runtime().clock.monotonic().since(began))
+            };
+            let (held, took) = archiver.workers.run(look).await;
+            pause = LOCAL_INTERVAL.max(took * PAUSE_FACTOR);
             self.make_local_room(&archiver, &held).await;
             let heads = &self.metrics().memory.used_bytes.of(MemoryShare::Heads);
             heads.set(i64::try_from(archiver.heads.used().0).unwrap_or(i64::MAX));

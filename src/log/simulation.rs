@@ -2,7 +2,7 @@
 //! checked against a model after every step and every recovery.
 //!
 //! `ALLUVIUM_SIM_SEEDS` sets how many seeds run (and `ALLUVIUM_SIM_SEED` the first), for longer runs in CI; a failure prints
-//! the seed.
+//! the seed. Long because one model is compared with one log in all that can happen to it.
 
 use std::collections::BTreeMap;
 use std::path::Path;

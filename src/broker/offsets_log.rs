@@ -34,7 +34,8 @@ impl OffsetsLog for OffsetsPartition {
         Box::pin(async move {
             settled(log.when(Level::Committed, log.offsets().log_end)).await?;
             let offsets = log.offsets();
-            Ok(offsets.log_start..offsets.high_watermark)
+            // What is not here is nowhere.
+            Ok(offsets.local_log_start..offsets.high_watermark)
         })
     }
 

@@ -216,7 +216,12 @@ impl Partitions {
             self.directories.iter().find(|directory| directory.identity().directory_id == replica.directory);
         let directory = directory.ok_or(PartitionError::NotLeader { leader: None })?;
         let topic = self.local_topic(&image, topic);
-        let log = directory.log_or_create(id, topic.rules().log);
+        let rules = topic.rules();
+        let log = directory.log_or_create(id, rules.log);
+        if topic.internal || !rules.config.remote_storage_enable {
+            // After its checkpoint was lost a log begins at 0, as if the archive had the rest.
+            log.advance_log_start(log.offsets().local_log_start)?;
+        }
         self.check_reach(&image, id, &log)?;
         let begun = Mutex::new(LeaderEpoch::NONE);
         let partition = Arc::new(Partition { topic, directory: Arc::clone(directory), log, begun });

@@ -19,7 +19,7 @@ use super::producer_ids::ProducerIds;
 use super::readers::Readers;
 use super::settings::BrokerSettings;
 use crate::group::Groups;
-use crate::log::{LogDirectory, Owner, RecoveryReport};
+use crate::log::{DirectoryMetrics, LogDirectory, Owner, RecoveryReport};
 use crate::metadata::command::RegisterBroker;
 use crate::metadata::{Command, CommandError, Metadata, MetadataSettings, Outcome};
 use crate::runtime::Runtime;
@@ -48,7 +48,7 @@ impl Broker {
         let metadata_path = settings.directories[0].join(METADATA_DIRECTORY);
         let metadata_lock = lock_metadata(&runtime, &metadata_path)?;
         let metadata = Metadata::open(&runtime, &metadata_path, MetadataSettings::new(settings.node_id)).await?;
-        let (directories, recovery) = open_directories(&runtime, &settings, &metadata)?;
+        let (directories, recovery) = open_directories(&runtime, &settings, &metadata, &metrics)?;
         let process = BrokerIncarnationId::from_entropy(runtime.entropy.identity());
         let owner = archiver::Owner {
             cluster_id: metadata.cluster_id(),
@@ -171,16 +171,16 @@ fn open_directories(
     runtime: &Runtime,
     settings: &BrokerSettings,
     metadata: &Metadata,
+    metrics: &Metrics,
 ) -> Result<(Vec<Arc<LogDirectory>>, RecoveryReport), StartError> {
     let owner =
         Owner { cluster_id: metadata.cluster_id(), node_id: settings.node_id, incarnation: Incarnation::default() };
     let mut directories = Vec::new();
     let mut total = RecoveryReport::default();
     for path in &settings.directories {
-        let (directory, report) = LogDirectory::open(runtime, path, owner, settings.directory)?;
-        total.partitions += report.partitions;
-        total.replayed_blocks += report.replayed_blocks;
-        total.replayed_bytes += report.replayed_bytes;
+        let metrics = DirectoryMetrics { journal: metrics.journal.clone(), log: metrics.log.clone() };
+        let (directory, report) = LogDirectory::open(runtime, path, owner, settings.directory, metrics)?;
+        total.add(&report);
         directories.push(Arc::new(directory));
     }
     Ok((directories, total))

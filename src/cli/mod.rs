@@ -73,6 +73,16 @@ enum Command {
     Config(config::ConfigCommand),
 }
 
+/// The machine. A debug build can be told not to sync, which `tests/chaos` has to notice; a release build can't.
+fn machine(environment: &[(String, String)]) -> Runtime {
+    #[cfg(debug_assertions)]
+    if environment.iter().any(|(name, _)| name == "ALLUVIUM_TEST_WITHOUT_SYNC") {
+        return Runtime::without_syncing();
+    }
+    let _ = environment;
+    Runtime::production()
+}
+
 /// What a command is given besides its arguments: the machine, the environment, and where its result goes.
 pub struct Context {
     runtime: Runtime,
@@ -90,7 +100,7 @@ pub fn main(
         Ok(arguments) => arguments,
         Err(error) => return refuse(&error),
     };
-    let environment = environment
+    let environment: Vec<_> = environment
         .into_iter()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -99,7 +109,7 @@ pub fn main(
         Err(error) => return report(&Failure::new(Exit::Failed, format!("the working directory is gone: {error}"))),
     };
     let output = Output::standard();
-    let mut context = Context { runtime: Runtime::production(), environment, working_directory, output };
+    let mut context = Context { runtime: machine(&environment), environment, working_directory, output };
     match run(arguments, &mut context).and_then(|()| context.output.flush()) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => report(&failure),

@@ -13,6 +13,7 @@ use super::config::SettingArguments;
 use super::{Context, Exit, Failure};
 use crate::config::{Config, TelemetrySettings};
 use crate::http::{HttpServer, HttpState};
+use crate::log::Rebuilt;
 use crate::runtime::disk::replace_file;
 use crate::server::Server;
 use crate::telemetry::{Metrics, Readiness, install_logs};
@@ -91,6 +92,14 @@ fn announce(
     context
         .output
         .line(format!("  recovered {} partitions, {} bytes replayed", recovery.partitions, recovery.replayed_bytes))?;
+    if recovery.rebuilt != Rebuilt::default() {
+        let Rebuilt { partitions, segments, bytes } = recovery.rebuilt;
+        let what = format!("of {partitions} partitions from {segments} segments, {bytes} bytes read");
+        context.output.line(format!("  rebuilt   the lost checkpoint {what}"))?;
+    }
+    if recovery.unavailable > 0 {
+        context.output.line(format!("  MISSING   segments of {} partitions, see the log", recovery.unavailable))?;
+    }
     context.output.flush()?;
     let Some(path) = &arguments.ready_file else { return Ok(()) };
     let kafka = server.addresses().values().next().map(ToString::to_string);

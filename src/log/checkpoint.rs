@@ -1,15 +1,17 @@
 //! The checkpoint: what the segments of a directory hold for certain, and where in the journal replay starts.
 //!
 //! One file per directory, `checkpoint`, replaced as a whole. It carries for every partition what can't be read off its
-//! segments quickly: recovery point, epochs, producers. So a restart reads one file and the journal's end, whatever the
-//! number of partitions and the size of their history.
+//! segments quickly: recovery point, epochs, producers, and the list of segments. So a restart reads one file, the names of
+//! segments and the journal's end, whatever the number of partitions and the size of their history; and a segment that is
+//! missing is noticed.
 //!
 //! ```text
 //! stamp (56)   body_bytes u64   crc u32 (CRC-32C of the body)   body
 //! body:      replay lap u64, file_offset u64, sequence u64, count u32, then per partition
 //! partition: topic_id [u8; 16], index i32, written_sequence u64, log_start i64, local_log_start i64, archived_to i64,
-//!            high_watermark i64, recovery_point i64, active_base i64 (−1: none), active_bytes u64,
+//!            high_watermark i64, recovery_point i64, has_active u8, segments u32 × segment (the active one last),
 //!            epochs u32 × (epoch i32, start i64), producers as in `producer_snapshot`
+//! segment:   base_offset i64, bytes u64, created_at i64, max_timestamp i64 (−1: not known)
 //! ```
 //! Little-endian. Written after everything that it vouches for is synced; journal files are released after it is durable.
 
@@ -24,7 +26,7 @@ use super::producer_snapshot::{put_producers, take_producers};
 use super::producer_state::ProducerState;
 use super::stamp::{Identity, Kind, STAMP_BYTES, StampError};
 use crate::runtime::disk::{Disk, read_file, replace_file};
-use crate::types::{LeaderEpoch, Offset, TopicId, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 
 const KIND: Kind = Kind { magic: *b"ALLVCKPT", name: "checkpoint" };
 const FILE_NAME: &str = "checkpoint";
@@ -32,6 +34,19 @@ const FILE_NAME: &str = "checkpoint";
 pub(super) const FRAME_BYTES: usize = 12;
 /// A checkpoint larger than this is damage, not data.
 const LIMIT_BYTES: u64 = 4 << 30;
+
+/// What is known for certain of one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentRecord {
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// Length of its file.
+    pub bytes: u64,
+    /// When it was begun.
+    pub created_at: Timestamp,
+    /// Largest timestamp of its records, if that is known.
+    pub max_timestamp: Timestamp,
+}
 
 /// What is known for certain of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +65,10 @@ pub struct PartitionCheckpoint {
     pub high_watermark: Offset,
     /// Everything below is in synced segments.
     pub recovery_point: Offset,
-    /// Base offset and length of the segment that was active.
-    pub active: Option<(Offset, u64)>,
+    /// Its segments, oldest first; each reaches to the next one, the last to the recovery point.
+    pub segments: Vec<SegmentRecord>,
+    /// The last segment may grow.
+    pub has_active: bool,
     /// Epoch history below the recovery point.
     pub epochs: EpochCache,
     /// Producers as of the recovery point.
@@ -67,27 +84,37 @@ pub struct Checkpoint {
     pub partitions: Vec<PartitionCheckpoint>,
 }
 
+/// What there is of a checkpoint.
+#[derive(Debug)]
+pub enum Stored {
+    /// A whole one.
+    Found(Checkpoint),
+    /// None: the directory is new, or the file was lost.
+    Absent,
+    /// A file that is none.
+    Damaged,
+}
+
 impl Checkpoint {
-    /// Replaces the checkpoint of a directory; durable when it returns.
-    pub fn store(&self, disk: &dyn Disk, directory: &Path, identity: &Identity) -> std::io::Result<()> {
-        replace_file(disk, &directory.join(FILE_NAME), &self.encode(identity))
+    /// Replaces the checkpoint of a directory; durable when it returns. Its size in bytes.
+    pub fn store(&self, disk: &dyn Disk, directory: &Path, identity: &Identity) -> std::io::Result<u64> {
+        let content = self.encode(identity);
+        replace_file(disk, &directory.join(FILE_NAME), &content)?;
+        Ok(content.len() as u64)
     }
 
-    /// Reads the checkpoint of a directory; `None` before the first.
-    pub fn load(disk: &dyn Disk, directory: &Path, identity: &Identity) -> Result<Option<Self>, OpenError> {
+    /// Reads the checkpoint of a directory.
+    pub fn load(disk: &dyn Disk, directory: &Path, identity: &Identity) -> Result<Stored, OpenError> {
         let path = directory.join(FILE_NAME);
         if !disk.exists(&path)? {
-            return Ok(None);
+            return Ok(Stored::Absent);
         }
         let content = read_file(disk, &path, LIMIT_BYTES)?;
         match KIND.check(&content, identity) {
-            Err(StampError::Damaged { .. }) => return Err(OpenError::CheckpointDamaged { path }),
+            Err(StampError::Damaged { .. }) => return Ok(Stored::Damaged),
             result => result?,
         }
-        match decode(&content[STAMP_BYTES..]) {
-            Some(checkpoint) => Ok(Some(checkpoint)),
-            None => Err(OpenError::CheckpointDamaged { path }),
-        }
+        Ok(decode(&content[STAMP_BYTES..]).map_or(Stored::Damaged, Stored::Found))
     }
 
     fn encode(&self, identity: &Identity) -> Vec<u8> {
@@ -124,9 +151,14 @@ impl PartitionCheckpoint {
         {
             body.put_i64_le(offset.0);
         }
-        let (base, bytes) = self.active.unwrap_or((Offset(-1), 0));
-        body.put_i64_le(base.0);
-        body.put_u64_le(bytes);
+        body.put_u8(u8::from(self.has_active));
+        put_count(body, self.segments.len());
+        for segment in &self.segments {
+            body.put_i64_le(segment.base_offset.0);
+            body.put_u64_le(segment.bytes);
+            body.put_i64_le(segment.created_at.0);
+            body.put_i64_le(segment.max_timestamp.0);
+        }
         put_count(body, self.epochs.starts().len());
         for &(epoch, start) in self.epochs.starts() {
             body.put_i32_le(epoch.0);
@@ -165,9 +197,10 @@ fn decode_partition(body: &mut &[u8]) -> Option<PartitionCheckpoint> {
     let written_sequence = body.try_get_u64_le().ok()?;
     let mut offset = || body.try_get_i64_le().ok().map(Offset);
     let (log_start, local_log_start, archived_to) = (offset()?, offset()?, offset()?);
-    let (high_watermark, recovery_point, base) = (offset()?, offset()?, offset()?);
-    let bytes = body.try_get_u64_le().ok()?;
-    let active = (base.0 >= 0).then_some((base, bytes));
+    let (high_watermark, recovery_point) = (offset()?, offset()?);
+    let has_active = body.try_get_u8().ok()? != 0;
+    let count = body.try_get_u32_le().ok()?;
+    let segments = (0..count).map(|_| decode_segment(body)).collect::<Option<Vec<_>>>()?;
     let count = body.try_get_u32_le().ok()?;
     let starts = (0..count)
         .map(|_| Some((LeaderEpoch(body.try_get_i32_le().ok()?), Offset(body.try_get_i64_le().ok()?))))
@@ -182,8 +215,18 @@ fn decode_partition(body: &mut &[u8]) -> Option<PartitionCheckpoint> {
         archived_to,
         high_watermark,
         recovery_point,
-        active,
+        segments,
+        has_active,
         epochs,
         producers,
+    })
+}
+
+fn decode_segment(body: &mut &[u8]) -> Option<SegmentRecord> {
+    Some(SegmentRecord {
+        base_offset: Offset(body.try_get_i64_le().ok()?),
+        bytes: body.try_get_u64_le().ok()?,
+        created_at: Timestamp(body.try_get_i64_le().ok()?),
+        max_timestamp: Timestamp(body.try_get_i64_le().ok()?),
     })
 }

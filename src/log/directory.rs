@@ -11,19 +11,24 @@
 //! sync fails the directory is offline: its partitions refuse appends, nothing more is acknowledged, reads of what is in
 //! memory or readable go on. Only a restart, with its recovery, brings it back.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::checkpoint_clock::{CheckpointClock, Due, Wish};
+use super::counting::{Counted, DirectoryMetrics};
 use super::error::OpenError;
-use super::journal::{Client, Journal, Outcome};
+use super::journal::{Client, Journal, Outcome, ReplayPosition};
 use super::partition::PartitionLog;
+use super::rebuild::Rebuilt;
 use super::recovery;
+use super::seal_times::SealTimes;
 use super::settings::{DirectorySettings, LogSettings};
 use super::stamp::{Identity, Kind, STAMP_BYTES};
 use super::state::{Deletion, Recovered};
@@ -36,6 +41,8 @@ const KIND: Kind = Kind { magic: *b"ALLVDATA", name: "data directory identity" }
 const IDENTITY_FILE: &str = "identity";
 /// Admission permits are counted in units of this size.
 const PERMIT_BYTES: usize = 1024;
+/// How often the file system is asked for its room.
+const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes of the memory tail, oldest first across all partitions.
 #[derive(Default)]
@@ -56,9 +63,11 @@ struct Dirty {
     logs: BTreeMap<u32, (Arc<PartitionLog>, bool)>,
 }
 
-struct CheckpointClock {
-    last: Monotonic,
-    journal_bytes: u64,
+/// Room on the file system, looked at now and then.
+#[derive(Default)]
+struct Room {
+    looked_at: Option<Monotonic>,
+    free_bytes: Option<u64>,
 }
 
 /// What the logs of one directory share.
@@ -68,15 +77,27 @@ pub(super) struct Shared {
     pub(super) identity: Identity,
     pub(super) settings: DirectorySettings,
     pub(super) journal: Journal<PartitionLog>,
+    /// A full checkpoint is needed at once.
     pub(super) checkpoint_requested: AtomicBool,
+    /// A segment was sealed, and something waits for a checkpoint to know it.
+    pub(super) checkpoint_wanted: AtomicBool,
+    pub(super) metrics: DirectoryMetrics,
+    pub(super) seal_times: SealTimes<PartitionLog>,
+    /// Partitions that may have segments for the archive, by number.
+    to_archive: Mutex<BTreeMap<u32, Arc<PartitionLog>>>,
     offline: AtomicBool,
+    /// There was no room for a segment or a checkpoint.
     full: AtomicBool,
+    /// There was no room for a journal file.
+    journal_full: AtomicBool,
+    room: Mutex<Room>,
+    pub(super) counted: Mutex<Counted>,
     unwritten_bytes: AtomicUsize,
     admission: Arc<Semaphore>,
     tails: Mutex<TailLedger>,
     dirty: Mutex<Dirty>,
     logs: Mutex<Logs>,
-    checkpoint_clock: Mutex<CheckpointClock>,
+    pub(super) checkpoint_clock: Mutex<CheckpointClock>,
     wakers: OnceLock<Wakers>,
 }
 
@@ -112,6 +133,24 @@ pub struct RecoveryReport {
     pub replayed_blocks: u64,
     /// Bytes of batches replayed.
     pub replayed_bytes: u64,
+    /// What had to be read again because the checkpoint was lost.
+    pub rebuilt: Rebuilt,
+    /// Partitions that are out of service because segments are missing.
+    pub unavailable: usize,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+impl RecoveryReport {
+    /// Adds what opening another directory found; the slowest counts.
+    pub fn add(&mut self, other: &Self) {
+        self.partitions += other.partitions;
+        self.replayed_blocks += other.replayed_blocks;
+        self.replayed_bytes += other.replayed_bytes;
+        self.rebuilt.add(&other.rebuilt);
+        self.unavailable += other.unavailable;
+        self.duration = self.duration.max(other.duration);
+    }
 }
 
 impl LogDirectory {
@@ -121,13 +160,15 @@ impl LogDirectory {
         path: &Path,
         owner: Owner,
         settings: DirectorySettings,
+        metrics: DirectoryMetrics,
     ) -> Result<(Self, RecoveryReport), OpenError> {
         runtime.disk.create_directory(path)?;
         let Some(lock) = runtime.disk.lock(path)? else {
             return Err(OpenError::Locked { path: path.to_owned() });
         };
         let identity = load_or_make_identity(runtime, path, owner)?;
-        let (shared, report) = recovery::recover(runtime, path, identity, settings)?;
+        let (shared, report) = recovery::recover(runtime, path, identity, settings, metrics)?;
+        shared.metrics.log.recovery_seconds.observe(report.duration);
         let mut directory = Self { shared, lanes: Vec::new(), _lock: lock };
         directory.start_lanes();
         Ok((directory, report))
@@ -143,6 +184,7 @@ impl LogDirectory {
         let wakers = Wakers { journal: journal.waker(), write_behind: write_behind.waker() };
         assert!(self.shared.wakers.set(wakers).is_ok(), "lanes are started once");
         self.lanes = vec![journal, write_behind];
+        self.shared.look_at_room();
         self.shared.wake_write_behind();
     }
 
@@ -161,14 +203,26 @@ impl LogDirectory {
         self.shared.is_offline()
     }
 
-    /// True while the file system has no room for segments; appends wait.
+    /// True while the file system has no room for what has to be written; appends wait.
     pub fn is_full(&self) -> bool {
-        self.shared.full.load(Ordering::Relaxed)
+        self.shared.full.load(Ordering::Relaxed) || self.shared.journal_full.load(Ordering::Relaxed)
+    }
+
+    /// Bytes free on the file system as of the last look, about a second ago; `None` while it can't be told.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.shared.room.lock().free_bytes
     }
 
     /// The partitions in the directory.
     pub fn logs(&self) -> Vec<Arc<PartitionLog>> {
         self.shared.logs()
+    }
+
+    /// The partitions with sealed, synced segments that the archive is not known to hold. Costs nothing for all others.
+    pub fn logs_to_archive(&self) -> Vec<Arc<PartitionLog>> {
+        let mut waiting = self.shared.to_archive.lock();
+        waiting.retain(|_, log| log.has_to_archive());
+        waiting.values().cloned().collect()
     }
 
     /// The log of a partition, if it is here.
@@ -203,11 +257,15 @@ impl LogDirectory {
     pub fn tick(&self) {
         self.shared.note_old_segments();
         self.shared.wake_write_behind();
+        if self.shared.journal_full.load(Ordering::Relaxed) {
+            // There may be room by now.
+            self.shared.wake_journal();
+        }
     }
 
-    /// Asks for a checkpoint soon.
+    /// Asks for a checkpoint soon, so that sealed segments are certain.
     pub fn request_checkpoint(&self) {
-        self.shared.checkpoint_requested.store(true, Ordering::Relaxed);
+        self.shared.checkpoint_wanted.store(true, Ordering::Relaxed);
         self.shared.wake_write_behind();
     }
 
@@ -227,6 +285,8 @@ impl Drop for LogDirectory {
         self.shared.logs.lock().by_partition.clear();
         self.shared.dirty.lock().logs.clear();
         self.shared.tails.lock().shares.clear();
+        self.shared.seal_times.clear();
+        self.shared.to_archive.lock().clear();
     }
 }
 
@@ -256,8 +316,10 @@ impl Shared {
         identity: Identity,
         settings: DirectorySettings,
         journal: Journal<PartitionLog>,
+        start: ReplayPosition,
+        metrics: DirectoryMetrics,
     ) -> Self {
-        let clock = CheckpointClock { last: runtime.clock.monotonic(), journal_bytes: 0 };
+        let clock = CheckpointClock::new(runtime.clock.monotonic(), start);
         Self {
             runtime: runtime.clone(),
             path: path.to_owned(),
@@ -265,8 +327,15 @@ impl Shared {
             settings,
             journal,
             checkpoint_requested: AtomicBool::new(false),
+            checkpoint_wanted: AtomicBool::new(false),
+            metrics,
+            seal_times: SealTimes::default(),
+            to_archive: Mutex::default(),
             offline: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            journal_full: AtomicBool::new(false),
+            room: Mutex::default(),
+            counted: Mutex::default(),
             unwritten_bytes: AtomicUsize::new(0),
             admission: Arc::new(Semaphore::new(settings.unwritten_bytes / PERMIT_BYTES)),
             tails: Mutex::default(),
@@ -291,6 +360,7 @@ impl Shared {
             return;
         }
         tracing::error!(path = %self.path.display(), "log directory is offline: its partitions refuse appends until a restart");
+        self.metrics.log.offline_directories.inc();
         self.journal.close();
         for log in self.logs() {
             log.state.lock().fail_waiters();
@@ -308,8 +378,7 @@ impl Shared {
     }
 
     pub(super) fn handle_write_error(&self, error: &io::Error) {
-        let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        if full && !self.is_offline() {
+        if is_full(error) && !self.is_offline() {
             if !self.full.swap(true, Ordering::Relaxed) {
                 tracing::error!(path = %self.path.display(), "no space left for segments: producers wait until there is");
             }
@@ -322,10 +391,12 @@ impl Shared {
     fn run_journal(&self) {
         loop {
             match self.journal.run() {
-                Outcome::Wrote { bytes, .. } => {
-                    self.checkpoint_clock.lock().journal_bytes += bytes as u64;
+                Outcome::Wrote { bytes, entries, took } => {
+                    self.journal_full.store(false, Ordering::Relaxed);
+                    self.checkpoint_clock.lock().note_written(bytes);
+                    self.metrics.note_group(bytes, entries, took);
                     self.evict_tails();
-                    if self.is_short_of_memory() || self.checkpoint_due() {
+                    if self.is_short_of_memory() || self.checkpoint_due() != Due::No {
                         self.wake_write_behind();
                     }
                 }
@@ -335,12 +406,30 @@ impl Shared {
                     self.wake_write_behind();
                     return;
                 }
+                Outcome::NoRoom => {
+                    if !self.journal_full.swap(true, Ordering::Relaxed) {
+                        tracing::error!(path = %self.path.display(), "no space left for the journal: producers wait until there is");
+                    }
+                    // A checkpoint lets files be used again; the next tick has both lanes try.
+                    self.checkpoint_requested.store(true, Ordering::Relaxed);
+                    return;
+                }
                 Outcome::Failed => {
                     self.go_offline();
                     return;
                 }
             }
         }
+    }
+
+    /// Looks at the room on the file system, unless that was done a moment ago. Blocks.
+    pub(super) fn look_at_room(&self) {
+        let now = self.runtime.clock.monotonic();
+        if self.room.lock().looked_at.is_some_and(|looked_at| now.since(looked_at) < ROOM_INTERVAL) {
+            return;
+        }
+        let free_bytes = self.runtime.disk.space(&self.path).ok().map(|space| space.available_bytes);
+        *self.room.lock() = Room { looked_at: Some(now), free_bytes };
     }
 
     pub(super) fn wake_journal(&self) {
@@ -413,6 +502,13 @@ impl Shared {
         }
     }
 
+    /// Takes note of a partition whose sealed segments are certain, if the archive has yet to take any.
+    pub(super) fn note_to_archive(&self, log: &Arc<PartitionLog>) {
+        if log.has_to_archive() {
+            self.to_archive.lock().insert(log.number(), Arc::clone(log));
+        }
+    }
+
     /// Has the write-behind lane try a partition again at its next run, which a tick brings.
     pub(super) fn retry_write_behind(&self, log: &Arc<PartitionLog>) {
         self.dirty.lock().logs.insert(log.number(), (Arc::clone(log), true));
@@ -430,26 +526,22 @@ impl Shared {
     /// Queues partitions whose active segment has reached its age.
     fn note_old_segments(&self) {
         let now = self.runtime.clock.wall();
-        for log in self.logs() {
+        for log in self.seal_times.take_due(now) {
             if log.has_old_segment(now) {
                 self.queue_write_behind(&log, true);
             }
+            log.enter_seal_time(now);
         }
     }
 
-    pub(super) fn checkpoint_due(&self) -> bool {
-        let clock = self.checkpoint_clock.lock();
-        let elapsed = self.runtime.clock.monotonic().since(clock.last);
-        self.checkpoint_requested.load(Ordering::Relaxed)
-            || clock.journal_bytes >= self.settings.checkpoint_bytes
-            || (clock.journal_bytes > 0 && elapsed >= self.settings.checkpoint_interval)
-    }
-
-    pub(super) fn note_checkpoint(&self) {
-        let mut clock = self.checkpoint_clock.lock();
-        clock.last = self.runtime.clock.monotonic();
-        clock.journal_bytes = 0;
-        self.checkpoint_requested.store(false, Ordering::Relaxed);
+    /// Which checkpoint is due.
+    pub(super) fn checkpoint_due(&self) -> Due {
+        let changed = self.dirty.lock().logs.len();
+        let wish = Wish {
+            full: self.checkpoint_requested.load(Ordering::Relaxed),
+            light: self.checkpoint_wanted.load(Ordering::Relaxed),
+        };
+        self.checkpoint_clock.lock().due(self.runtime.clock.monotonic(), changed, wish, &self.settings)
     }
 
     pub(super) fn logs(&self) -> Vec<Arc<PartitionLog>> {
@@ -494,9 +586,25 @@ impl Shared {
         }
         Ok(())
     }
+
+    /// Makes removals of partitions' directories durable, before the journal forgets why they happened.
+    pub(super) fn sync_removed(&self, removed: &[Arc<PartitionLog>]) -> io::Result<()> {
+        let topics: BTreeSet<_> = removed.iter().filter_map(|log| log.path.parent()).collect();
+        for topic in topics {
+            if self.runtime.disk.exists(topic)? {
+                self.sync(|| self.runtime.disk.sync_directory(topic))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Where the segments of a partition are.
 pub(super) fn partition_path(directory: &Path, partition: TopicPartition) -> PathBuf {
     directory.join("topics").join(partition.topic_id.to_string()).join(partition.partition.to_string())
+}
+
+/// Whether an error says that there is no room, which may come back.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -55,8 +55,11 @@ pub enum OpenError {
         /// What is wrong.
         error: EntryError,
     },
-    /// The checkpoint is damaged, or gone although the directory holds segments.
-    #[error("checkpoint is damaged or missing path={path}; restore the file, and leave the segments where they are")]
+    /// The checkpoint is damaged, or gone although the directory holds segments, and the journal is gone too: what was
+    /// acknowledged and is not in the segments can't be told.
+    #[error(
+        "checkpoint is damaged or missing, and without a journal it can't be rebuilt path={path}; restore the files, and leave the segments where they are"
+    )]
     CheckpointDamaged {
         /// The file.
         path: PathBuf,
@@ -114,6 +117,23 @@ pub enum AppendError {
     /// The log is being cut; append once that is durable.
     #[error("log is being truncated")]
     Truncating,
+    /// Part of the log is missing, so the partition is out of service; Kafka's KAFKA_STORAGE_ERROR.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+}
+
+/// Records that should be on local disk and are not, and that nobody deleted or archived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "local records are missing partition={partition} from={from} to={to}; restore the segment file and restart, or delete the records below offset {to}"
+)]
+pub struct Missing {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// First offset.
+    pub from: Offset,
+    /// First offset after.
+    pub to: Offset,
 }
 
 /// Records can't be read.
@@ -145,7 +165,7 @@ pub enum ReadError {
         /// What it said.
         error: Arc<io::Error>,
     },
-    /// The bytes on disk are not what was written; Kafka's KAFKA_STORAGE_ERROR.
+    /// The bytes on disk are not what was written; Kafka's CORRUPT_MESSAGE.
     #[error("segment is damaged path={path} file_offset={file_offset}: {error}")]
     Corrupt {
         /// The file.
@@ -158,4 +178,7 @@ pub enum ReadError {
     /// The partition was deleted.
     #[error("partition was deleted")]
     Deleted,
+    /// Part of the log is missing, so the partition is out of service; Kafka's KAFKA_STORAGE_ERROR.
+    #[error(transparent)]
+    Missing(#[from] Missing),
 }

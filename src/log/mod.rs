@@ -10,7 +10,9 @@
 //! directory is offline until a restart. `broker` calls this layer; `archive` reads sealed segments.
 
 mod checkpoint;
+mod checkpoint_clock;
 mod continuation;
+mod counting;
 mod directory;
 mod epoch_cache;
 mod error;
@@ -21,7 +23,9 @@ mod partition;
 mod producer_snapshot;
 mod producer_state;
 mod read;
+mod rebuild;
 mod recovery;
+mod seal_times;
 mod segment;
 mod settings;
 #[cfg(test)]
@@ -36,15 +40,17 @@ mod tests;
 mod write_behind;
 
 pub use continuation::Continuation;
+pub use counting::DirectoryMetrics;
 pub use directory::{LogDirectory, Owner, RecoveryReport};
 pub use epoch_cache::EpochCache;
-pub use error::{AppendError, OpenError, ReadError};
+pub use error::{AppendError, Missing, OpenError, ReadError};
 pub use journal::JournalSettings;
 pub use offsets::Offsets;
 pub use partition::{Appended, CommitRule, Level, PartitionLog, Wait};
 pub use producer_snapshot::{ProducerRun, ProducerSnapshot};
 pub use producer_state::{BatchMark, ProducerEntry, ProducerState, SequenceError};
 pub use read::{DiskRead, ReadPlan, TimestampPlan};
+pub use rebuild::Rebuilt;
 pub use segment::{
     BatchScan, Extent, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentIndex, parse_segment_file_name,
 };

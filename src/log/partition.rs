@@ -86,8 +86,9 @@ impl PartitionLog {
         settings: LogSettings,
         recovered: Recovered,
     ) -> Self {
+        let writer = Mutex::new(super::write_behind::Writer::new(recovered.unsynced));
         let state = Mutex::new(State::new(settings, recovered));
-        Self { number, partition, path, shared, state, writer: Mutex::default() }
+        Self { number, partition, path, shared, state, writer }
     }
 
     /// Which partition it is.
@@ -119,8 +120,11 @@ impl PartitionLog {
     }
 
     /// Replaces the settings.
-    pub fn configure(&self, settings: LogSettings) {
-        self.state.lock().settings = settings;
+    pub fn configure(self: &Arc<Self>, settings: LogSettings) {
+        let before = std::mem::replace(&mut self.state.lock().settings, settings);
+        if before.segment_age != settings.segment_age {
+            self.enter_seal_time(self.shared.runtime.clock.wall());
+        }
     }
 
     /// Sets who moves the high watermark.
@@ -157,6 +161,9 @@ impl PartitionLog {
     ) -> Result<Appended, AppendError> {
         let mut state = self.state.lock();
         self.check_online(&state)?;
+        if let Some(&missing) = state.missing.first() {
+            return Err(missing.into());
+        }
         if !state.is_whole() {
             return Err(AppendError::Truncating);
         }
@@ -263,6 +270,9 @@ impl PartitionLog {
         if state.deletion != Deletion::No {
             return Err(ReadError::Deleted);
         }
+        if let Some(&missing) = state.missing.first() {
+            return Err(missing.into());
+        }
         if from < offsets.log_start || from > offsets.log_end {
             let (log_start, log_end) = (offsets.log_start, offsets.log_end);
             return Err(ReadError::OutOfRange { offset: from, log_start, log_end });
@@ -300,11 +310,7 @@ impl PartitionLog {
 
     /// Notes that the archive holds everything below `offset`, so that local copies may go.
     pub fn advance_archived(&self, offset: Offset) {
-        let mut state = self.state.lock();
-        if offset > state.offsets.archived_to {
-            state.offsets.archived_to = offset;
-            state.offsets.check();
-        }
+        self.state.lock().archived(offset);
     }
 
     /// Cuts the log at `end`, which must be a batch's beginning; records at or above are void (KIP-101). The caller must
@@ -370,6 +376,15 @@ impl PartitionLog {
         segment.map(|segment| segment.created_at()).or(state.unwritten_since)
     }
 
+    /// True while the archive is not known to hold all of [`Self::archivable_segments`].
+    pub(super) fn has_to_archive(&self) -> bool {
+        let state = self.state.lock();
+        let (archived_to, bound) =
+            (state.offsets.archived_to, state.offsets.last_stable.min(state.offsets.recovery_point));
+        let waits = |end: Offset| end > archived_to && end <= bound;
+        state.deletion == Deletion::No && state.sealed().iter().rev().any(|segment| waits(segment.extent().next_offset))
+    }
+
     /// All local segments, oldest first.
     pub fn segments(&self) -> Vec<Arc<Segment>> {
         self.state.lock().segments.clone()
@@ -385,7 +400,8 @@ impl PartitionLog {
     /// Takes sealed segments that end at or below `below` out of the local log and removes their files. Only what a durable
     /// checkpoint knows to be archived, or below the log start, can go, whatever is asked. Blocks.
     pub fn remove_local_below(&self, below: Offset) -> io::Result<usize> {
-        let writer = self.writer.lock();
+        let mut writer = self.writer.lock();
+        self.keep_a_segment(&mut writer, below)?;
         let removed: Vec<_> = {
             let mut state = self.state.lock();
             let bound = below.min(state.removable_to);
@@ -399,9 +415,27 @@ impl PartitionLog {
         };
         for segment in &removed {
             segment.remove()?;
+            // One after another, so that a power cut leaves no hole among what is there.
+            self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path))?;
         }
         drop(writer);
         Ok(removed.len())
+    }
+
+    /// Begins an empty segment at the log's end if all others are about to go, for its name then says where the log ends.
+    fn keep_a_segment(&self, writer: &mut super::write_behind::Writer, below: Offset) -> io::Result<()> {
+        let end = {
+            let state = self.state.lock();
+            let last = state.segments.last().filter(|_| state.active.is_none()).map(|last| last.extent().next_offset);
+            last.filter(|&end| end <= below.min(state.removable_to))
+        };
+        end.map_or(Ok(()), |end| self.begin_segment(writer, end))
+    }
+
+    /// Begins an empty segment whose name is durable.
+    pub(super) fn begin_segment(&self, writer: &mut super::write_behind::Writer, base: Offset) -> io::Result<()> {
+        self.active_segment(writer, base, self.shared.runtime.clock.wall())?;
+        self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path))
     }
 
     /// True while a sealed segment that ends at or below `below` is on local disk.
@@ -416,13 +450,17 @@ impl PartitionLog {
 
     /// True when the oldest record that is not in a sealed segment has reached the age at which segments are sealed.
     pub(super) fn has_old_segment(&self, now: Timestamp) -> bool {
-        let state = self.state.lock();
-        let active = state.active.as_ref().filter(|active| !active.is_empty()).map(|active| active.created_at());
-        let oldest = active.or(state.unwritten_since);
-        oldest.is_some_and(|oldest| {
-            let age_ms = u128::try_from(now.0.saturating_sub(oldest.0)).unwrap_or(0);
-            age_ms >= state.settings.segment_age.as_millis()
-        })
+        self.state.lock().seal_time().is_some_and(|time| time <= now)
+    }
+
+    /// Has the active segment looked at when it reaches its age, but not before `now` has passed.
+    pub(super) fn enter_seal_time(self: &Arc<Self>, now: Timestamp) {
+        let mut state = self.state.lock();
+        let time = state.seal_time();
+        state.seal_time_entered = time.is_some();
+        if let Some(time) = time {
+            self.shared.seal_times.enter(time.max(Timestamp(now.0 + 1)), self.number, self);
+        }
     }
 }
 
@@ -459,7 +497,11 @@ impl Client for PartitionLog {
             || !state.is_whole()
             || state.unwritten_bytes >= self.shared.settings.write_behind_bytes;
         self.shared.adjust_unwritten(unwritten_before, state.unwritten_bytes);
+        let is_first = appended && !state.seal_time_entered;
         drop(state);
+        if is_first {
+            self.enter_seal_time(now);
+        }
         if appended {
             self.shared.note_tail(self, durable, memory_bytes);
         }

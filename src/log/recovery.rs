@@ -1,8 +1,10 @@
 //! Recovery: what a directory's logs are, put together from checkpoint, segments and journal.
 //!
-//! 1. The journal is walked once to find its end, and every truncation and deletion in it.
+//! 1. The journal is walked once to find its end, and every truncation and deletion in it. Without a checkpoint one is
+//!    put together from segments and journal (see `rebuild`).
 //! 2. Each partition of the checkpoint is set back to what the checkpoint vouches for: segments beyond are removed, the
-//!    active one is cut to its recorded length. Where a truncation in the journal lies below the recovery point, files may
+//!    active one is cut to its recorded length. A partition of which a segment is missing is out of service, and goes on
+//!    otherwise as if it were there, so that putting it back helps. Where a truncation in the journal lies below the recovery point, files may
 //!    have been cut already, so they are set back to the truncation instead.
 //! 3. The journal is walked again and its entries are applied, in order, as they were when they were first completed; memory
 //!    stays within the tail's budget because partitions are written behind on the way.
@@ -13,15 +15,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::checkpoint::{Checkpoint, PartitionCheckpoint};
+use super::checkpoint::{Checkpoint, PartitionCheckpoint, SegmentRecord, Stored};
+use super::counting::DirectoryMetrics;
 use super::directory::{RecoveryReport, Shared, partition_path};
 use super::epoch_cache::EpochCache;
-use super::error::{OpenError, ReadError};
-use super::journal::{Block, Entry, Journal, JournalFiles, Mark, ReplayPosition, read_entry};
+use super::error::{Missing, OpenError, ReadError};
+use super::journal::{Block, Entry, Journal, JournalFiles, Mark, read_entry};
 use super::offsets::Offsets;
 use super::partition::PartitionLog;
 use super::producer_state::ProducerState;
+use super::rebuild::{self, Rebuilt};
 use super::segment::{
     Extent, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentWriter, parse_segment_file_name, segment_file_name,
 };
@@ -30,25 +35,27 @@ use super::stamp::Identity;
 use super::state::Recovered;
 use crate::record::Batch;
 use crate::runtime::Runtime;
-use crate::runtime::disk::Open;
 use crate::types::{Offset, Timestamp, TopicPartition};
 
 /// A truncation in the journal below everything else that concerns the partition.
 #[derive(Clone, Copy, Debug)]
-struct LowestCut {
-    end: Offset,
+pub(super) struct LowestCut {
+    pub(super) end: Offset,
     at: EntryPosition,
 }
 
 /// Sequence of a block, and the entry's number within it.
 type EntryPosition = (u64, u32);
 
+/// What the journal holds, looked through once before anything is applied.
 #[derive(Default)]
-struct Survey {
-    /// What is in the segments already, and so is no business of replay.
+pub(super) struct Survey {
+    /// What the checkpoint says of each partition: marks up to this sequence are in its segments already.
     written: BTreeMap<TopicPartition, u64>,
-    deleted: BTreeSet<TopicPartition>,
-    cuts: BTreeMap<TopicPartition, LowestCut>,
+    pub(super) deleted: BTreeSet<TopicPartition>,
+    pub(super) cuts: BTreeMap<TopicPartition, LowestCut>,
+    /// Offset of the first batch of each partition.
+    pub(super) first_appends: BTreeMap<TopicPartition, Offset>,
     blocks: u64,
 }
 
@@ -64,6 +71,8 @@ impl Recovered {
             has_active: false,
             sequence: 0,
             checkpointed_to: start,
+            missing: Vec::new(),
+            unsynced: false,
         }
     }
 }
@@ -74,26 +83,31 @@ pub(super) fn recover(
     path: &Path,
     identity: Identity,
     settings: DirectorySettings,
+    metrics: DirectoryMetrics,
 ) -> Result<(Arc<Shared>, RecoveryReport), OpenError> {
-    let checkpoint = Checkpoint::load(&*runtime.disk, path, &identity)?;
-    let start = checkpoint.as_ref().map_or(ReplayPosition::START, |checkpoint| checkpoint.replay);
+    let began = runtime.clock.monotonic();
     let journal_path = path.join("journal");
     let journal = JournalFiles::open(runtime.clone(), &journal_path, identity, settings.journal)?;
-    let written = checkpoint.iter().flat_map(|checkpoint| &checkpoint.partitions);
-    let written = written.map(|stored| (stored.partition, stored.written_sequence)).collect();
-    let mut survey = Survey { written, ..Survey::default() };
-    let end = journal.replay(start, |block| survey.add(block))?;
-    if checkpoint.is_none() && survey.blocks == 0 && runtime.disk.exists(&path.join("topics"))? {
-        // Segments come after journal blocks, and those go only after a checkpoint: what said what is here has been lost, and
-        // segments that nothing vouches for must not be taken for leftovers and removed.
-        return Err(OpenError::CheckpointDamaged { path: path.join("checkpoint") });
+    let stored = Checkpoint::load(&*runtime.disk, path, &identity)?;
+    let start = match &stored {
+        Stored::Found(checkpoint) => checkpoint.replay,
+        Stored::Absent | Stored::Damaged => rebuild::replay_start(runtime, path, &journal)?,
+    };
+    let mut survey = Survey::default();
+    if let Stored::Found(checkpoint) = &stored {
+        survey.written.extend(checkpoint.partitions.iter().map(|stored| (stored.partition, stored.written_sequence)));
     }
+    let end = journal.replay(start, |block| survey.add(block))?;
+    let (checkpoint, rebuilt) = match stored {
+        Stored::Found(checkpoint) => (checkpoint, Rebuilt::default()),
+        Stored::Absent | Stored::Damaged => rebuild::rebuild(runtime, path, &identity, start, &survey)?,
+    };
 
     let mut resumed = JournalFiles::open(runtime.clone(), &journal_path, identity, settings.journal)?;
     resumed.resume_at(start, end);
-    let shared = Arc::new(Shared::new(runtime, path, identity, settings, Journal::new(resumed, end)));
+    let shared = Arc::new(Shared::new(runtime, path, identity, settings, Journal::new(resumed, end), start, metrics));
     let mut kept = BTreeSet::new();
-    for stored in checkpoint.into_iter().flat_map(|checkpoint| checkpoint.partitions) {
+    for stored in checkpoint.partitions {
         if !survey.deleted.contains(&stored.partition) {
             kept.insert(stored.partition);
             let cut = survey.cuts.get(&stored.partition).filter(|cut| cut.end <= stored.recovery_point);
@@ -110,8 +124,24 @@ pub(super) fn recover(
             log.write_behind(runtime.clock.wall())?;
         }
     }
-    let partitions = shared.logs().len();
-    Ok((shared, RecoveryReport { partitions, replayed_blocks: survey.blocks, replayed_bytes }))
+    if rebuilt != Rebuilt::default() {
+        shared.checkpoint_requested.store(true, Ordering::Relaxed);
+    }
+    let logs = shared.logs();
+    for log in &logs {
+        log.enter_seal_time(runtime.clock.wall());
+        shared.note_to_archive(log);
+    }
+    let unavailable = logs.iter().filter(|log| !log.state.lock().missing.is_empty()).count();
+    let report = RecoveryReport {
+        partitions: logs.len(),
+        replayed_blocks: survey.blocks,
+        replayed_bytes,
+        rebuilt,
+        unavailable,
+        duration: runtime.clock.monotonic().since(began),
+    };
+    Ok((shared, report))
 }
 
 fn entries(
@@ -139,7 +169,13 @@ impl Survey {
                 Entry::Mark(Mark::Truncate(end)) => self.note_cut(partition, LowestCut { end, at }),
                 // All segments go.
                 Entry::Mark(Mark::Continue(_)) => self.note_cut(partition, LowestCut { end: Offset::ZERO, at }),
-                _ => {}
+                Entry::Append(mut bytes) if !self.first_appends.contains_key(&partition) => {
+                    // A batch that can't be read is reported when it is applied.
+                    if let Ok(batch) = Batch::split_from(&mut bytes) {
+                        self.first_appends.insert(partition, batch.header().base_offset);
+                    }
+                }
+                Entry::Append(_) | Entry::Mark(_) => {}
             }
             Ok(())
         })
@@ -165,39 +201,34 @@ fn set_back(
     cut: Option<&LowestCut>,
 ) -> Result<Recovered, OpenError> {
     let end = cut.map_or(stored.recovery_point, |cut| cut.end);
-    let mut segments = open_segments(shared, stored, end)?;
-    let mut has_active = stored.active.is_some();
-    if cut.is_some() {
-        has_active = true;
-        if let Some(last) = segments.last() {
-            let file = SegmentWriter::open(&shared.runtime.disk, last.path())?;
-            last.truncate(&file, end).map_err(|error| damaged(stored.partition, error))?;
+    let Found { segments, mut missing, last_length } = open_segments(shared, stored, end)?;
+    // A segment of which something is missing is left as it is, and gets nothing more.
+    let is_whole = |segment: &Arc<Segment>| !missing.iter().any(|missing| missing.from == segment.base_offset());
+    let active = segments.last().filter(|last| (stored.has_active || cut.is_some()) && is_whole(last));
+    let mut has_active = active.is_some();
+    let mut unsynced = false;
+    if let Some(active) = active.filter(|active| cut.is_some() || active.extent().file_bytes < last_length) {
+        match set_length(shared, active, cut.map(|cut| cut.end)) {
+            Err(error @ ReadError::Corrupt { .. }) => {
+                tracing::error!(%error, partition = %stored.partition, "segment can't be cut");
+                missing.push(Missing { partition: stored.partition, from: active.base_offset(), to: end });
+                has_active = false;
+            }
+            result => result.map_err(|error| to_open_error(&error))?,
         }
-    } else if let Some((base_offset, bytes)) = stored.active {
-        let last = segments.last().filter(|last| last.base_offset() == base_offset);
-        let Some(last) = last else {
-            return Err(missing(shared, stored.partition, base_offset, SEGMENT_HEADER_BYTES));
-        };
-        let file = shared.runtime.disk.open(last.path(), Open::Write)?;
-        let length = file.length()?;
-        if length < bytes {
-            return Err(missing(shared, stored.partition, base_offset, length));
-        }
-        file.set_length(bytes)?;
+        unsynced = has_active;
     }
-    segments.retain(|segment| segment.extent().next_offset > stored.local_log_start || segment.is_empty());
+    for missing in &missing {
+        tracing::error!(%missing, "partition is out of service");
+    }
     let first = segments.first().map_or(end, |first| first.base_offset());
-    let local_log_start = stored.local_log_start.max(first).min(end);
-    if local_log_start > stored.log_start.max(stored.archived_to).max(stored.local_log_start) {
-        return Err(missing(shared, stored.partition, stored.local_log_start, 0));
-    }
     let mut epochs = stored.epochs.clone();
     epochs.truncate_to(end.next());
     let mut producers = stored.producers.clone();
     let stale_producers = producers.truncate_to(end);
     let offsets = Offsets {
         log_start: stored.log_start.min(end),
-        local_log_start,
+        local_log_start: stored.local_log_start.max(first).min(end),
         archived_to: stored.archived_to.min(end),
         last_stable: end,
         high_watermark: end,
@@ -205,88 +236,112 @@ fn set_back(
         log_end: end,
         recovery_point: end,
     };
-    let sequence = stored.written_sequence;
-    let checkpointed_to = stored.recovery_point;
-    Ok(Recovered { offsets, epochs, producers, stale_producers, segments, has_active, sequence, checkpointed_to })
+    let (sequence, checkpointed_to) = (stored.written_sequence, stored.recovery_point);
+    Ok(Recovered {
+        offsets,
+        epochs,
+        producers,
+        stale_producers,
+        segments,
+        has_active,
+        sequence,
+        checkpointed_to,
+        missing,
+        unsynced,
+    })
 }
 
-/// Opens the segments that begin below `end`, and removes those that begin at or after it or beyond the active one.
-fn open_segments(
-    shared: &Arc<Shared>,
-    stored: &PartitionCheckpoint,
-    end: Offset,
-) -> Result<Vec<Arc<Segment>>, OpenError> {
+/// Cuts what follows a segment's extent, or what is at or beyond `cut`.
+fn set_length(shared: &Shared, segment: &Segment, cut: Option<Offset>) -> Result<(), ReadError> {
+    let io = |error| ReadError::Io { path: segment.path().to_owned(), error: Arc::new(error) };
+    let writer = SegmentWriter::open(&shared.runtime.disk, segment.path()).map_err(io)?;
+    match cut {
+        Some(end) => segment.truncate(&writer, end),
+        None => writer.set_length(segment.extent().file_bytes).map_err(io),
+    }
+}
+
+struct Found {
+    segments: Vec<Arc<Segment>>,
+    missing: Vec<Missing>,
+    /// Length of the last segment's file.
+    last_length: u64,
+}
+
+/// Takes the segments of the checkpoint that begin below `end`, and removes the files of others: those beyond, and those
+/// that a power cut brought back. A segment that is not there, or too short, is in both lists, unless the archive or the log
+/// start had passed it.
+fn open_segments(shared: &Arc<Shared>, stored: &PartitionCheckpoint, end: Offset) -> Result<Found, OpenError> {
     let disk = &shared.runtime.disk;
     let path = partition_path(&shared.path, stored.partition);
-    if !disk.exists(&path)? {
-        return Ok(Vec::new());
+    let mut files = BTreeMap::new();
+    if disk.exists(&path)? {
+        let names = disk.list(&path)?;
+        files.extend(names.iter().filter_map(|entry| Some((parse_segment_file_name(&entry.name)?, entry.length))));
     }
-    let mut found = Vec::new();
-    let mut removed = false;
-    for entry in disk.list(&path)? {
-        let Some(base_offset) = parse_segment_file_name(&entry.name) else { continue };
-        // An active segment without batches begins at the end; but after a cut there, the file may be another one.
-        let is_active = stored.active.is_some_and(|(active, _)| active == base_offset);
-        if base_offset < end || (is_active && base_offset == stored.recovery_point && base_offset == end) {
-            found.push((base_offset, entry.length));
-            continue;
+    let ends = stored.segments.iter().skip(1).map(|next| next.base_offset).chain([stored.recovery_point]);
+    let expected = stored.segments.iter().zip(ends);
+    // An active segment without batches begins at the end; but after a cut there, the file may be another one.
+    let is_kept = |record: &SegmentRecord| {
+        record.base_offset < end || (record.base_offset == end && end == stored.recovery_point && stored.has_active)
+    };
+    let mut expected: Vec<_> = expected.filter(|(record, _)| is_kept(record)).collect();
+    let is_cut = end < stored.recovery_point;
+    // What a later truncation has cut off may be gone from the file that holds it.
+    let is_whole = |record: &SegmentRecord, next: Offset| {
+        files.get(&record.base_offset).is_some_and(|&length| length >= record.bytes || (is_cut && next > end))
+    };
+    // Without one that holds nothing, the next batch makes another.
+    expected.retain(|&(record, next)| record.bytes > SEGMENT_HEADER_BYTES || is_whole(record, next));
+    let vouched = stored.log_start.max(stored.archived_to);
+    let gone = expected.iter().rposition(|&(record, next)| !is_whole(record, next) && next <= vouched);
+    let expected = &expected[gone.map_or(0, |gone| gone + 1)..];
+    let first = expected.first().map_or(end, |(record, _)| record.base_offset);
+    let strays =
+        files.keys().copied().filter(|&base| base < first || !expected.iter().any(|(r, _)| r.base_offset == base));
+    remove_files(shared, &path, &strays.collect::<Vec<_>>())?;
+
+    let mut found = Found { segments: Vec::with_capacity(expected.len()), missing: Vec::new(), last_length: 0 };
+    for &(record, next) in expected {
+        let SegmentRecord { base_offset, bytes, created_at, max_timestamp } = *record;
+        let next_offset = next.min(end);
+        if !is_whole(record, next) {
+            found.missing.push(Missing { partition: stored.partition, from: base_offset, to: next_offset });
         }
-        removed = true;
-        disk.remove_file(&path.join(&entry.name))?;
-        let index = path.join(segment_file_name(base_offset)).with_extension("index");
+        let length = files.get(&base_offset).copied().unwrap_or(0);
+        found.last_length = length;
+        let extent = Extent { file_bytes: if is_cut { bytes.min(length) } else { bytes }, next_offset };
+        let file = path.join(segment_file_name(base_offset));
+        let header = SegmentHeader { partition: stored.partition, base_offset, created_at };
+        let segment = Segment::existing(disk, file, shared.identity, header, extent);
+        let is_sealed = !stored.has_active || next < stored.recovery_point;
+        if is_sealed && next_offset == next {
+            segment.know_max_timestamp(max_timestamp);
+        }
+        found.segments.push(Arc::new(segment));
+    }
+    Ok(found)
+}
+
+fn remove_files(shared: &Shared, path: &Path, segments: &[Offset]) -> Result<(), OpenError> {
+    let disk = &shared.runtime.disk;
+    for &base_offset in segments {
+        let file = path.join(segment_file_name(base_offset));
+        let index = file.with_extension("index");
+        disk.remove_file(&file)?;
         if disk.exists(&index)? {
             disk.remove_file(&index)?;
         }
     }
-    if removed {
+    if !segments.is_empty() {
         // A segment that came back after a power cut would be taken for part of what is written from here on.
-        disk.sync_directory(&path)?;
+        disk.sync_directory(path)?;
     }
-    found.sort_unstable();
-    let mut segments = Vec::with_capacity(found.len());
-    for (position, &(base_offset, length)) in found.iter().enumerate() {
-        let next_offset = found.get(position + 1).map_or(end, |&(next, _)| next);
-        let recorded = stored.active.filter(|&(active, _)| active == base_offset).map(|(_, bytes)| bytes);
-        let extent = Extent { file_bytes: recorded.unwrap_or(length).min(length), next_offset };
-        let file = path.join(segment_file_name(base_offset));
-        let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
-        disk.open(&file, Open::Read)?.read_at(&mut bytes, 0)?;
-        let header = check_header(shared, stored.partition, base_offset, &bytes)
-            .map_err(|error| OpenError::Stamp { path: file.clone(), error })?;
-        segments.push(Arc::new(Segment::existing(disk, file, shared.identity, header, extent)));
-    }
-    Ok(segments)
+    Ok(())
 }
 
-fn check_header(
-    shared: &Shared,
-    partition: TopicPartition,
-    base_offset: Offset,
-    bytes: &[u8],
-) -> Result<SegmentHeader, super::stamp::StampError> {
-    use super::stamp::StampError;
-    let (header, identity) = SegmentHeader::decode(bytes)?;
-    let expected = Identity { incarnation: identity.incarnation, ..shared.identity };
-    if identity != expected {
-        let (found, expected) = (Box::new(identity), Box::new(expected));
-        return Err(StampError::Foreign { kind: "segment", found, expected });
-    }
-    if header.partition != partition || header.base_offset != base_offset {
-        return Err(StampError::Damaged { kind: "segment" });
-    }
-    Ok(header)
-}
-
-fn missing(shared: &Shared, partition: TopicPartition, base_offset: Offset, file_offset: u64) -> OpenError {
-    let path = partition_path(&shared.path, partition).join(segment_file_name(base_offset));
-    OpenError::SegmentDamaged { partition, path, file_offset, what: "synced records are missing".to_owned() }
-}
-
-fn damaged(partition: TopicPartition, error: ReadError) -> OpenError {
+fn to_open_error(error: &ReadError) -> OpenError {
     match error {
-        ReadError::Corrupt { path, file_offset, error } => {
-            OpenError::SegmentDamaged { partition, path, file_offset, what: error.to_string() }
-        }
         ReadError::Io { error, .. } => OpenError::Io(std::io::Error::new(error.kind(), error.to_string())),
         other => OpenError::Io(std::io::Error::other(other.to_string())),
     }

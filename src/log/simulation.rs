@@ -2,7 +2,7 @@
 //! checked against a model after every step and every recovery.
 //!
 //! `ALLUVIUM_SIM_SEEDS` sets how many seeds run (and `ALLUVIUM_SIM_SEED` the first), for longer runs in CI; a failure prints
-//! the seed.
+//! the seed. Long because one model is compared with one log in all that can happen to it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,8 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    AppendError, Continuation, DirectorySettings, JournalSettings, Level, LogDirectory, LogSettings, Owner,
-    PartitionLog, ProducerState, Wait,
+    AppendError, Continuation, DirectoryMetrics, DirectorySettings, JournalSettings, Level, LogDirectory, LogSettings,
+    Owner, PartitionLog, ProducerState, Wait,
 };
 use crate::record::{Batch, BatchBuilder, BatchOptions, Batches};
 use crate::sim::{Lies, Machine, Random};
@@ -50,6 +50,8 @@ struct Model {
     epoch: LeaderEpoch,
     deletion_asked: bool,
     deletion_certain: bool,
+    /// A checkpoint was lost: deleted records may be back, or be taken for archived ones.
+    checkpoint_lost: bool,
 }
 
 impl Model {
@@ -84,6 +86,8 @@ struct World {
     models: BTreeMap<TopicPartition, Model>,
     next_topic: u8,
     next_value: u64,
+    /// The checkpoint has been lost since the last start that worked.
+    checkpoint_lost: bool,
 }
 
 type Check = Result<(), String>;
@@ -127,6 +131,7 @@ impl World {
             models: BTreeMap::new(),
             next_topic: 0,
             next_value: 0,
+            checkpoint_lost: false,
         };
         for _ in 0..3 {
             world.add_topic();
@@ -143,7 +148,13 @@ impl World {
     fn open(&mut self) -> Check {
         let owner =
             Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
-        match LogDirectory::open(&self.machine.runtime(), Path::new(DATA), owner, settings()) {
+        match LogDirectory::open(
+            &self.machine.runtime(),
+            Path::new(DATA),
+            owner,
+            settings(),
+            DirectoryMetrics::default(),
+        ) {
             Ok((directory, _)) => self.directory = Some(directory),
             // The power may go during recovery too.
             Err(_) if !self.machine.disk.is_powered() => {}
@@ -241,8 +252,8 @@ impl World {
         }
         let offsets = log.offsets();
         offsets.check();
-        let span = (offsets.high_watermark - offsets.log_start).max(1).cast_unsigned();
-        let from = offsets.log_start + self.random.below(span).cast_signed();
+        let span = (offsets.high_watermark - offsets.local_log_start).max(1).cast_unsigned();
+        let from = offsets.local_log_start + self.random.below(span).cast_signed();
         let limit = 1 + usize::try_from(self.random.below(9000)).unwrap();
         let plan = log.read(from, offsets.high_watermark, limit).map_err(|error| error.to_string())?;
         let chunks = match plan.execute() {
@@ -314,7 +325,7 @@ impl World {
         let log = self.log(partition);
         let offsets = log.offsets();
         let model = self.models.get_mut(&partition).expect("known");
-        let floor = offsets.log_start.max(model.log_start);
+        let floor = offsets.local_log_start.max(model.log_start);
         let candidates: Vec<_> =
             model.batches.iter().map(|batch| batch.base_offset).filter(|&base| base >= floor).collect();
         if candidates.is_empty() || log.is_deleted() {
@@ -415,6 +426,9 @@ impl World {
         if ending < 7 {
             self.machine.disk.cut_power_after(self.random.below(500));
         }
+        if self.random.chance(20) {
+            self.lose_checkpoint();
+        }
         self.open()?;
         if self.directory.is_some() {
             self.check_recovered()?;
@@ -445,8 +459,28 @@ impl World {
         Ok(())
     }
 
+    /// The checkpoint's file goes, or a bit of it flips.
+    fn lose_checkpoint(&mut self) {
+        let path = Path::new(DATA).join("checkpoint");
+        if self.machine.disk.files().contains(&path) {
+            self.checkpoint_lost = true;
+            // A disk that lies may have left nothing in it.
+            if self.random.chance(50) || self.machine.disk.content(&path).len() <= 60 {
+                self.machine.disk.lose(&path);
+            } else {
+                self.machine.disk.flip_bit(&path, 60);
+            }
+        }
+    }
+
     /// What was acknowledged is there, in order, once; what was not may be there, as a prefix of what was appended.
     fn check_recovered(&mut self) -> Check {
+        if std::mem::take(&mut self.checkpoint_lost) {
+            for model in self.models.values_mut() {
+                model.checkpoint_lost = true;
+                model.certain_log_start = Offset::ZERO;
+            }
+        }
         let partitions: Vec<_> = self.models.keys().copied().collect();
         for partition in partitions {
             let is_here = self.directory.as_ref().expect("open").log(partition).is_some();
@@ -492,7 +526,8 @@ impl World {
         model.truncate(end);
         ensure!(model.log_end() == end, "log ends at {end}, within a batch or beyond {}", model.log_end());
         let mut from = offsets.local_log_start;
-        ensure!(offsets.local_log_start == offsets.log_start, "nothing is archived here: {offsets:?}");
+        let nothing_is_archived = offsets.local_log_start == offsets.log_start || model.checkpoint_lost;
+        ensure!(nothing_is_archived, "nothing is archived here: {offsets:?}");
         while from < end {
             let read = log.read(from, end, 4096).and_then(super::ReadPlan::execute);
             let chunks = match read {

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::continuation::Continuation;
 use super::epoch_cache::EpochCache;
+use super::error::Missing;
 use super::journal::Mark;
 use super::offsets::Offsets;
 use super::partition::{CommitRule, Level};
@@ -41,6 +42,10 @@ pub(super) struct Recovered {
     pub(super) sequence: u64,
     /// See [`State::checkpointed_to`].
     pub(super) checkpointed_to: Offset,
+    /// See [`State::missing`].
+    pub(super) missing: Vec<Missing>,
+    /// The last segment was cut, which the next checkpoint has to sync.
+    pub(super) unsynced: bool,
 }
 
 /// The part of a partition's state that its lock guards.
@@ -64,12 +69,17 @@ pub(super) struct State {
     pub(super) checkpointed_to: Offset,
     /// What the newest durable checkpoint vouches for: local records below it may go.
     pub(super) removable_to: Offset,
+    /// Ranges whose segments were not there when the directory was opened, oldest first. The partition is out of service until
+    /// the log start or the archive has passed them all.
+    pub(super) missing: Vec<Missing>,
     /// Segments reach beyond this offset and must be cut before anything is written.
     pub(super) cut: Option<Offset>,
     /// Bytes at or above `written` in the tail.
     pub(super) unwritten_bytes: usize,
     /// When the oldest of them was appended.
     pub(super) unwritten_since: Option<Timestamp>,
+    /// The directory knows when the active segment reaches its age.
+    pub(super) seal_time_entered: bool,
     /// Seal the active segment at the next write-behind, whatever its size.
     pub(super) roll_requested: bool,
     pub(super) deletion: Deletion,
@@ -103,9 +113,11 @@ impl State {
             segments: recovered.segments,
             checkpointed_to: recovered.checkpointed_to,
             removable_to: recovered.offsets.log_start.max(recovered.offsets.archived_to),
+            missing: recovered.missing,
             cut: None,
             unwritten_bytes: 0,
             unwritten_since: None,
+            seal_time_entered: false,
             roll_requested: false,
             deletion: Deletion::No,
             commit_rule: CommitRule::Solo,
@@ -125,6 +137,7 @@ impl State {
                 self.offsets.log_start = offset;
                 self.offsets.local_log_start = self.offsets.local_log_start.max(offset);
                 self.epochs.advance_log_start(offset);
+                self.missing.retain(|missing| missing.to > offset);
                 self.notify_watchers();
             }
             Mark::EpochStart(epoch, start) => {
@@ -160,6 +173,22 @@ impl State {
         self.notify_watchers();
     }
 
+    /// The archive holds everything below `offset`.
+    pub(super) fn archived(&mut self, offset: Offset) {
+        if offset <= self.offsets.archived_to {
+            return;
+        }
+        self.offsets.archived_to = offset;
+        // What is missing here can be read from there, and what is before it too.
+        while let Some(first) = self.missing.first().copied().filter(|first| first.to <= offset) {
+            self.segments.retain(|segment| segment.base_offset() >= first.to);
+            self.offsets.local_log_start = self.offsets.local_log_start.max(first.to);
+            self.missing.remove(0);
+            self.notify_watchers();
+        }
+        self.offsets.check();
+    }
+
     pub(super) fn resolve(&mut self, level: Level, reached: Offset) {
         let waiting = &mut self.waiting[level as usize];
         let later = waiting.split_off(&reached.next());
@@ -175,6 +204,14 @@ impl State {
                 notify.notify_one();
             }
         }
+    }
+
+    /// When the oldest record that is not in a sealed segment reaches the age at which segments are sealed.
+    pub(super) fn seal_time(&self) -> Option<Timestamp> {
+        let active = self.active.as_ref().filter(|active| !active.is_empty()).map(|active| active.created_at());
+        let oldest = active.or(self.unwritten_since)?;
+        let age_ms = i64::try_from(self.settings.segment_age.as_millis()).unwrap_or(i64::MAX);
+        Some(Timestamp(oldest.0.saturating_add(age_ms)))
     }
 
     /// No truncation is under way, and what it touched is settled.

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{DirectorySettings, JournalSettings, Level, LogDirectory, LogSettings, Owner, PartitionLog, Wait};
+use super::{
+    DirectoryMetrics, DirectorySettings, JournalSettings, Level, LogDirectory, LogSettings, Owner, PartitionLog, Wait,
+};
 use crate::record::{Batch, BatchBuilder, BatchHeader, BatchOptions};
 use crate::runtime::Runtime;
 use crate::types::{
@@ -26,7 +28,7 @@ fn open(path: &Path) -> LogDirectory {
         checkpoint_bytes: 2 << 20,
         checkpoint_interval: std::time::Duration::from_secs(60),
     };
-    LogDirectory::open(&Runtime::production(), path, owner, settings).unwrap().0
+    LogDirectory::open(&Runtime::production(), path, owner, settings, DirectoryMetrics::default()).unwrap().0
 }
 
 fn log(directory: &LogDirectory, partition: i32) -> Arc<PartitionLog> {

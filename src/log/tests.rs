@@ -1,11 +1,13 @@
 //! What a directory does when its disk is full, fails or lies, one case at a time.
 
+mod damage;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{
-    AppendError, DirectorySettings, JournalSettings, Level, LogDirectory, LogSettings, OpenError, Owner, PartitionLog,
-    ReadError, ReadPlan, Wait,
+    AppendError, DirectoryMetrics, DirectorySettings, JournalSettings, Level, LogDirectory, LogSettings, OpenError,
+    Owner, PartitionLog, ReadError, ReadPlan, Wait,
 };
 use crate::record::{Batch, BatchBuilder, BatchOptions};
 use crate::sim::{Machine, Random};
@@ -19,17 +21,21 @@ struct Fixture {
     directory: LogDirectory,
 }
 
-fn open(machine: &Machine) -> Result<LogDirectory, OpenError> {
-    let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
-    let settings = DirectorySettings {
+fn settings() -> DirectorySettings {
+    DirectorySettings {
         journal: JournalSettings { file_bytes: 64 << 10, max_bytes: 512 << 10 },
         tail_bytes: 8 << 10,
         unwritten_bytes: 128 << 10,
         write_behind_bytes: 4 << 10,
         checkpoint_bytes: 128 << 10,
         checkpoint_interval: std::time::Duration::from_secs(60),
-    };
-    LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings).map(|(directory, _)| directory)
+    }
+}
+
+fn open(machine: &Machine) -> Result<LogDirectory, OpenError> {
+    let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
+    LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings(), DirectoryMetrics::default())
+        .map(|(directory, _)| directory)
 }
 
 fn batch(value: u8) -> Batch {
@@ -126,6 +132,90 @@ fn a_full_disk_keeps_what_is_acknowledged_and_serves_again_once_there_is_room() 
 }
 
 #[test]
+fn a_journal_without_room_for_another_file_waits_for_it() {
+    let mut fixture = Fixture::new();
+    fixture.append(1);
+    fixture.machine.disk.set_capacity(100 << 10);
+    let mut waits = Vec::new();
+    for _ in 0..40 {
+        waits.extend(fixture.append(1));
+        fixture.directory.tick();
+    }
+    assert!(fixture.directory.is_full() && !fixture.directory.is_offline());
+    let before = acknowledged(waits);
+    assert!(before < 40, "some wait");
+    let refused = fixture.directory.logs()[0].read(Offset(0), Offset(1), 100).unwrap().execute();
+    assert_eq!(refused.unwrap().len(), 1, "reads go on");
+    fixture.machine.disk.set_capacity(u64::MAX);
+    fixture.directory.tick();
+    fixture.run();
+    assert!(!fixture.directory.is_full());
+    assert_eq!(acknowledged(fixture.append(1)), 1);
+    let machine = fixture.crash();
+    assert_eq!(open(&machine).unwrap().logs()[0].offsets().log_end, Offset(42));
+}
+
+#[test]
+fn a_segment_is_sealed_at_its_age_and_waits_for_the_archive_once_that_is_certain() {
+    let mut fixture = Fixture::new();
+    let log = fixture.log();
+    fixture.append(3);
+    let tick = |fixture: &mut Fixture, ms| {
+        fixture.machine.pass_ms(ms);
+        fixture.directory.tick();
+        fixture.run();
+    };
+    tick(&mut fixture, 3_599_000);
+    assert!(log.archivable_segments().is_empty());
+    tick(&mut fixture, 1000);
+    tick(&mut fixture, 100);
+    assert_eq!(log.archivable_segments().len(), 1);
+    assert_eq!(fixture.directory.logs_to_archive().len(), 1);
+    log.advance_archived(Offset(3));
+    assert!(fixture.directory.logs_to_archive().is_empty());
+    // The next one has an age of its own, and a shorter one if the topic says so.
+    fixture.append(1);
+    log.configure(LogSettings { segment_age: std::time::Duration::from_secs(5), ..LogSettings::default() });
+    tick(&mut fixture, 4000);
+    assert_eq!(fixture.directory.logs_to_archive().len(), 0);
+    tick(&mut fixture, 1000);
+    tick(&mut fixture, 100);
+    assert_eq!(fixture.directory.logs_to_archive().len(), 1);
+}
+
+#[test]
+fn what_a_directory_does_is_counted() {
+    let (machine, metrics) = (Machine::new(7), DirectoryMetrics::default());
+    let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
+    let opened = LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings(), metrics.clone());
+    let mut fixture = Fixture { machine, random: Random::new(7), directory: opened.unwrap().0 };
+    fixture.append(40);
+    let journal = &metrics.journal;
+    assert!(journal.groups.get() > 0);
+    assert_eq!(journal.entries.get(), 41, "an epoch and the batches");
+    assert_eq!(journal.replay_bytes.get().cast_unsigned(), journal.written_bytes.get());
+    fixture.directory.close();
+    assert_eq!(journal.replay_bytes.get(), 0);
+    assert!(journal.checkpoints.get() > 0 && journal.allocated_bytes.get() > 0);
+    assert_eq!((metrics.log.partitions.get(), metrics.log.segments.get()), (1, 1));
+    assert!(metrics.log.local_bytes.get() > 40_000 && metrics.log.written_bytes.get() > 40_000);
+}
+
+#[test]
+fn free_bytes_are_looked_at_now_and_then() {
+    let mut fixture = Fixture::new();
+    let before = fixture.directory.free_bytes().unwrap();
+    fixture.machine.disk.set_capacity(1 << 20);
+    fixture.directory.tick();
+    fixture.run();
+    assert_eq!(fixture.directory.free_bytes(), Some(before), "a moment ago");
+    fixture.machine.pass_ms(2000);
+    fixture.directory.tick();
+    fixture.run();
+    assert!(fixture.directory.free_bytes().unwrap() < 1 << 20);
+}
+
+#[test]
 fn damage_in_the_middle_of_the_journal_is_not_taken_for_a_torn_tail() {
     let mut fixture = Fixture::new();
     for _ in 0..5 {
@@ -163,8 +253,14 @@ fn a_clean_stop_leaves_nothing_to_replay() {
     directory.close();
     machine.kill();
     let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
-    let (directory, report) =
-        LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, DirectorySettings::default()).unwrap();
+    let (directory, report) = LogDirectory::open(
+        &machine.runtime(),
+        Path::new("/data"),
+        owner,
+        DirectorySettings::default(),
+        DirectoryMetrics::default(),
+    )
+    .unwrap();
     assert_eq!((report.partitions, report.replayed_blocks), (1, 0));
     assert_eq!(directory.logs()[0].offsets().log_end, Offset(30));
 }
@@ -192,6 +288,12 @@ fn a_directory_of_another_cluster_or_in_use_is_refused() {
     assert!(matches!(open(&fixture.machine), Err(OpenError::Locked { .. })));
     let machine = fixture.crash();
     let owner = Owner { cluster_id: ClusterId::from_bytes([8; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
-    let foreign = LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, DirectorySettings::default());
+    let foreign = LogDirectory::open(
+        &machine.runtime(),
+        Path::new("/data"),
+        owner,
+        DirectorySettings::default(),
+        DirectoryMetrics::default(),
+    );
     assert!(matches!(foreign, Err(OpenError::Stamp { .. })));
 }

@@ -13,9 +13,11 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::checkpoint::{Checkpoint, PartitionCheckpoint};
-use super::directory::Shared;
+use super::checkpoint::{Checkpoint, PartitionCheckpoint, SegmentRecord};
+use super::checkpoint_clock::Due;
+use super::directory::{Shared, is_full};
 use super::error::ReadError;
+use super::journal::ReplayPosition;
 use super::partition::PartitionLog;
 use super::producer_state::ProducerState;
 use super::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentWriter};
@@ -43,6 +45,12 @@ pub(super) struct Writer {
     has_directory: bool,
 }
 
+impl Writer {
+    pub(super) fn new(unsynced: bool) -> Self {
+        Self { unsynced, ..Self::default() }
+    }
+}
+
 impl PartitionLog {
     /// Writes everything durable to segments, sealing on the way. Returns the bytes written.
     pub(super) fn write_behind(&self, now: Timestamp) -> io::Result<usize> {
@@ -61,10 +69,12 @@ impl PartitionLog {
         }
         let mut written_bytes = 0;
         loop {
-            let batches = {
+            let mut batches = {
                 let state = self.state.lock();
                 state.tail.batches_from(state.written, WRITE_BYTES)
             };
+            // What came since is not in the sequence that is noted below: replay would find it twice.
+            batches.retain(|batch| batch.header().next_offset() <= target);
             if batches.is_empty() {
                 break;
             }
@@ -98,8 +108,13 @@ impl PartitionLog {
         }
         let mut found = ProducerState::default();
         for segment in segments {
-            for scanned in segment.scan(SEGMENT_HEADER_BYTES, Offset::MAX)? {
-                let header = *scanned?.batch.header();
+            let scan = match segment.scan(SEGMENT_HEADER_BYTES, Offset::MAX) {
+                Err(error) if self.state.lock().missing.is_empty() => return Err(error),
+                scan => scan,
+            };
+            // Producers can't be found in what is damaged or missing; readers are told of it, the directory goes on.
+            for scanned in scan.into_iter().flatten().map_while(Result::ok) {
+                let header = *scanned.batch.header();
                 if stale.contains(&header.producer_id) {
                     found.record(&header, header.next_offset(), now);
                 }
@@ -143,7 +158,12 @@ impl PartitionLog {
     }
 
     /// The active segment with a handle to write; made when there is none.
-    fn active_segment(&self, writer: &mut Writer, base_offset: Offset, now: Timestamp) -> io::Result<Arc<Segment>> {
+    pub(super) fn active_segment(
+        &self,
+        writer: &mut Writer,
+        base_offset: Offset,
+        now: Timestamp,
+    ) -> io::Result<Arc<Segment>> {
         let disk = &self.shared.runtime.disk;
         let active = self.state.lock().active.clone();
         if let Some(segment) = active {
@@ -192,11 +212,16 @@ impl PartitionLog {
     fn seal(&self, writer: &mut Writer) -> io::Result<()> {
         let Some(segment) = self.state.lock().active.clone() else { return Ok(()) };
         self.sync_active(writer)?;
-        segment.store_index()?;
+        match segment.store_index() {
+            Err(ReadError::Io { error, .. }) => return Err(io::Error::new(error.kind(), error.to_string())),
+            Err(error) => tracing::error!(%error, "segment was sealed without an index"),
+            Ok(()) => {}
+        }
         segment.forget_index();
         writer.file = None;
         self.state.lock().active = None;
-        self.shared.checkpoint_requested.store(true, Ordering::Relaxed);
+        self.shared.metrics.log.rolled_segments.inc();
+        self.shared.checkpoint_wanted.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -222,9 +247,17 @@ impl PartitionLog {
             last.truncate(&file, end)?;
             writer.file = Some(file);
         }
-        let mut state = self.state.lock();
-        state.active = segments.last().cloned();
-        state.segments = segments;
+        let is_empty = segments.is_empty();
+        let written = {
+            let mut state = self.state.lock();
+            state.active = segments.last().cloned();
+            state.segments = segments;
+            state.written
+        };
+        if is_empty {
+            let path = self.path.clone();
+            self.begin_segment(writer, written).map_err(|error| ReadError::Io { path, error: Arc::new(error) })?;
+        }
         Ok(())
     }
 
@@ -280,6 +313,12 @@ impl PartitionLog {
         epochs.truncate_to(written.next());
         let mut producers = state.producers.clone();
         producers.truncate_to(written);
+        let record = |segment: &Arc<Segment>| SegmentRecord {
+            base_offset: segment.base_offset(),
+            bytes: segment.extent().file_bytes,
+            created_at: segment.created_at(),
+            max_timestamp: segment.known_max_timestamp(),
+        };
         PartitionCheckpoint {
             partition: self.partition(),
             written_sequence: state.written_sequence,
@@ -289,7 +328,8 @@ impl PartitionLog {
             archived_to: offsets.archived_to,
             high_watermark: offsets.high_watermark.min(written),
             recovery_point: written,
-            active: state.active.as_ref().map(|active| (active.base_offset(), active.extent().file_bytes)),
+            segments: state.segments.iter().map(record).collect(),
+            has_active: state.active.is_some(),
             epochs,
             producers,
         }
@@ -315,6 +355,7 @@ fn to_io(error: ReadError) -> io::Error {
 impl Shared {
     /// One run of the lane.
     pub(super) fn run_write_behind(&self) {
+        self.look_at_room();
         if self.is_offline() {
             return;
         }
@@ -324,34 +365,66 @@ impl Shared {
     }
 
     fn write_and_checkpoint(&self) -> io::Result<()> {
-        self.journal.prepare_spare(&*self.runtime.disk)?;
+        match self.journal.prepare_spare(&*self.runtime.disk) {
+            // The journal has others, and will say when it has not; segments are what makes them free.
+            Err(error) if is_full(&error) => {}
+            result => result?,
+        }
         let now = self.runtime.clock.wall();
-        let checkpoint_due = self.checkpoint_due();
+        let due = self.checkpoint_due();
+        let (start, journal_bytes) = self.checkpoint_clock.lock().replay();
+        // Everything up to here is in segments when this run has written all that is dirty.
         let position = self.journal.completed();
-        let all = checkpoint_due || self.is_short_of_memory();
+        let all = due == Due::Full || self.is_short_of_memory();
         let mut result = Ok(());
+        let mut removed = Vec::new();
         for log in self.take_dirty(all) {
-            if result.is_ok() {
-                result = self.write_or_remove(&log, now);
+            if result.is_ok() && log.is_deletion_durable() {
+                result = self.remove_log(&log);
+                removed.push(Arc::clone(&log));
+            } else if result.is_ok() {
+                let written = log.write_behind(now);
+                result = written.map(|bytes| self.metrics.log.written_bytes.inc_by(bytes as u64)).map(|_| ());
             }
             if result.is_err() {
                 self.retry_write_behind(&log);
             }
         }
         result?;
+        self.sync_removed(&removed)?;
         self.evict_tails();
-        if checkpoint_due { self.checkpoint(position, now) } else { Ok(()) }
-    }
-
-    fn write_or_remove(&self, log: &Arc<PartitionLog>, now: Timestamp) -> io::Result<()> {
-        if log.is_deletion_durable() {
-            return self.remove_log(log);
+        match due {
+            Due::No => Ok(()),
+            Due::Light => self.checkpoint(start, 0, now),
+            Due::Full => self.checkpoint(position, journal_bytes, now),
         }
-        log.write_behind(now).map(|_| ())
     }
 
     /// Syncs, stores the checkpoint, and lets the journal forget what is before `position`.
-    fn checkpoint(&self, position: super::journal::ReplayPosition, now: Timestamp) -> io::Result<()> {
+    fn checkpoint(&self, position: ReplayPosition, journal_bytes: u64, now: Timestamp) -> io::Result<()> {
+        let began = self.runtime.clock.monotonic();
+        // Asked for again from here on, it is another one.
+        let requested = self.checkpoint_requested.swap(false, Ordering::Relaxed);
+        let wanted = self.checkpoint_wanted.swap(false, Ordering::Relaxed);
+        let stored = self.store_checkpoint(position, now);
+        if stored.is_err() {
+            self.checkpoint_requested.fetch_or(requested, Ordering::Relaxed);
+            self.checkpoint_wanted.fetch_or(wanted, Ordering::Relaxed);
+        }
+        let bytes = stored?;
+        let now = self.runtime.clock.monotonic();
+        let took = now.since(began);
+        self.checkpoint_clock.lock().note(now, bytes, took, position, journal_bytes);
+        self.metrics.journal.replay_bytes.dec_by(journal_bytes as i64);
+        self.metrics.journal.checkpoints.inc();
+        self.metrics.journal.checkpoint_seconds.observe(took);
+        self.journal.release_below(position.sequence);
+        self.wake_journal();
+        Ok(())
+    }
+
+    /// The size of the checkpoint in bytes.
+    fn store_checkpoint(&self, position: ReplayPosition, now: Timestamp) -> io::Result<u64> {
         let logs = self.logs();
         let changed: Vec<_> = logs.iter().filter(|log| log.needs_sync()).collect();
         let one_by_one = changed.len() <= SYNC_FILES_LIMIT;
@@ -364,15 +437,14 @@ impl Shared {
         let partitions: Vec<_> =
             logs.iter().filter(|log| !log.is_deletion_durable()).map(|log| log.checkpoint(now)).collect();
         let checkpoint = Checkpoint { replay: position, partitions };
-        checkpoint.store(&*self.runtime.disk, &self.path, &self.identity)?;
+        let bytes = checkpoint.store(&*self.runtime.disk, &self.path, &self.identity)?;
         for stored in &checkpoint.partitions {
             if let Some(log) = self.log(stored.partition) {
                 log.checkpointed(stored);
+                self.note_to_archive(&log);
             }
         }
-        self.note_checkpoint();
-        self.journal.release_below(position.sequence);
-        self.wake_journal();
-        Ok(())
+        self.note_content(&checkpoint.partitions);
+        Ok(bytes)
     }
 }

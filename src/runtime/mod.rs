@@ -52,4 +52,10 @@ impl Runtime {
             tasks: Arc::new(production::Threads),
         }
     }
+
+    /// The real machine with a disk on which syncs do nothing, for the test of the power-cut test. Not in release builds.
+    #[cfg(debug_assertions)]
+    pub fn without_syncing() -> Self {
+        Self { disk: Arc::new(production::UnsyncedDisk), ..Self::production() }
+    }
 }

@@ -48,7 +48,7 @@ pub(super) fn record_code(error: &RecordError) -> ErrorCode {
 
 fn append_code(error: &AppendError) -> ErrorCode {
     match error {
-        AppendError::Offline { .. } => ErrorCode::KafkaStorageError,
+        AppendError::Offline { .. } | AppendError::Missing(_) => ErrorCode::KafkaStorageError,
         AppendError::Fenced { .. } | AppendError::Truncating => ErrorCode::NotLeaderOrFollower,
         AppendError::Deleted => ErrorCode::UnknownTopicOrPartition,
         AppendError::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OutOfOrderSequenceNumber,
@@ -61,7 +61,8 @@ fn read_code(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::Archived { .. } => ErrorCode::OffsetMovedToTieredStorage,
-        ReadError::Io { .. } | ReadError::Corrupt { .. } => ErrorCode::KafkaStorageError,
+        ReadError::Io { .. } | ReadError::Missing(_) => ErrorCode::KafkaStorageError,
+        ReadError::Corrupt { .. } => ErrorCode::CorruptMessage,
         ReadError::Deleted => ErrorCode::UnknownTopicOrPartition,
     }
 }

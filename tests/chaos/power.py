@@ -1,14 +1,19 @@
-"""Power cuts: a file system in a file, whose kernel is told to forget what was not synced.
+"""Power cuts: a file system in a file that forgets what was not synced.
 
-The shutdown ioctl of ext4 and xfs, with its log not flushed, leaves on the device what a power cut leaves with a disk whose
-write cache is honest: what was synced, and nothing that was not.
+`Disk`: the shutdown ioctl of ext4 and xfs, with its log not flushed, leaves on the device what a power cut leaves with a disk
+that has no cache: what was written to it.
+
+`VolatileDisk`: a block device whose write cache is the memory of a process, which is killed. What was written and not
+flushed is gone: a sync that reaches the file system, but not the device, is found out.
 """
 
 import fcntl
 import os
 import shutil
+import signal
 import struct
 import subprocess
+import time
 
 import pytest
 
@@ -54,6 +59,66 @@ class Disk:
         self.image.unlink()
 
 
+class VolatileDisk(Disk):
+    """ext4 on a loop device on nbdfuse on nbdkit, which keeps writes in memory until it is told to flush them."""
+
+    def __init__(self, directory, size_mib=2048):
+        self.directory, self.server, self.client, self.loop = directory, None, None, None
+        (directory / "nbd").mkdir()
+        super().__init__(directory, "ext4", size_mib)
+        self.kind = "a device with a volatile cache"
+
+    def mount(self):
+        socket, fuse = self.directory / "nbd.sock", self.directory / "nbd"
+        socket.unlink(missing_ok=True)
+        serve = ["nbdkit", "--foreground", "--unix", socket, "--filter=cache", "file", self.image, "cache=writeback"]
+        self.server = subprocess.Popen(serve, stderr=subprocess.DEVNULL)
+        wait_until(socket.exists, "nbdkit does not listen")
+        self.client = subprocess.Popen(["nbdfuse", fuse, "--unix", socket], stderr=subprocess.DEVNULL)
+        wait_until(lambda: (fuse / "nbd").exists() or self.client.poll() is not None, "nbdfuse does not mount")
+        if self.client.poll() is not None:
+            self.detach()
+            pytest.skip("this kernel has no FUSE for a block device with a volatile cache")
+        made = subprocess.run(["losetup", "--find", "--show", fuse / "nbd"], capture_output=True, text=True)
+        if made.returncode:
+            self.detach()
+            pytest.skip(f"this kernel has no loop device over FUSE: {made.stderr.strip()}")
+        self.loop = made.stdout.strip()
+        run("mount", self.loop, str(self.mountpoint))
+
+    def cut_power(self):
+        self.server.send_signal(signal.SIGKILL)
+        self.server.wait()
+
+    def restore(self):
+        self.detach()
+        self.mount()
+
+    def detach(self):
+        """Lets go of what is left of the device; what its cache held and did not flush goes with it."""
+        subprocess.run(["umount", "-l", self.mountpoint], check=False, capture_output=True)
+        if self.loop:
+            subprocess.run(["losetup", "-d", self.loop], check=False, capture_output=True)
+            self.loop = None
+        subprocess.run(["fusermount3", "-u", "-z", self.directory / "nbd"], check=False, capture_output=True)
+        for process in (self.client, self.server):
+            if process and process.poll() is None:
+                process.kill()
+            if process:
+                process.wait()
+
+    def remove(self):
+        self.detach()
+        self.image.unlink()
+
+
+def wait_until(reached, failure, within_s=10):
+    end = time.monotonic() + within_s
+    while not reached():
+        assert time.monotonic() < end, failure
+        time.sleep(0.01)
+
+
 def run(*command):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
@@ -63,3 +128,13 @@ def skip_unless_root():
     """Mounting takes root and its tools."""
     if os.geteuid() != 0 or not shutil.which("mkfs.ext4"):
         pytest.skip("power cuts need root and mkfs.ext4")
+
+
+def make(kind, directory):
+    """A disk of a kind: ext4, xfs, or volatile."""
+    skip_unless_root()
+    if kind != "volatile":
+        return Disk(directory, kind)
+    if not shutil.which("nbdkit") or not shutil.which("nbdfuse") or not os.path.exists("/dev/fuse"):
+        pytest.skip("a block device with a volatile cache needs nbdkit, nbdfuse and FUSE")
+    return VolatileDisk(directory)

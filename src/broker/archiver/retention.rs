@@ -19,8 +19,11 @@ use crate::metadata::topic_config::TopicConfig;
 use crate::telemetry::MemoryShare;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
-/// How often local disks are looked at.
+/// How often local disks are looked at, at most.
 const LOCAL_INTERVAL: Duration = Duration::from_secs(1);
+/// With very many segments a look takes long: it is followed by a pause of so many times its length, which bounds its share
+/// of a core to one percent.
+const PAUSE_FACTOR: u32 = 100;
 
 /// A partition with local segments, for one pass.
 struct Held {
@@ -32,11 +35,11 @@ struct Held {
 impl Broker {
     /// Removes local copies for as long as the broker runs. Without an archive only the local log is retained by.
     pub(in crate::broker) async fn make_room_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
-        let mut interval = tokio::time::interval(LOCAL_INTERVAL);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut pause = Duration::ZERO;
         loop {
-            interval.tick().await;
-            let held = self.look(&archiver).await;
+            tokio::time::sleep(pause).await;
+            let (held, took) = self.look(&archiver).await;
+            pause = LOCAL_INTERVAL.max(took * PAUSE_FACTOR);
             self.make_local_room(&archiver, &held).await;
             let heads = &self.metrics().memory.used_bytes.of(MemoryShare::Heads);
             heads.set(i64::try_from(archiver.heads.used().0).unwrap_or(i64::MAX));
@@ -50,7 +53,7 @@ impl Broker {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            for held in self.look(&archiver).await.iter().filter(|held| held.is_archived()) {
+            for held in self.look(&archiver).await.0.iter().filter(|held| held.is_archived()) {
                 if let Err(error) = archiver.retain(held).await {
                     tracing::warn!(%error, partition = %held.log().partition(), "archive was not cleaned");
                 }
@@ -58,9 +61,16 @@ impl Broker {
         }
     }
 
-    async fn look(self: &Arc<Self>, archiver: &Archiver) -> Vec<Held> {
+    /// What is held, and how long it took to find out once a lane had time for it.
+    async fn look(self: &Arc<Self>, archiver: &Archiver) -> (Vec<Held>, Duration) {
         let (broker, is_durable) = (Arc::clone(self), archiver.is_durable());
-        archiver.workers.run(move || broker.held(is_durable)).await
+        let look = move || {
+            let clock = &broker.runtime().clock;
+            let began = clock.monotonic();
+            let held = broker.held(is_durable);
+            (held, clock.monotonic().since(began))
+        };
+        archiver.workers.run(look).await
     }
 
     /// The partitions that hold sealed segments, and what they hold. Blocks on indexes that are not in memory.

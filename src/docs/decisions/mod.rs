@@ -4,6 +4,8 @@
 #![doc = include_str!("0002-checkpoints-sync-few-files-or-one-file-system.md")]
 #![doc = include_str!("0003-truncation-looks-producers-up-in-the-log.md")]
 #![doc = include_str!("0004-large-runs-go-past-the-page-cache.md")]
+#![doc = include_str!("0005-checkpoints-that-are-worth-it.md")]
+#![doc = include_str!("0006-a-lost-checkpoint-is-rebuilt.md")]
 #![doc = include_str!("0010-the-head-is-the-commit-point.md")]
 #![doc = include_str!("0011-parquet-rows-give-back-batches.md")]
 #![doc = include_str!("0012-chunks-are-the-unit-of-reading.md")]

@@ -3,8 +3,10 @@
 //! A file is named by its slot, `journal/00000003.journal`. Its first 4096 bytes hold, twice (at 0 and 2048):
 //!
 //! ```text
-//!  0 stamp   56 lap u64   64 first_sequence u64   72 crc u32 (CRC-32C of bytes 56..72)
+//!  0 stamp   56 lap u64   64 first_sequence u64   72 replay_sequence u64   80 crc u32 (CRC-32C of bytes 56..80)
 //! ```
+//! `replay_sequence` is where replay would have started when the lap began. A file is used again only after that passed all
+//! its blocks, so the largest one of all files says which blocks must still be here, with or without a checkpoint.
 //! Blocks follow from 4096 on. A new lap writes a new header; the order of files is the order of `first_sequence`. Every
 //! start of the process begins a new lap, so a torn block at the end of the last one is never written around.
 //!
@@ -16,10 +18,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 
 use super::block::{self, Block, BlockPosition};
+use crate::log::directory::is_full;
 use crate::log::error::OpenError;
 use crate::log::stamp::{Identity, Kind, STAMP_BYTES};
 use crate::runtime::Runtime;
@@ -29,7 +33,7 @@ use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, Disk, File, Open};
 /// Bytes before the first block of a file.
 const FILE_HEADER_BYTES: usize = DIRECT_ALIGNMENT_BYTES;
 const SECOND_COPY_AT: usize = FILE_HEADER_BYTES / 2;
-const HEADER_BYTES: usize = STAMP_BYTES + 20;
+const HEADER_BYTES: usize = STAMP_BYTES + 28;
 const KIND: Kind = Kind { magic: *b"ALLVJRNL", name: "journal" };
 
 /// A position in the journal from which replay can start: just before the block `sequence`.
@@ -64,6 +68,7 @@ struct Lap {
     slot: u32,
     lap: u64,
     first_sequence: u64,
+    replay_sequence: u64,
 }
 
 /// What a write of a block waits for.
@@ -125,10 +130,22 @@ impl Spare {
 /// What became of an attempt to append a block.
 #[derive(Debug)]
 pub enum Appended {
-    /// On stable storage; the bytes, and where replay would continue.
-    Written(Bytes, ReplayPosition),
-    /// No file has room, and no more may be made: a checkpoint must free one. The block is handed back.
-    Full(AlignedBuffer),
+    /// On stable storage.
+    Written {
+        /// The block.
+        bytes: Bytes,
+        /// Where replay would continue.
+        end: ReplayPosition,
+        /// Time of the write.
+        took: Duration,
+    },
+    /// No file has room, and no more may be made: a checkpoint must free one.
+    Full {
+        /// The block.
+        buffer: AlignedBuffer,
+        /// Another file would be made if the file system had room for it.
+        no_room: bool,
+    },
 }
 
 /// The files of one journal. Owned by the journal's lane once the directory is open.
@@ -147,6 +164,8 @@ pub struct JournalFiles {
     next_sequence: u64,
     /// Blocks up to this sequence are on stable storage.
     synced: u64,
+    /// Everything below is in synced segments, as the newest durable checkpoint says.
+    replay_sequence: u64,
 }
 
 impl JournalFiles {
@@ -170,13 +189,14 @@ impl JournalFiles {
             active: None,
             next_sequence: ReplayPosition::START.sequence,
             synced: ReplayPosition::START.sequence - 1,
+            replay_sequence: ReplayPosition::START.sequence,
         };
         let mut laps = Vec::new();
         for entry in files.runtime.disk.list(directory)? {
             let Some(slot) = entry.name.strip_suffix(".journal").and_then(|slot| slot.parse().ok()) else { continue };
             files.slots.insert(slot, entry.length);
             match files.read_header(slot)? {
-                Some((lap, first_sequence)) => laps.push(Lap { slot, lap, first_sequence }),
+                Some(lap) => laps.push(lap),
                 None => files.free.push(slot),
             }
         }
@@ -189,8 +209,8 @@ impl JournalFiles {
         self.directory.join(slot_name(slot))
     }
 
-    /// The lap and first sequence of a file; `None` for one that was made but never used.
-    fn read_header(&self, slot: u32) -> Result<Option<(u64, u64)>, OpenError> {
+    /// The lap that a file is in; `None` for one that was made but never used.
+    fn read_header(&self, slot: u32) -> Result<Option<Lap>, OpenError> {
         let file = self.runtime.disk.open(&self.path(slot), Open::Read)?;
         let mut bytes = [0; FILE_HEADER_BYTES];
         if file.read_at(&mut bytes, 0)? < FILE_HEADER_BYTES {
@@ -201,17 +221,29 @@ impl JournalFiles {
                 continue;
             }
             let mut fields = &copy[STAMP_BYTES..HEADER_BYTES];
-            let computed = crc32c::crc32c(&fields[..16]);
-            let header = (fields.get_u64_le(), fields.get_u64_le());
+            let computed = crc32c::crc32c(&fields[..24]);
+            let (lap, first_sequence, replay_sequence) =
+                (fields.get_u64_le(), fields.get_u64_le(), fields.get_u64_le());
             if fields.get_u32_le() != computed
                 || matches!(KIND.read(copy), Err(crate::log::stamp::StampError::Damaged { .. }))
             {
                 continue;
             }
             KIND.check(copy, &self.identity)?;
-            return Ok(Some(header));
+            return Ok(Some(Lap { slot, lap, first_sequence, replay_sequence }));
         }
         Ok(None)
+    }
+
+    /// Where replay has to start when no checkpoint says so: at or before the position of the newest one. `None` in a journal
+    /// without blocks.
+    pub fn oldest_needed(&self) -> Result<Option<ReplayPosition>, OpenError> {
+        let Some(sequence) = self.laps.iter().map(|lap| lap.replay_sequence).max() else { return Ok(None) };
+        let Some(lap) = self.laps.iter().rev().find(|lap| lap.first_sequence <= sequence) else {
+            return Err(OpenError::JournalDamaged { path: self.directory.clone(), file_offset: 0, sequence });
+        };
+        let file_offset = FILE_HEADER_BYTES as u64;
+        Ok(Some(ReplayPosition { lap: lap.lap, file_offset, sequence: lap.first_sequence }))
     }
 
     /// Walks the blocks from `from` on and calls `each` for every one, in order. Returns where the chain ends.
@@ -327,6 +359,11 @@ impl JournalFiles {
         usize::try_from(self.settings.file_bytes / 4).unwrap_or(usize::MAX)
     }
 
+    /// Bytes of all files.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.slots.values().sum()
+    }
+
     fn may_grow(&self, by_bytes: u64) -> bool {
         self.slots.is_empty() || self.slots.values().sum::<u64>() + by_bytes <= self.settings.max_bytes
     }
@@ -357,8 +394,14 @@ impl JournalFiles {
     pub fn append(&mut self, mut buffer: AlignedBuffer, entries: u32, durability: Durability) -> io::Result<Appended> {
         let needed = buffer.len().next_multiple_of(DIRECT_ALIGNMENT_BYTES) as u64;
         let has_room = self.active.as_ref().is_some_and(|active| active.position + needed <= active.bytes);
-        if !has_room && !self.begin_lap(needed)? {
-            return Ok(Appended::Full(buffer));
+        if !has_room {
+            match self.begin_lap(needed) {
+                Ok(true) => {}
+                Ok(false) => return Ok(Appended::Full { buffer, no_room: false }),
+                // Nothing was written; what is acknowledged is in files that are there.
+                Err(error) if is_full(&error) => return Ok(Appended::Full { buffer, no_room: true }),
+                Err(error) => return Err(error),
+            }
         }
         if durability == Durability::Stable {
             self.sync()?;
@@ -367,6 +410,7 @@ impl JournalFiles {
         let sequence = self.next_sequence;
         block::finish(&mut buffer, BlockPosition { lap: active.lap, sequence }, entries, self.synced);
         let bytes = buffer.freeze();
+        let began = self.runtime.clock.monotonic();
         match durability {
             Durability::Stable => {
                 active.file.write_all_at(&bytes, active.position)?;
@@ -378,10 +422,11 @@ impl JournalFiles {
                 active.cached(&*self.runtime.disk, &path)?.write_all_at(&bytes, position)?;
             }
         }
+        let took = self.runtime.clock.monotonic().since(began);
         active.position += bytes.len() as u64;
         self.next_sequence += 1;
         let end = ReplayPosition { lap: active.lap, file_offset: active.position, sequence: sequence + 1 };
-        Ok(Appended::Written(bytes, end))
+        Ok(Appended::Written { bytes, end, took })
     }
 
     /// Brings blocks that were only written to stable storage.
@@ -412,7 +457,12 @@ impl JournalFiles {
         // A lap follows only what is on stable storage.
         self.sync()?;
         let slot = self.free[index];
-        let lap = Lap { slot, lap: self.runtime.entropy.number() | 1, first_sequence: self.next_sequence };
+        let lap = Lap {
+            slot,
+            lap: self.runtime.entropy.number() | 1,
+            first_sequence: self.next_sequence,
+            replay_sequence: self.replay_sequence,
+        };
         let file = self.runtime.disk.open(&self.path(slot), Open::Durable)?;
         file.write_all_at(&self.encode_header(&lap), 0)?;
         self.free.swap_remove(index);
@@ -427,6 +477,7 @@ impl JournalFiles {
         KIND.write(&self.identity, &mut header);
         header.put_u64_le(lap.lap);
         header.put_u64_le(lap.first_sequence);
+        header.put_u64_le(lap.replay_sequence);
         let crc = crc32c::crc32c(&header[STAMP_BYTES..]);
         header.put_u32_le(crc);
         header.resize(SECOND_COPY_AT, 0);
@@ -439,6 +490,7 @@ impl JournalFiles {
     /// Frees the files whose blocks are all below `sequence`, for a durable checkpoint says that replay starts there.
     pub fn release_below(&mut self, sequence: u64) -> usize {
         let mut released = 0;
+        self.replay_sequence = self.replay_sequence.max(sequence);
         while self.laps.get(1).is_some_and(|next| next.first_sequence <= sequence) {
             let lap = self.laps.pop_front().expect("there are at least two");
             self.free.push(lap.slot);

@@ -14,6 +14,7 @@ mod files;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -109,7 +110,11 @@ pub enum Outcome {
         bytes: usize,
         /// Entries in the group.
         entries: u32,
+        /// Time of the write.
+        took: Duration,
     },
+    /// There is no room on the file system for another file; run again later.
+    NoRoom,
     /// All files are full; run again once a checkpoint has released one.
     Full,
     /// The disk failed; the journal is closed for good.
@@ -181,6 +186,11 @@ impl<C: Client> Journal<C> {
         self.written.lock().files.release_below(sequence)
     }
 
+    /// Bytes of all files.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.written.lock().files.allocated_bytes()
+    }
+
     /// Makes the next file ahead of need, without holding up writes. Called by a lane other than the journal's.
     pub fn prepare_spare(&self, disk: &dyn Disk) -> std::io::Result<()> {
         let Some(spare) = self.written.lock().files.spare_wanted() else { return Ok(()) };
@@ -203,14 +213,14 @@ impl<C: Client> Journal<C> {
         let memory_bytes = buffer.memory_bytes();
         let count = u32::try_from(entries.len()).expect("a group is bounded");
         match written.files.append(buffer, count, durability) {
-            Ok(Appended::Written(bytes, end)) => {
+            Ok(Appended::Written { bytes, end, took }) => {
                 drop(written);
                 self.complete(&bytes, memory_bytes, entries, &clients, end);
-                Outcome::Wrote { bytes: bytes.len(), entries: count }
+                Outcome::Wrote { bytes: bytes.len(), entries: count, took }
             }
-            Ok(Appended::Full(buffer)) => {
+            Ok(Appended::Full { buffer, no_room }) => {
                 written.stalled = Some(Group { buffer, durability, entries, clients });
-                Outcome::Full
+                if no_room { Outcome::NoRoom } else { Outcome::Full }
             }
             Err(error) => {
                 tracing::error!(%error, "journal write failed");

@@ -25,7 +25,7 @@ pub use index::SegmentIndex;
 pub use scan::{BatchScan, Scanned};
 pub use writer::SegmentWriter;
 
-use super::error::ReadError;
+use super::error::{Missing, ReadError};
 use super::stamp::{Identity, Kind, STAMP_BYTES, StampError};
 use crate::record::Batch;
 use crate::runtime::disk::{Disk, Open, read_file};
@@ -150,6 +150,19 @@ impl Segment {
         Self { disk, path, identity, header, extent, index, sealed_max_timestamp: OnceLock::new() }
     }
 
+    /// Takes a sealed segment's largest timestamp from who knows it, which spares reading the index.
+    pub fn know_max_timestamp(&self, max_timestamp: Timestamp) {
+        if max_timestamp != Timestamp::NONE {
+            // Known already is the same.
+            let _ = self.sealed_max_timestamp.set(max_timestamp);
+        }
+    }
+
+    /// The largest timestamp of a sealed segment, if somebody has asked for it or knew it.
+    pub fn known_max_timestamp(&self) -> Timestamp {
+        self.sealed_max_timestamp.get().copied().unwrap_or(Timestamp::NONE)
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -178,25 +191,30 @@ impl Segment {
     /// Appends whole batches at the end. The writer is kept by the lane.
     pub fn append(&self, writer: &mut SegmentWriter, batches: &[Batch]) -> io::Result<()> {
         writer.write(batches, self.extent().file_bytes)?;
-        self.with_index(|index| {
-            let mut extent = self.extent.lock();
-            for batch in batches {
+        // After a restart there is no index until somebody reads: building it here would hold up the journal's release.
+        let mut index = self.index.lock();
+        let mut extent = self.extent.lock();
+        for batch in batches {
+            if let Some(index) = &mut *index {
                 let belongs = index.observe(batch.header(), extent.file_bytes);
                 assert!(belongs.is_ok(), "a batch of another segment was appended: {belongs:?}");
-                extent.file_bytes += batch.bytes().len() as u64;
-                extent.next_offset = batch.header().next_offset();
             }
-        })
-        .map_err(|error| io::Error::other(error.to_string()))
+            extent.file_bytes += batch.bytes().len() as u64;
+            extent.next_offset = batch.header().next_offset();
+        }
+        Ok(())
     }
 
     /// Writes the index beside the segment, which has got its last batch. Failing costs a rebuild later, nothing else.
-    pub fn store_index(&self) -> io::Result<()> {
+    pub fn store_index(&self) -> Result<(), ReadError> {
         let extent = self.extent();
-        let content = self
-            .with_index(|index| index.encode(&self.identity, extent.next_offset, extent.file_bytes))
-            .map_err(|error| io::Error::other(error.to_string()))?;
-        self.disk.open(&self.index_path(), Open::CreateEmpty)?.write_all_at(&content, 0)
+        let encode = |index: &mut SegmentIndex| {
+            (index.encode(&self.identity, extent.next_offset, extent.file_bytes), index.max_timestamp())
+        };
+        let (content, max_timestamp) = self.with_index(encode)?;
+        self.know_max_timestamp(max_timestamp);
+        let file = self.disk.open(&self.index_path(), Open::CreateEmpty).map_err(|error| self.io_error(error))?;
+        file.write_all_at(&content, 0).map_err(|error| self.io_error(error))
     }
 
     fn index_path(&self) -> PathBuf {
@@ -254,8 +272,18 @@ impl Segment {
         }
         let mut index = SegmentIndex::new(self.base_offset());
         for scanned in self.scan(SEGMENT_HEADER_BYTES, Offset::MAX)? {
-            let Scanned { batch, position } = scanned?;
-            index.observe(batch.header(), position).map_err(|error| self.corrupt(position, error))?;
+            let observed = scanned.and_then(|Scanned { batch, position }| {
+                index.observe(batch.header(), position).map_err(|error| self.corrupt(position, error))
+            });
+            match observed {
+                Ok(()) => {}
+                // What is before the damage can be found; a read beyond it runs into it, and says so.
+                Err(error @ ReadError::Corrupt { .. }) => {
+                    tracing::error!(%error, "segment is indexed as far as its damage");
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(index)
     }
@@ -272,26 +300,48 @@ impl Segment {
             .map_err(|error| self.io_error(error))
     }
 
-    /// Reads whole batches from the one that holds `from` (or the next after it) up to `bound`, at most `max_bytes` of
-    /// them but at least one.
+    /// Reads whole batches from the one that holds `from` up to `bound`, at most `max_bytes` of them but at least one. Offsets
+    /// are dense: a batch that does not continue the one before is damage, and nothing is passed over in silence.
     pub fn read(&self, from: Offset, bound: Offset, max_bytes: usize) -> Result<Vec<Bytes>, ReadError> {
-        let Some(position) = self.with_index(|index| index.position_of_offset(from))? else { return Ok(Vec::new()) };
+        let extent = self.extent();
+        let position = self.with_index(|index| index.position_of_offset(from))?.unwrap_or(SEGMENT_HEADER_BYTES);
         let scan = self.scan_by(position, bound, max_bytes)?;
         let mut taken: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
+        let mut next = from;
         for scanned in scan {
-            let Scanned { batch, position } = scanned?;
-            if batch.header().next_offset() <= from {
+            if scanned.as_ref().is_ok_and(|scanned| scanned.batch.header().next_offset() <= from) {
                 continue;
             }
-            if !taken.is_empty() && bytes + batch.bytes().len() > max_bytes {
-                break;
+            match scanned.and_then(|scanned| self.verified(scanned, next, taken.is_empty())) {
+                Ok(batch) if taken.is_empty() || bytes + batch.bytes().len() <= max_bytes => {
+                    next = batch.header().next_offset();
+                    bytes += batch.bytes().len();
+                    taken.push(batch.bytes().clone());
+                }
+                Err(error) if taken.is_empty() => return Err(error),
+                Ok(_) | Err(_) => break,
             }
-            batch.verify_checksum().map_err(|error| self.corrupt(position, error))?;
-            bytes += batch.bytes().len();
-            taken.push(batch.bytes().clone());
+        }
+        if taken.is_empty() && from < extent.next_offset && extent.next_offset <= bound {
+            return Err(self.missing(from, extent.next_offset));
         }
         Ok(taken)
+    }
+
+    /// The batch, if its checksum is right and it holds `next`, or begins there unless it is the first.
+    fn verified(&self, scanned: Scanned, next: Offset, is_first: bool) -> Result<Batch, ReadError> {
+        let Scanned { batch, position } = scanned;
+        let base_offset = batch.header().base_offset;
+        if base_offset > next || (!is_first && base_offset < next) {
+            return Err(self.missing(next, base_offset.max(next)));
+        }
+        batch.verify_checksum().map_err(|error| self.corrupt(position, error))?;
+        Ok(batch)
+    }
+
+    fn missing(&self, from: Offset, to: Offset) -> ReadError {
+        ReadError::Missing(Missing { partition: self.header.partition, from, to })
     }
 
     /// The first batch that ends between `from` and `bound` and whose largest timestamp is at least `timestamp`.
@@ -328,13 +378,15 @@ impl Segment {
         Ok(())
     }
 
-    /// Removes the files. Readers that have the segment open keep reading.
+    /// Removes the files, as far as they are there. Readers that have the segment open keep reading.
     pub fn remove(&self) -> io::Result<()> {
-        match self.disk.remove_file(&self.index_path()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        for path in [&self.index_path(), &self.path] {
+            match self.disk.remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
-        self.disk.remove_file(&self.path)
+        Ok(())
     }
 
     fn io_error(&self, error: io::Error) -> ReadError {

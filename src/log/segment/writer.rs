@@ -75,7 +75,7 @@ impl SegmentWriter {
     }
 
     /// Cuts the file.
-    pub(super) fn set_length(&self, length: u64) -> io::Result<()> {
+    pub fn set_length(&self, length: u64) -> io::Result<()> {
         self.file.set_length(length)
     }
 }

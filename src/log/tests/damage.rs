@@ -1,0 +1,289 @@
+//! Files that are lost or damaged between two lives: what is put together again, what is refused, and what is told to readers.
+
+use super::*;
+use crate::log::{Missing, RecoveryReport};
+
+/// Many small segments, sealed and known to a checkpoint.
+fn with_segments(records: u8) -> Fixture {
+    let mut fixture = Fixture::new();
+    let log = fixture.log();
+    log.configure(LogSettings { segment_bytes: 4 << 10, ..LogSettings::default() });
+    for value in 0..records {
+        log.append(&batch(value), LeaderEpoch(1), Timestamp(0), None).unwrap();
+        fixture.run();
+    }
+    fixture
+}
+
+/// Stops cleanly; the segment files, oldest first.
+fn stopped(fixture: Fixture) -> (Machine, Vec<PathBuf>) {
+    let Fixture { machine, directory, .. } = fixture;
+    directory.close();
+    machine.kill();
+    let segments = machine.disk.files();
+    let segments = segments.into_iter().filter(|path| path.extension().is_some_and(|found| found == "segment"));
+    let segments = segments.collect();
+    (machine, segments)
+}
+
+fn reopen(machine: &Machine) -> (LogDirectory, RecoveryReport) {
+    let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
+    LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings(), DirectoryMetrics::default()).unwrap()
+}
+
+fn read(directory: &LogDirectory, from: i64) -> Result<usize, ReadError> {
+    let log = directory.logs()[0].clone();
+    let chunks = log.read(Offset(from), log.offsets().high_watermark, 1)?.execute()?;
+    Ok(chunks.len())
+}
+
+fn checkpoint() -> PathBuf {
+    PathBuf::from("/data/checkpoint")
+}
+
+/// Everything is there, and a retried batch is known.
+fn check_whole(directory: &LogDirectory, end: i64) {
+    let log = directory.logs()[0].clone();
+    assert_eq!(log.offsets().log_end, Offset(end));
+    assert!((log.offsets().local_log_start.0..end).all(|offset| matches!(read(directory, offset), Ok(1))));
+    assert_eq!(log.epochs().latest(), Some(LeaderEpoch(1)));
+}
+
+#[test]
+fn a_checkpoint_that_is_lost_or_damaged_is_rebuilt_after_a_clean_stop() {
+    for damage in [SimDamage::Lost, SimDamage::Flipped] {
+        let (machine, _) = stopped(with_segments(120));
+        damage.apply(&machine, &checkpoint());
+        let (directory, report) = reopen(&machine);
+        assert!(report.rebuilt.partitions == 1 && report.rebuilt.segments > 1, "{report:?}");
+        check_whole(&directory, 120);
+        // It is written again soon, and the next start has nothing to rebuild.
+        machine.tasks.run_all(&mut Random::new(1));
+        drop(directory);
+        machine.kill();
+        let (directory, report) = reopen(&machine);
+        assert_eq!(report.rebuilt.partitions, 0);
+        check_whole(&directory, 120);
+    }
+}
+
+enum SimDamage {
+    Lost,
+    Flipped,
+}
+
+impl SimDamage {
+    fn apply(&self, machine: &Machine, path: &Path) {
+        match self {
+            Self::Lost => machine.disk.lose(path),
+            Self::Flipped => machine.disk.flip_bit(path, 90),
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_is_not_rebuilt_over_a_hole_in_the_segments() {
+    let (machine, segments) = stopped(with_segments(120));
+    machine.disk.lose(&checkpoint());
+    machine.disk.lose(&segments[2]);
+    assert!(matches!(open(&machine), Err(OpenError::SegmentDamaged { .. })));
+}
+
+#[test]
+fn a_checkpoint_is_not_rebuilt_when_the_journal_lacks_what_it_must_have() {
+    let mut fixture = with_segments(120);
+    fixture.directory.request_checkpoint();
+    fixture.run();
+    fixture.append(60);
+    let machine = fixture.crash();
+    let journals: Vec<_> = machine
+        .disk
+        .files()
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|found| found == "journal"))
+        .collect();
+    assert!(journals.len() > 1, "more than one file");
+    machine.disk.lose(&checkpoint());
+    // Whichever file is lost: either the rest is whole without it, or the directory stays closed.
+    let mut refused = 0;
+    for journal in &journals {
+        let content = machine.disk.content(journal);
+        machine.disk.lose(journal);
+        match open(&machine) {
+            Ok(directory) => assert!(directory.logs()[0].offsets().log_end >= Offset(120)),
+            Err(error) => {
+                assert!(
+                    matches!(error, OpenError::JournalDamaged { .. } | OpenError::SegmentDamaged { .. }),
+                    "{error}"
+                );
+                refused += 1;
+            }
+        }
+        machine.kill();
+        machine.disk.put(journal, content);
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn a_partition_of_which_all_is_archived_still_knows_its_end_without_a_checkpoint() {
+    let mut fixture = with_segments(120);
+    let log = fixture.log();
+    log.request_roll();
+    fixture.run();
+    log.advance_archived(Offset(120));
+    fixture.directory.request_checkpoint();
+    fixture.run();
+    assert!(log.remove_local_below(Offset(120)).unwrap() > 1);
+    assert_eq!(log.offsets().local_log_start, Offset(120));
+    drop(log);
+    let (machine, segments) = stopped(fixture);
+    assert_eq!(segments.len(), 1, "an empty one");
+    machine.disk.lose(&checkpoint());
+    let (directory, _) = reopen(&machine);
+    let offsets = directory.logs()[0].offsets();
+    assert_eq!(offsets.log_end, Offset(120));
+    // The journal may still have the last of them.
+    assert!(offsets.local_log_start > Offset(20) && offsets.archived_to == offsets.local_log_start, "{offsets:?}");
+    assert_eq!(offsets.log_start, Offset::ZERO, "the archive's head knows better, and only it may raise this");
+}
+
+#[test]
+fn a_missing_segment_takes_its_partition_out_of_service_and_no_other() {
+    let mut fixture = with_segments(30);
+    let other = TopicPartition::new(TopicId::from_bytes([2; 16]), 0);
+    let log = fixture.directory.log_or_create(other, LogSettings::default());
+    log.begin_epoch(LeaderEpoch(1)).unwrap();
+    log.append(&batch(1), LeaderEpoch(1), Timestamp(0), None).unwrap();
+    fixture.run();
+    drop(log);
+    let (machine, segments) = stopped(fixture);
+    let content = machine.disk.content(&segments[2]);
+    machine.disk.lose(&segments[2]);
+    let (directory, report) = reopen(&machine);
+    assert_eq!(report.unavailable, 1);
+    let log = directory.logs()[0].clone();
+    let refused = log.append(&batch(1), LeaderEpoch(1), Timestamp(0), None);
+    let Err(AppendError::Missing(Missing { from, to, .. })) = refused else { panic!("{refused:?}") };
+    assert!(from < to && to < Offset(30), "{from} to {to}");
+    assert!(matches!(read(&directory, 0), Err(ReadError::Missing(missing)) if missing.from == from));
+    let other = directory.log(other).unwrap();
+    assert!(other.append(&batch(2), LeaderEpoch(1), Timestamp(0), None).is_ok());
+    machine.tasks.run_all(&mut Random::new(1));
+
+    // A checkpoint later it is still known to be missing, and putting it back is all that it takes.
+    directory.request_checkpoint();
+    machine.tasks.run_all(&mut Random::new(1));
+    drop((log, other, directory));
+    machine.kill();
+    let (directory, report) = reopen(&machine);
+    assert_eq!(report.unavailable, 1);
+    drop(directory);
+    machine.kill();
+    machine.disk.put(&segments[2], content);
+    let (directory, report) = reopen(&machine);
+    assert_eq!(report.unavailable, 0);
+    check_whole(&directory, 30);
+}
+
+#[test]
+fn deleting_the_records_up_to_what_is_missing_brings_the_partition_back() {
+    let (machine, segments) = stopped(with_segments(30));
+    machine.disk.lose(&segments[1]);
+    let (directory, _) = reopen(&machine);
+    let log = directory.logs()[0].clone();
+    let Err(AppendError::Missing(missing)) = log.append(&batch(1), LeaderEpoch(1), Timestamp(0), None) else {
+        panic!("not missed")
+    };
+    log.advance_log_start(missing.to).unwrap();
+    machine.tasks.run_all(&mut Random::new(1));
+    assert!(log.append(&batch(1), LeaderEpoch(1), Timestamp(0), None).is_ok());
+    assert!(read(&directory, missing.to.0).is_ok());
+}
+
+#[test]
+fn what_the_archive_has_is_not_missed() {
+    let (machine, segments) = stopped(with_segments(30));
+    machine.disk.lose(&segments[1]);
+    let (directory, _) = reopen(&machine);
+    let log = directory.logs()[0].clone();
+    let Err(AppendError::Missing(missing)) = log.append(&batch(1), LeaderEpoch(1), Timestamp(0), None) else {
+        panic!("not missed")
+    };
+    log.advance_archived(missing.to);
+    assert!(log.append(&batch(1), LeaderEpoch(1), Timestamp(0), None).is_ok());
+    assert!(matches!(read(&directory, missing.from.0), Err(ReadError::Archived { .. })));
+    assert!(read(&directory, missing.to.0).is_ok());
+}
+
+#[test]
+fn a_segment_that_lost_its_end_is_missed_and_the_log_goes_on_after_it() {
+    for which in [0, usize::MAX] {
+        let (machine, segments) = stopped(with_segments(30));
+        let segment = segments.get(which).unwrap_or(segments.last().unwrap()).clone();
+        let content = machine.disk.content(&segment);
+        machine.disk.put(&segment, content[..content.len() - 10].to_vec());
+        let (directory, report) = reopen(&machine);
+        assert_eq!((report.unavailable, directory.logs()[0].offsets().log_end), (1, Offset(30)));
+        drop(directory);
+        machine.kill();
+        machine.disk.put(&segment, content);
+        let (directory, report) = reopen(&machine);
+        assert_eq!(report.unavailable, 0);
+        check_whole(&directory, 30);
+    }
+}
+
+#[test]
+fn a_damaged_header_or_index_costs_nothing() {
+    let (machine, segments) = stopped(with_segments(30));
+    machine.disk.flip_bit(&segments[0], 60);
+    machine.disk.flip_bit(&segments[1].with_extension("index"), 70);
+    machine.disk.lose(&segments[2].with_extension("index"));
+    let (directory, _) = reopen(&machine);
+    check_whole(&directory, 30);
+}
+
+#[test]
+fn damage_within_a_segment_is_told_and_what_is_around_it_served() {
+    // In the length of the third batch: nothing behind it can be found by walking.
+    let batch_bytes = batch(0).bytes().len();
+    let (machine, segments) = stopped(with_segments(30));
+    machine.disk.flip_bit(&segments[0], 128 + 2 * batch_bytes + 8);
+    machine.disk.lose(&segments[0].with_extension("index"));
+    let (directory, _) = reopen(&machine);
+    assert!(read(&directory, 1).is_ok());
+    assert!(matches!(read(&directory, 2), Err(ReadError::Corrupt { .. })));
+    let next = segments[1].file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    assert!(read(&directory, next).is_ok());
+    assert!(directory.logs()[0].append(&batch(1), LeaderEpoch(1), Timestamp(0), None).is_ok());
+}
+
+#[test]
+fn damage_within_the_active_segment_takes_nothing_down() {
+    let (machine, segments) = stopped(with_segments(30));
+    machine.disk.flip_bit(segments.last().unwrap(), 128 + 8);
+    let (directory, _) = reopen(&machine);
+    let log = directory.logs()[0].clone();
+    for value in 0..20 {
+        log.append(&batch(value), LeaderEpoch(1), Timestamp(0), None).unwrap();
+        machine.tasks.run_all(&mut Random::new(1));
+    }
+    log.request_roll();
+    machine.tasks.run_all(&mut Random::new(1));
+    assert!(!directory.is_offline());
+    assert!(read(&directory, 0).is_ok() && read(&directory, 49).is_ok());
+}
+
+#[test]
+fn a_wrong_offset_in_a_segment_is_not_served() {
+    let batch_bytes = batch(0).bytes().len();
+    let (machine, segments) = stopped(with_segments(30));
+    // The checksum of a batch does not cover its offset.
+    machine.disk.flip_bit(&segments[0], 128 + batch_bytes + 7);
+    let (directory, _) = reopen(&machine);
+    let log = directory.logs()[0].clone();
+    let chunks = log.read(Offset(0), Offset(30), 1 << 20).unwrap().execute().unwrap();
+    assert_eq!(chunks.len(), 1, "only what is before it");
+    assert!(matches!(read(&directory, 1), Err(ReadError::Missing(_))));
+}

@@ -1,4 +1,5 @@
 //! The archive end to end, over every kind of store: upload, read back, crash at every step, two leaders, lost replies.
+//! Long because writing and reading are tested on one bench.
 
 use std::path::PathBuf;
 use std::sync::Arc;

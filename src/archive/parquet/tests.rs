@@ -1,4 +1,5 @@
 //! Whatever a client produces comes back byte for byte; what is damaged is found.
+//! Long because all of it is tested on the same generated batches.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;

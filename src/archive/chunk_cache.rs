@@ -1,6 +1,6 @@
 //! Rebuilt chunks on local disk, so that history is decoded once however many consumers read it.
 //!
-//! An entry is a [`RebuiltChunk`] in a file. One build of a chunk runs at a time: later readers wait for it, and it runs to
+//! An entry is a `RebuiltChunk` in a file. One build of a chunk runs at a time: later readers wait for it, and it runs to
 //! its end even when all of them have gone, so that a fetch that timed out finds it done. The least recently used entries
 //! make room; the file of one that is being read goes when that ends. Nothing is synced and nothing survives: opening the
 //! cache empties its directory. A block whose checksum is wrong is never served; its entry is dropped and built again.

@@ -16,7 +16,7 @@ use super::partition::{HeadError, PartitionArchive};
 use super::remote_reader::{ReadError, ReadMetrics, ReadRequest, ReadSettings, RemoteReader};
 use super::spool::Spool;
 use super::store::faulty::{Fault, FaultyBackend, split_mix};
-use super::store::{Location, Operation, Store, StoreSettings, Unobserved};
+use super::store::{Location, Operation, Store, StoreOptions, StoreSettings, Unobserved};
 use super::uploader::{UploadError, UploadPlan, Uploader};
 use super::workers::Workers;
 use crate::log::{ProducerRun, ProducerState};
@@ -215,7 +215,7 @@ async fn what_is_archived_is_read_back_from_memory_a_directory_and_a_server() {
     for url in urls {
         let runtime = Runtime::production();
         let workers = Workers::start(runtime.tasks.as_ref(), "store", Priority::Foreground, 2);
-        let settings = StoreSettings { options: options.clone(), ..settings() };
+        let settings = StoreSettings { options: StoreOptions(options.clone()), ..settings() };
         let location = Location::parse(&url).unwrap();
         let store = Store::open(&runtime, &location, settings, workers, Arc::new(Unobserved)).unwrap();
         let broker = Broker::new(store);

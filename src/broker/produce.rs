@@ -81,8 +81,7 @@ impl Broker {
         })
     }
 
-    /// For how long a producer is to pause after having sent so many bytes, as the archive and the disks keep up; see
-    /// [`throttle`](super::throttle).
+    /// For how long a producer is to pause after having sent so many bytes, so that the archive and the disks keep up.
     pub fn throttle(&self, bytes: usize) -> Duration {
         let pause = self.throttle.lock().charge(self.runtime.clock.monotonic(), bytes);
         if !pause.is_zero() {

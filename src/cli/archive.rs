@@ -17,7 +17,7 @@ use super::{Context, Exit, Failure, Output};
 use crate::archive::inspect::{ArchivedPartition, ArchivedTopic, InspectError, Inspector, VerifyReport};
 use crate::archive::manifest::Segment;
 use crate::archive::parquet::Fate;
-use crate::archive::store::{Location, LocationError, Store, StoreSettings, Unobserved};
+use crate::archive::store::{Location, LocationError, Store, StoreOptions, StoreSettings, Unobserved};
 use crate::archive::workers::Workers;
 use crate::config::{ByteSize, StoreConfig};
 use crate::record::MAX_DECOMPRESSED_BYTES;
@@ -174,7 +174,7 @@ async fn open(arguments: &StoreArguments, context: &Context) -> Result<Inspector
         return Err(Failure::usage(format!("there is no archive in {}; check --object-store", directory.display())));
     }
     let options = options.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
-    let settings = StoreSettings { options, ..StoreSettings::default() };
+    let settings = StoreSettings { options: StoreOptions(options), ..StoreSettings::default() };
     let runtime = &context.runtime;
     let workers = Workers::start(&*runtime.tasks, "inspect", Priority::Foreground, DECODE_LANES);
     let location = Location::parse(url.as_str())?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::archive::parquet::ChunkLimits;
 use crate::archive::remote_reader::ReadSettings;
-use crate::archive::store::{Location, LocationError, StoreSettings};
+use crate::archive::store::{Location, LocationError, StoreOptions, StoreSettings};
 use crate::broker::{
     ArchiveSettings, ArchiverSettings, BrokerSettings, FetchSettings, OFFSETS_SEGMENT_BYTES, TopicSettings,
 };
@@ -62,7 +62,7 @@ fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
             connect_timeout_ms: millis(archive.connect_timeout),
             concurrent_reads: archive.concurrency,
             concurrent_writes: archive.concurrency.div_ceil(2),
-            options: options.collect(),
+            options: StoreOptions(options.collect()),
             ..StoreSettings::default()
         },
         archiver: ArchiverSettings {

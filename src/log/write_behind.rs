@@ -54,6 +54,16 @@ impl Writer {
 impl PartitionLog {
     /// Writes everything durable to segments, sealing on the way. Returns the bytes written.
     pub(super) fn write_behind(&self, now: Timestamp) -> io::Result<usize> {
+        // With everything that is durable by now: a request that comes later is for a later run, as it may mean more.
+        let roll = std::mem::take(&mut self.state.lock().roll_requested);
+        let written = self.write_all(now, roll);
+        if written.is_err() {
+            self.state.lock().roll_requested |= roll;
+        }
+        written
+    }
+
+    fn write_all(&self, now: Timestamp, roll: bool) -> io::Result<usize> {
         let mut writer = self.writer.lock();
         let (target, sequence, cut) = {
             let mut state = self.state.lock();
@@ -90,7 +100,7 @@ impl PartitionLog {
             }
         }
         self.refill_producers(now).map_err(to_io)?;
-        if self.roll_due(now) {
+        if self.may_roll() && (roll || self.has_old_segment(now)) {
             self.seal(&mut writer)?;
         }
         Ok(written_bytes)
@@ -201,11 +211,9 @@ impl PartitionLog {
         self.shared.note_room();
     }
 
-    /// Whether the active segment is to be sealed though it has room.
-    fn roll_due(&self, now: Timestamp) -> bool {
-        let requested = std::mem::take(&mut self.state.lock().roll_requested);
-        let holds_records = self.state.lock().active.as_ref().is_some_and(|active| !active.is_empty());
-        holds_records && (requested || self.has_old_segment(now))
+    /// Whether the active segment can be sealed: one without records has nothing for the archive.
+    fn may_roll(&self) -> bool {
+        self.state.lock().active.as_ref().is_some_and(|active| !active.is_empty())
     }
 
     /// Seals the active segment: synced, with its index beside it. A checkpoint then makes it known as such.

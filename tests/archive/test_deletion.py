@@ -54,8 +54,7 @@ def test_retention_by_age_goes_on_after_a_restart_though_nothing_is_written(fill
     filled.broker.stop()
     filled.broker.start()
     filled.client.alter_config(filled.topic, {"retention.ms": "1"})
-    # The last file waits for a later one, as the producers' state lies beside it.
-    wait_until(lambda: files_left(filled) <= 1)
+    wait_until(lambda: files_left(filled) == 0)
     assert log_start(filled) == (ROUNDS * EACH, ROUNDS * EACH)
     filled.client.alter_config(filled.topic, {"retention.ms": "-1"})
     filled.client.produce(filled.topic, [Record(b"new")])

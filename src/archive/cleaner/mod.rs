@@ -115,6 +115,8 @@ pub async fn sweep_tombstones(
     if due.is_empty() {
         return Ok(Cleaned::default());
     }
+    let kept = head.producer_snapshot.map(|snapshot| partition.keys().companion(&snapshot.segment));
+    let may_go = |key: &String| kept.as_ref() != Some(key);
     let mut keys = Vec::new();
     for tombstone in &due {
         match tombstone.what {
@@ -129,12 +131,12 @@ pub async fn sweep_tombstones(
                 let live = list.iter().filter(|segment| segment.next() > spill.live_from);
                 let segments: Vec<String> = live.flat_map(|segment| segment_keys(partition, &segment.name)).collect();
                 // The list goes last, or a crash would leave its segments without a name.
-                delete_all(partition.store(), segments).await?;
+                delete_all(partition.store(), segments.into_iter().filter(may_go).collect()).await?;
                 keys.push(spill.key(partition.keys()));
             }
         }
     }
-    let objects = delete_all(partition.store(), keys).await?;
+    let objects = delete_all(partition.store(), keys.into_iter().filter(may_go).collect()).await?;
     partition.drop_tombstones(writer, &due).await?;
     Ok(Cleaned { objects })
 }

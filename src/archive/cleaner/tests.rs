@@ -103,6 +103,32 @@ async fn retention_moves_the_log_start_first_and_objects_go_after_their_grace() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_deleted_records_only_what_is_known_of_their_producers_stays_until_more_is_known() {
+    let broker = Broker::new(open_store("memory:///"));
+    broker.describe_topic().await;
+    let log = log(1, 40);
+    let (first, all) = (log[20].header().base_offset, end(&log));
+    broker.archive(writer(1), &log, 20, first).await.unwrap();
+    let head = broker.partition.advance_log_start(writer(1), first, NO_GRACE).await.unwrap();
+    let known = broker.partition.read_producers(&head).await.unwrap().expect("batches have producers");
+
+    let now = Runtime::production().clock.wall();
+    sweep_tombstones(&broker.partition, writer(1), now).await.unwrap();
+    let store = broker.bucket.store().clone();
+    let companion = broker.partition.keys().companion(&head.producer_snapshot.unwrap().segment);
+    let left = objects(&store, broker.partition.keys().log_directory()).await;
+    assert_eq!(left, std::slice::from_ref(&companion));
+    let head = broker.partition.refresh().await.unwrap().unwrap();
+    assert!(head.tombstones.is_empty());
+    assert_eq!(broker.partition.read_producers(&head).await.unwrap().unwrap().producers, known.producers);
+
+    broker.archive(writer(1), &log, 20, all).await.unwrap();
+    sweep_tombstones(&broker.partition, writer(1), now).await.unwrap();
+    assert!(!objects(&store, broker.partition.keys().log_directory()).await.contains(&companion));
+    assert_eq!(broker.read_all(first, false).await.last(), log.last());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sweep_that_dies_anywhere_is_finished_by_the_next() {
     for number in 0..20 {
         let store = open_store("memory:///");

@@ -9,6 +9,7 @@ use super::{
     EpochStart, Head, Hex128, MANIFEST_FORMAT, MAX_INLINE_SEGMENTS, MAX_TOMBSTONES, SPILL_SEGMENTS, Segment,
     SnapshotRef, SpillList, SpillRef, Tombstone, Tombstoned, TransitionError, Writer,
 };
+use crate::archive::key::SegmentName;
 use crate::types::{Offset, ProducerId, Timestamp};
 
 /// What a commit says beside the segment.
@@ -84,6 +85,12 @@ impl Head {
         }
         if let Some(producer_id) = facts.max_producer_id {
             head.max_producer_id = head.max_producer_id.max(producer_id);
+        }
+        // What was left of a deleted segment for the sake of its snapshot goes now; without room it is an orphan of later.
+        let left_over = self.producer_snapshot.map(|snapshot| snapshot.segment).filter(|name| !self.refers_to(name));
+        if let Some(name) = left_over.filter(|_| head.tombstones.len() < MAX_TOMBSTONES) {
+            let (generation, what) = (head.generation, Tombstoned::Segment(name));
+            head.tombstones.push(Tombstone { generation, not_before: Timestamp(0), what });
         }
         let snapshot = facts.producer_snapshot.clone();
         head.producer_snapshot = snapshot.map(|Range { start, end }| SnapshotRef { segment: segment.name, start, end });
@@ -173,17 +180,22 @@ impl Head {
         )
     }
 
-    /// Tombstones whose time has come and whose objects may be deleted. One that covers the latest snapshot of the
-    /// producers' state waits for a later snapshot.
+    /// Tombstones whose time has come and whose objects may be deleted; but for the companion that holds the latest
+    /// snapshot of the producers' state, which stays until the head refers to a later one.
     pub fn due_tombstones(&self, now: Timestamp) -> impl Iterator<Item = &Tombstone> {
-        let snapshot = self.producer_snapshot.map(|snapshot| snapshot.segment.base);
-        self.tombstones.iter().filter(move |tombstone| {
-            let holds_snapshot = match tombstone.what {
-                Tombstoned::Segment(name) => snapshot == Some(name.base),
-                Tombstoned::Spill(spill) => snapshot.is_some_and(|base| base >= spill.first && base < spill.next),
-            };
-            tombstone.not_before <= now && !holds_snapshot
-        })
+        self.tombstones.iter().filter(move |tombstone| tombstone.not_before <= now)
+    }
+
+    /// Whether the head refers to a segment's objects other than by the snapshot in them.
+    fn refers_to(&self, name: &SegmentName) -> bool {
+        let within = |spill: &SpillRef| (spill.first..spill.next).contains(&name.base);
+        let buried = |tombstone: &Tombstone| match &tombstone.what {
+            Tombstoned::Segment(buried) => buried == name,
+            Tombstoned::Spill(spill) => within(spill),
+        };
+        self.segments.iter().any(|segment| segment.name == *name)
+            || self.spills.iter().any(|spill| within(spill) && name.base >= spill.live_from)
+            || self.tombstones.iter().any(buried)
     }
 
     /// Forgets tombstones whose objects are deleted: those of `due` that are listed in this head.
@@ -203,7 +215,7 @@ impl Head {
     }
 
     /// Names of all segments that the head knows without its spills: listed, tombstoned, or holding the snapshot.
-    pub fn known_segments(&self) -> BTreeSet<crate::archive::key::SegmentName> {
+    pub fn known_segments(&self) -> BTreeSet<SegmentName> {
         let tombstoned = self.tombstones.iter().filter_map(|tombstone| match tombstone.what {
             Tombstoned::Segment(name) => Some(name),
             Tombstoned::Spill(_) => None,

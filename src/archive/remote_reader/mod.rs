@@ -4,7 +4,7 @@
 //! ([`RemoteReader::fetch`]); both give an [`AtHand`], which is read without waiting for the bucket. A chunk is fetched by ranged
 //! reads (its row group, its companion part, and once per file the footer), decoded on a worker straight into a file of the
 //! [`ChunkCache`] in the form that clients get. A reader that goes on where a read stopped has the next chunks fetched ahead
-//! of it, across segments; one that jumps gets a part of a chunk alone, which is not cached (decision 0015). All that is in memory on the way is taken from the [readers' share](super::read_memory), in turn.
+//! of it, across segments; one that jumps gets a part of a chunk alone, which is not cached (decision 0015). All that is in memory on the way is taken from the readers' share (`read_memory`), in turn.
 //! Reads change nothing; a slow or failing bucket slows only who reads from it.
 
 mod error;

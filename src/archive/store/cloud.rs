@@ -234,7 +234,7 @@ fn build_client(location: &Location, settings: &StoreSettings) -> Result<Arc<dyn
     let attempt = Duration::from_millis(settings.attempt_timeout_ms);
     let connect = Duration::from_millis(settings.connect_timeout_ms).min(attempt);
     let options = ClientOptions::new().with_timeout(attempt).with_connect_timeout(connect);
-    let pairs = settings.options.iter().map(|(key, value)| (key.to_ascii_lowercase(), value));
+    let pairs = settings.options.0.iter().map(|(key, value)| (key.to_ascii_lowercase(), value));
     match location.scheme {
         Scheme::S3 => {
             let mut builder = AmazonS3Builder::new().with_client_options(options).with_retry(retry);

@@ -122,7 +122,7 @@ async fn an_s3_server_conforms() {
         return;
     };
     let options: BTreeMap<_, _> = std::env::vars().filter(|(name, _)| name.starts_with("AWS_")).collect();
-    conforms(&open(&url, StoreSettings { options, ..quick() })).await;
+    conforms(&open(&url, StoreSettings { options: StoreOptions(options), ..quick() })).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -63,7 +63,17 @@ pub struct StoreSettings {
     pub checksum_uploads: bool,
     /// Options of the bucket's client by their usual names, as `AWS_ENDPOINT`, `AWS_REGION`, `AWS_ALLOW_HTTP` or
     /// `AWS_VIRTUAL_HOSTED_STYLE_REQUEST`; unknown ones are ignored, so that a whole environment can be passed.
-    pub options: BTreeMap<String, String>,
+    pub options: StoreOptions,
+}
+
+/// Options by name. Some are secrets: printing shows the names alone.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct StoreOptions(pub BTreeMap<String, String>);
+
+impl std::fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 impl Default for StoreSettings {
@@ -77,7 +87,7 @@ impl Default for StoreSettings {
             concurrent_reads: 48,
             concurrent_writes: 16,
             checksum_uploads: true,
-            options: BTreeMap::new(),
+            options: StoreOptions::default(),
         }
     }
 }

@@ -16,13 +16,15 @@ use crate::archive::planner;
 use crate::archive::uploader::{UploadError, UploadPlan};
 use crate::broker::Broker;
 use crate::broker::partitions::Leader;
-use crate::log::{ProducerRun, Segment};
+use crate::log::{PartitionLog, ProducerRun, Segment};
 use crate::metadata::image::ArchiveMark;
-use crate::metadata::{Command, CommandError};
+use crate::metadata::{Command, CommandError, Image};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 /// How often the logs are looked at for sealed segments.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Every so many looks all partitions are looked at for the age of their oldest record, sealed or not.
+const AGE_EVERY: u32 = 25;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -39,11 +41,15 @@ impl Broker {
         let mut interval = tokio::time::interval(LOOK_INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut uploads = tokio::task::JoinSet::new();
+        let mut looks = 0_u32;
         loop {
             interval.tick().await;
             while uploads.try_join_next().is_some() {}
-            let (mut candidates, oldest) = self.unarchived(&archiver);
-            archiver.note_lag(&candidates, oldest);
+            if looks.is_multiple_of(AGE_EVERY) {
+                archiver.note_age(self.oldest_unarchived());
+            }
+            looks = looks.wrapping_add(1);
+            let mut candidates = self.unarchived(&archiver);
             while archiver.is_proved() && uploads.len() < archiver.settings.uploads {
                 let ages: Vec<_> = candidates.iter().map(Candidate::urgency).collect();
                 let Some(next) = planner::most_urgent(&ages, self.runtime().clock.wall()) else { break };
@@ -60,32 +66,42 @@ impl Broker {
         }
     }
 
-    /// The first segment of every partition that is sealed, synced and not archived, and not under way; and when the oldest
-    /// record was appended that is not archived, sealed or not.
-    fn unarchived(&self, archiver: &Archiver) -> (Vec<Candidate>, Option<Timestamp>) {
+    /// The first segment of every partition that is sealed, synced and not archived, and may be tried now. Takes note of
+    /// the bytes of all that wait, for whatever reason.
+    fn unarchived(&self, archiver: &Archiver) -> Vec<Candidate> {
         let image = self.image();
-        let mut oldest: Option<Timestamp> = None;
-        let logs = self.directories().iter().flat_map(|directory| directory.logs());
+        let mut all_bytes = 0;
+        let logs = self.directories().iter().flat_map(|directory| directory.logs_to_archive());
         let candidates = logs.filter_map(|log| {
-            let id = log.partition();
-            let topic = image.topic(id.topic_id).filter(|topic| !topic.internal)?;
-            let since = log.oldest_unarchived()?;
-            let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;
-            // What an earlier placement left in another directory is not the partition's log.
-            let is_current = Arc::ptr_eq(leader.partition.log(), &log);
-            if !is_current || !leader.partition.topic().rules().config.remote_storage_enable {
-                return None;
-            }
-            oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
+            let leader = self.archives(&image, &log)?;
             let archived_to = log.offsets().archived_to;
             let mut waiting = log.archivable_segments();
             waiting.retain(|segment| segment.extent().next_offset > archived_to);
-            let segment = Arc::clone(waiting.first().filter(|_| archiver.may_try(id))?);
             let waiting_bytes = waiting.iter().map(|segment| segment.extent().file_bytes).sum();
+            all_bytes += waiting_bytes;
+            let segment = Arc::clone(waiting.first().filter(|_| archiver.may_try(log.partition()))?);
             Some(Candidate { leader, segment, waiting_bytes })
         });
         let candidates = candidates.collect();
-        (candidates, oldest)
+        archiver.note_waiting(all_bytes);
+        candidates
+    }
+
+    /// When the oldest record was appended that is not archived.
+    fn oldest_unarchived(&self) -> Option<Timestamp> {
+        let image = self.image();
+        let logs = self.directories().iter().flat_map(|directory| directory.logs());
+        logs.filter_map(|log| log.oldest_unarchived().filter(|_| self.archives(&image, &log).is_some())).min()
+    }
+
+    /// The leadership in which a log is archived, if it is.
+    fn archives(&self, image: &Image, log: &Arc<PartitionLog>) -> Option<Leader> {
+        let id = log.partition();
+        let topic = image.topic(id.topic_id).filter(|topic| !topic.internal)?;
+        let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;
+        // What an earlier placement left in another directory is not the partition's log.
+        let is_current = Arc::ptr_eq(leader.partition.log(), log);
+        (is_current && leader.partition.topic().rules().config.remote_storage_enable).then_some(leader)
     }
 
     /// Has the metadata know how far the partition is about to be archived, before that can happen: a log that is found to
@@ -120,10 +136,12 @@ impl Archiver {
         due && !self.under_way.lock().contains(&id)
     }
 
-    fn note_lag(&self, candidates: &[Candidate], oldest: Option<Timestamp>) {
+    fn note_age(&self, oldest: Option<Timestamp>) {
         let age_ms = oldest.map_or(0, |oldest| self.runtime.clock.wall().0.saturating_sub(oldest.0).max(0));
-        let bytes: u64 = candidates.iter().map(|candidate| candidate.waiting_bytes).sum();
         self.metrics.archive.lag_seconds.set(age_ms / 1000);
+    }
+
+    fn note_waiting(&self, bytes: u64) {
         self.progress.waiting_bytes.store(bytes, Ordering::Relaxed);
         self.metrics.archive.lag_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from chaos import ledger, power
+from harness import topics
 from harness.broker import Alluvium
 
 SEED = int(os.environ.get("ALLUVIUM_SEED") or random.randrange(2**32))
@@ -55,7 +56,7 @@ def test_a_full_disk_loses_nothing_and_serves_again_once_there_is_room(disk, tmp
         arguments += ["--set", setting]
     broker = Alluvium(disk.mountpoint / "broker", *arguments)
     try:
-        ledger.create_topic(broker.bootstrap, "full", CONFIGS)
+        topics.create(broker.bootstrap, "full", ledger.PARTITIONS, CONFIGS)
         load = ledger.Load(broker.bootstrap, "full", SEED)
         load.start()
         wait_until(lambda: load.acknowledged > 2000, "nothing is produced", broker)
@@ -70,7 +71,7 @@ def test_a_full_disk_loses_nothing_and_serves_again_once_there_is_room(disk, tmp
             time.sleep(3)
         for writer in load.writers:
             acknowledged = writer.acknowledged
-            assert len(ledger.read_all(broker.bootstrap, writer)) >= acknowledged, "reads do not go on"
+            assert len(topics.records(broker.bootstrap, writer.topic, writer.partition)) >= acknowledged, "reads do not go on"
         ballast.unlink()
         wait_until(lambda: load.acknowledged > stalled + 2000, "service does not come back", broker)
         load.stop()

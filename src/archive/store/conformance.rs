@@ -218,3 +218,11 @@ async fn keys_cannot_leave_the_directory() {
         assert!(matches!(put, Err(StoreError::Rejected { .. })), "{key}");
     }
 }
+
+#[test]
+fn printed_options_keep_their_values_to_themselves() {
+    let options = BTreeMap::from([("AWS_SECRET_ACCESS_KEY".to_owned(), "planted".to_owned())]);
+    let settings = StoreSettings { options: StoreOptions(options), ..StoreSettings::default() };
+    let printed = format!("{settings:?}");
+    assert!(printed.contains("AWS_SECRET_ACCESS_KEY") && !printed.contains("planted"), "{printed}");
+}

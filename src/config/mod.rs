@@ -7,6 +7,7 @@
 //! itself: both are passed in, so that a test sees only what it gives.
 
 mod error;
+mod host;
 mod listeners;
 mod load;
 mod reference;
@@ -17,10 +18,11 @@ mod store;
 mod units;
 
 pub use error::{ConfigError, Problem};
+pub use host::Machine;
 pub use listeners::{HostPort, Listener};
 pub use load::{Assignment, Loaded, Sources, load};
 pub use reference::{print, print_json, reference};
-pub use resolved::{Config, DataConfig, Machine, MemoryConfig, resolve};
+pub use resolved::{Config, DataConfig, MemoryConfig, resolve};
 pub use secret::Secret;
 pub use settings::{
     ArchiveSettings, ClusterSettings, DataSettings, GroupsSettings, ListenerSettings, ListenersSettings,

@@ -1,11 +1,10 @@
 //! What the settings mean together: addresses parsed, memory shared out, combinations that can't work refused.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-
-use rustix::system::sysinfo;
+use std::path::PathBuf;
 
 use super::error::{ConfigError, Problem};
+use super::host::Machine;
 use super::listeners::{HostPort, Listener, parse_listen_address};
 use super::load::Loaded;
 use super::settings::{
@@ -15,7 +14,6 @@ use super::settings::{
 use super::store::StoreConfig;
 use super::units::ByteSize;
 use crate::metadata::topic_config::{topic_config, topic_config_names};
-use crate::runtime::disk::{Disk, Open};
 use crate::telemetry::{Label, MemoryShare, check_filter};
 use crate::types::NodeId;
 
@@ -28,32 +26,6 @@ const DEFAULT_BUDGET: std::ops::RangeInclusive<u64> = 128 << 20..=4 << 30;
 const BUDGET_MIN: ByteSize = ByteSize::mib(32);
 /// The smallest journal file: one group of the largest size, and its neighbours.
 const JOURNAL_FILE_MIN: ByteSize = ByteSize::mib(1);
-
-/// What the configuration has to know of the machine.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    /// Memory that the process may use: the control group's limit, or all there is.
-    pub memory_bytes: u64,
-    /// What relative paths start from.
-    pub working_directory: PathBuf,
-}
-
-impl Machine {
-    /// Looks at this machine.
-    pub fn probe(disk: &dyn Disk, working_directory: PathBuf) -> Self {
-        let info = sysinfo();
-        let installed = info.totalram.saturating_mul(u64::from(info.mem_unit));
-        let limit = read_number(disk, Path::new("/sys/fs/cgroup/memory.max")).unwrap_or(u64::MAX);
-        Self { memory_bytes: installed.min(limit), working_directory }
-    }
-}
-
-/// Reads a number from a file of the kernel, whose length is not known beforehand.
-fn read_number(disk: &dyn Disk, path: &Path) -> Option<u64> {
-    let mut bytes = [0; 32];
-    let read = disk.open(path, Open::Read).ok()?.read_at(&mut bytes, 0).ok()?;
-    std::str::from_utf8(&bytes[..read]).ok()?.trim().parse().ok()
-}
 
 /// The checked configuration of one broker.
 #[derive(Clone, Debug)]

@@ -22,7 +22,7 @@ const DOORS: &[Door] = &[
     ("tokio::signal", &["cli/"]),
     ("std::env", &["cli/", "config/", "main.rs"]),
     ("std::process", &["cli/", "main.rs", "runtime/production/"]),
-    ("rustix", &["runtime/production/", "config/resolved.rs", "cli/serve.rs"]),
+    ("rustix", &["runtime/production/", "config/host.rs", "cli/serve.rs"]),
     ("getrandom", SEAMS),
     // one room per capability
     ("openraft", &["metadata/raft/"]),

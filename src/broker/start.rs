@@ -23,10 +23,13 @@ use crate::log::{DirectoryMetrics, LogDirectory, Owner, RecoveryReport};
 use crate::metadata::command::RegisterBroker;
 use crate::metadata::{Command, CommandError, Metadata, MetadataSettings, Outcome};
 use crate::runtime::Runtime;
+use crate::runtime::buffer;
 use crate::runtime::disk::DirectoryLock;
 use crate::telemetry::Metrics;
 use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation};
 
+/// Least memory that is kept for buffers to come, of the journal and of readers.
+const LEAST_KEPT_BYTES: usize = 8 << 20;
 /// How often the data directories look at their timers.
 const TICK: Duration = Duration::from_millis(100);
 /// How often, and how many times, a data directory is looked at for whether it can be closed.
@@ -45,6 +48,8 @@ impl Broker {
         settings: BrokerSettings,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, StartError> {
+        // What answers held is kept for the next ones.
+        buffer::keep_at_most((settings.fetch.answer_bytes / 2).max(LEAST_KEPT_BYTES));
         let metadata_path = settings.directories[0].join(METADATA_DIRECTORY);
         let metadata_lock = lock_metadata(&runtime, &metadata_path)?;
         let metadata = Metadata::open(&runtime, &metadata_path, MetadataSettings::new(settings.node_id)).await?;

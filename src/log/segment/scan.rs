@@ -54,7 +54,8 @@ impl BatchScan {
         bound: Offset,
         chunk_bytes: usize,
     ) -> io::Result<Self> {
-        let chunk_bytes = chunk_bytes.min(CHUNK_BYTES) + SLACK_BYTES;
+        // With what lies before it on its page it fills a buffer of that size, and no larger one.
+        let chunk_bytes = chunk_bytes.saturating_add(SLACK_BYTES).min(CHUNK_BYTES - DIRECT_ALIGNMENT_BYTES);
         let how = if chunk_bytes < DIRECT_FROM_BYTES { Open::Read } else { Open::ReadDirect };
         let file = disk.open(&path, how)?;
         let (buffer, reached) = (Bytes::new(), Offset::ZERO);

@@ -24,7 +24,7 @@ use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 /// How often the logs are looked at for sealed segments.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Every so many looks all partitions are looked at for the age of their oldest record, sealed or not.
-const AGE_EVERY: u32 = 25;
+const AGE_EVERY: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 

@@ -8,6 +8,7 @@
 //! - `partitions`: which partitions are open, and the rules of their topics.
 //! - `produce`, `fetch`, `list_offsets`, `admin`: what requests do.
 //! - `offsets_log`: the logs of the group coordinators.
+//! - `throttle`: how long a producer is asked to wait while the archive is behind.
 //! - `archive_seam`: the way to records whose local copy has gone.
 
 mod admin;

@@ -85,3 +85,49 @@ impl Default for FetchSettings {
         Self { max_bytes: 55 << 20, answer_bytes: 128 << 20, max_sessions: 1000, reader_lanes: 4 }
     }
 }
+
+#[cfg(test)]
+impl BrokerSettings {
+    /// A small broker for tests, with everything below `root`: its data directory is `root` itself, its store is a directory.
+    pub(crate) fn small(root: &std::path::Path) -> Self {
+        use std::time::Duration;
+
+        use crate::archive::remote_reader::ReadSettings;
+        use crate::log::JournalSettings;
+        use crate::metadata::command::SecurityProtocol;
+
+        let archiver = ArchiverSettings {
+            spool_directory: root.join("spool"),
+            cache_directory: root.join("cache"),
+            cache_bytes: 64 << 20,
+            uploads: 1,
+            lanes: 1,
+            reads: ReadSettings::default(),
+            retention_interval: Duration::from_secs(30),
+            deletion_grace: Duration::ZERO,
+            sweep_interval: Duration::from_secs(3600),
+            head_bytes: 1 << 20,
+            local_bytes: u64::MAX,
+            free_bytes: 0,
+        };
+        let location = Location::parse(&format!("file://{}", root.join("store").display())).expect("an absolute path");
+        let security_protocol = SecurityProtocol::Plaintext;
+        let endpoint = Endpoint { host: "127.0.0.1".to_owned(), port: 9092, security_protocol };
+        Self {
+            node_id: NodeId(1),
+            rack: None,
+            directories: vec![root.to_owned()],
+            directory: DirectorySettings {
+                journal: JournalSettings { file_bytes: 1 << 20, max_bytes: 32 << 20 },
+                ..DirectorySettings::default()
+            },
+            endpoints: BTreeMap::from([("default".to_owned(), endpoint)]),
+            broker_configs: BTreeMap::new(),
+            topics: TopicSettings::default(),
+            fetch: FetchSettings::default(),
+            groups: GroupSettings::default(),
+            max_producers_per_partition: 100,
+            archive: ArchiveSettings { location, store: StoreSettings::default(), archiver },
+        }
+    }
+}

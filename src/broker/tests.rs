@@ -5,51 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::archive::remote_reader::ReadSettings;
-use crate::archive::store::{Location, StoreSettings};
-use crate::group::GroupSettings;
-use crate::log::{DirectorySettings, JournalSettings};
-use crate::metadata::command::{Endpoint, SecurityProtocol};
 use crate::metadata::topic_config::{ConfigOperation, TopicConfig};
 use crate::record::*;
 use crate::sim::Random;
 use crate::types::*;
 
 async fn open(directory: &std::path::Path) -> Arc<Broker> {
-    let archiver = ArchiverSettings {
-        spool_directory: directory.join("spool"),
-        cache_directory: directory.join("cache"),
-        cache_bytes: 64 << 20,
-        uploads: 1,
-        lanes: 1,
-        reads: ReadSettings::default(),
-        retention_interval: Duration::from_secs(3600),
-        deletion_grace: Duration::ZERO,
-        sweep_interval: Duration::from_secs(3600),
-        head_bytes: 1 << 20,
-        local_bytes: u64::MAX,
-        free_bytes: 0,
-    };
-    let location = Location::parse(&format!("file://{}", directory.join("store").display())).unwrap();
-    let security_protocol = SecurityProtocol::Plaintext;
-    let endpoint = Endpoint { host: "127.0.0.1".to_owned(), port: 9092, security_protocol };
-    let settings = BrokerSettings {
-        node_id: NodeId(1),
-        rack: None,
-        directories: vec![directory.to_owned()],
-        directory: DirectorySettings {
-            journal: JournalSettings { file_bytes: 4 << 20, max_bytes: 32 << 20 },
-            checkpoint_interval: Duration::from_millis(100),
-            ..DirectorySettings::default()
-        },
-        endpoints: BTreeMap::from([("default".to_owned(), endpoint)]),
-        broker_configs: BTreeMap::new(),
-        topics: TopicSettings::default(),
-        fetch: FetchSettings::default(),
-        groups: GroupSettings::default(),
-        max_producers_per_partition: 100,
-        archive: ArchiveSettings { location, store: StoreSettings::default(), archiver },
-    };
+    let mut settings = BrokerSettings::small(directory);
+    settings.directory.checkpoint_interval = Duration::from_millis(100);
     Broker::open(Runtime::production(), settings, Metrics::new()).await.unwrap()
 }
 

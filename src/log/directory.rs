@@ -35,14 +35,12 @@ use super::state::{Deletion, Recovered};
 use crate::runtime::Runtime;
 use crate::runtime::disk::{DirectoryLock, read_file, replace_file};
 use crate::runtime::tasks::{Lane, LaneWaker, Priority};
-use crate::types::{ClusterId, DirectoryId, Incarnation, Monotonic, NodeId, Offset, TopicPartition};
+use crate::types::{ClusterId, DirectoryId, Incarnation, NodeId, Offset, TopicPartition};
 
 const KIND: Kind = Kind { magic: *b"ALLVDATA", name: "data directory identity" };
 const IDENTITY_FILE: &str = "identity";
 /// Admission permits are counted in units of this size.
 const PERMIT_BYTES: usize = 1024;
-/// How often the file system is asked for its room.
-const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes of the memory tail, oldest first across all partitions.
 #[derive(Default)]
@@ -61,13 +59,6 @@ struct Logs {
 struct Dirty {
     /// Partitions with unwritten records or other work for the write-behind lane, by number.
     logs: BTreeMap<u32, (Arc<PartitionLog>, bool)>,
-}
-
-/// Room on the file system, looked at now and then.
-#[derive(Default)]
-struct Room {
-    looked_at: Option<Monotonic>,
-    free_bytes: Option<u64>,
 }
 
 /// What the logs of one directory share.
@@ -90,7 +81,6 @@ pub(super) struct Shared {
     full: AtomicBool,
     /// There was no room for a journal file.
     journal_full: AtomicBool,
-    room: Mutex<Room>,
     pub(super) counted: Mutex<Counted>,
     unwritten_bytes: AtomicUsize,
     admission: Arc<Semaphore>,
@@ -184,7 +174,6 @@ impl LogDirectory {
         let wakers = Wakers { journal: journal.waker(), write_behind: write_behind.waker() };
         assert!(self.shared.wakers.set(wakers).is_ok(), "lanes are started once");
         self.lanes = vec![journal, write_behind];
-        self.shared.look_at_room();
         self.shared.wake_write_behind();
     }
 
@@ -206,11 +195,6 @@ impl LogDirectory {
     /// True while the file system has no room for what has to be written; appends wait.
     pub fn is_full(&self) -> bool {
         self.shared.full.load(Ordering::Relaxed) || self.shared.journal_full.load(Ordering::Relaxed)
-    }
-
-    /// Bytes free on the file system as of the last look, about a second ago; `None` while it can't be told.
-    pub fn free_bytes(&self) -> Option<u64> {
-        self.shared.room.lock().free_bytes
     }
 
     /// The partitions in the directory.
@@ -334,7 +318,6 @@ impl Shared {
             offline: AtomicBool::new(false),
             full: AtomicBool::new(false),
             journal_full: AtomicBool::new(false),
-            room: Mutex::default(),
             counted: Mutex::default(),
             unwritten_bytes: AtomicUsize::new(0),
             admission: Arc::new(Semaphore::new(settings.unwritten_bytes / PERMIT_BYTES)),
@@ -420,16 +403,6 @@ impl Shared {
                 }
             }
         }
-    }
-
-    /// Looks at the room on the file system, unless that was done a moment ago. Blocks.
-    pub(super) fn look_at_room(&self) {
-        let now = self.runtime.clock.monotonic();
-        if self.room.lock().looked_at.is_some_and(|looked_at| now.since(looked_at) < ROOM_INTERVAL) {
-            return;
-        }
-        let free_bytes = self.runtime.disk.space(&self.path).ok().map(|space| space.available_bytes);
-        *self.room.lock() = Room { looked_at: Some(now), free_bytes };
     }
 
     pub(super) fn wake_journal(&self) {

@@ -202,20 +202,6 @@ fn what_a_directory_does_is_counted() {
 }
 
 #[test]
-fn free_bytes_are_looked_at_now_and_then() {
-    let mut fixture = Fixture::new();
-    let before = fixture.directory.free_bytes().unwrap();
-    fixture.machine.disk.set_capacity(1 << 20);
-    fixture.directory.tick();
-    fixture.run();
-    assert_eq!(fixture.directory.free_bytes(), Some(before), "a moment ago");
-    fixture.machine.pass_ms(2000);
-    fixture.directory.tick();
-    fixture.run();
-    assert!(fixture.directory.free_bytes().unwrap() < 1 << 20);
-}
-
-#[test]
 fn damage_in_the_middle_of_the_journal_is_not_taken_for_a_torn_tail() {
     let mut fixture = Fixture::new();
     for _ in 0..5 {

@@ -363,7 +363,6 @@ fn to_io(error: ReadError) -> io::Error {
 impl Shared {
     /// One run of the lane.
     pub(super) fn run_write_behind(&self) {
-        self.look_at_room();
         if self.is_offline() {
             return;
         }

@@ -15,14 +15,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::archive::remote_reader::ReadSettings;
-use crate::archive::store::{Location, StoreSettings};
-use crate::broker::{ArchiveSettings, ArchiverSettings, FetchSettings, TopicSettings};
-use crate::group::GroupSettings;
-use crate::log::{DirectorySettings, JournalSettings};
 use crate::protocol::ApiRequest;
 use crate::record::{BatchBuilder, BatchOptions};
-use crate::types::{LeaderEpoch, NodeId, Offset, Timestamp};
+use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 const TOPIC: &str = "events";
 
@@ -30,38 +25,7 @@ async fn start(directory: &std::path::Path, limits: ConnectionLimits) -> Server 
     let listener =
         ListenerSettings { name: "default".to_owned(), address: "127.0.0.1:0".parse().unwrap(), advertised: None };
     let settings = ServerSettings { listeners: vec![listener], limits, drain_timeout: Duration::from_secs(5) };
-    let directory_settings = DirectorySettings {
-        journal: JournalSettings { file_bytes: 1 << 20, max_bytes: 16 << 20 },
-        ..DirectorySettings::default()
-    };
-    let archiver = ArchiverSettings {
-        spool_directory: directory.join("spool"),
-        cache_directory: directory.join("cache"),
-        cache_bytes: 1 << 20,
-        uploads: 1,
-        lanes: 1,
-        reads: ReadSettings::default(),
-        retention_interval: Duration::from_secs(60),
-        deletion_grace: Duration::ZERO,
-        sweep_interval: Duration::from_secs(3600),
-        head_bytes: 1 << 20,
-        local_bytes: u64::MAX,
-        free_bytes: 0,
-    };
-    let location = Location::parse(&format!("file://{}", directory.join("store").display())).unwrap();
-    let broker = BrokerSettings {
-        node_id: NodeId(1),
-        rack: None,
-        directories: vec![directory.to_owned()],
-        directory: directory_settings,
-        endpoints: BTreeMap::new(),
-        broker_configs: BTreeMap::new(),
-        topics: TopicSettings::default(),
-        fetch: FetchSettings::default(),
-        groups: GroupSettings::default(),
-        max_producers_per_partition: 100,
-        archive: ArchiveSettings { location, store: StoreSettings::default(), archiver },
-    };
+    let broker = BrokerSettings { endpoints: BTreeMap::new(), ..BrokerSettings::small(directory) };
     let (runtime, metrics) = (Runtime::production(), Metrics::new());
     Server::start(settings, broker, runtime, metrics, Readiness::default()).await.unwrap()
 }

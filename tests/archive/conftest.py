@@ -63,7 +63,7 @@ def archive(store, command, topic, *arguments, status=0):
     """Runs `alluvium archive` on the store alone; the objects that it printed, or its error."""
     arguments = ["archive", command, topic, "--object-store", store.url, "--json", *arguments]
     printed = run(*arguments, environment=store.environment, status=status)
-    return printed if status else [json.loads(line) for line in printed.splitlines()]
+    return printed if status else [json.loads(line) for line in printed.split("\n") if line]
 
 
 def parquet_files(store, topic):

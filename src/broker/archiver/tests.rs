@@ -1,19 +1,13 @@
 //! Brokers that lose a data directory, get an old one back, and find leftovers in the bucket.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::archive::remote_reader::ReadSettings;
-use crate::archive::store::{Location, StoreSettings};
 use crate::broker::*;
-use crate::group::GroupSettings;
-use crate::log::{DirectorySettings, JournalSettings};
 use crate::metadata::Command;
-use crate::metadata::command::{Endpoint, SecurityProtocol};
 use crate::metadata::image::ArchiveMark;
 use crate::record::{Batch, BatchBuilder, BatchOptions, Batches};
 use crate::runtime::Runtime;
@@ -46,39 +40,9 @@ impl Home {
     }
 
     async fn open_with(&self, directories: &[&str]) -> Arc<Broker> {
-        let archiver = ArchiverSettings {
-            spool_directory: self.path("spool"),
-            cache_directory: self.path("cache"),
-            cache_bytes: 1 << 20,
-            uploads: 1,
-            lanes: 1,
-            reads: ReadSettings::default(),
-            retention_interval: Duration::from_secs(30),
-            deletion_grace: Duration::ZERO,
-            sweep_interval: self.sweep_interval,
-            head_bytes: 1 << 20,
-            local_bytes: u64::MAX,
-            free_bytes: 0,
-        };
-        let location = Location::parse(&format!("file://{}", self.path("store").display())).unwrap();
-        let endpoint =
-            Endpoint { host: "localhost".to_owned(), port: 9092, security_protocol: SecurityProtocol::Plaintext };
-        let settings = BrokerSettings {
-            node_id: NodeId(1),
-            rack: None,
-            directories: directories.iter().map(|name| self.path(name)).collect(),
-            directory: DirectorySettings {
-                journal: JournalSettings { file_bytes: 1 << 20, max_bytes: 16 << 20 },
-                ..DirectorySettings::default()
-            },
-            endpoints: BTreeMap::from([("default".to_owned(), endpoint)]),
-            broker_configs: BTreeMap::new(),
-            topics: TopicSettings::default(),
-            fetch: FetchSettings::default(),
-            groups: GroupSettings::default(),
-            max_producers_per_partition: 100,
-            archive: ArchiveSettings { location, store: StoreSettings::default(), archiver },
-        };
+        let mut settings = BrokerSettings::small(self.root.path());
+        settings.directories = directories.iter().map(|name| self.path(name)).collect();
+        settings.archive.archiver.sweep_interval = self.sweep_interval;
         Broker::open(Runtime::production(), settings, Metrics::new()).await.unwrap()
     }
 

@@ -16,7 +16,9 @@ use super::Broker;
 use super::archive_seam::{ArchiveRead, AtHand};
 use super::error::PartitionError;
 use super::partitions::Leader;
-use crate::log::{DiskRead, Offsets, ReadError, ReadPlan};
+use super::read_ahead::{Found, Place};
+use crate::log::{DiskRead, Offsets, PartitionLog, ReadError, ReadPlan};
+use crate::record::BatchHeader;
 use crate::telemetry::FetchSource;
 use crate::types::Offset;
 
@@ -78,8 +80,8 @@ pub type AnswerMemory = OwnedSemaphorePermit;
 /// Memory of answers is counted in units of this size.
 const PERMIT_BYTES: usize = 1024;
 
-/// The memory that answers on their way out may hold, all together.
-pub(super) fn answer_memory(bytes: usize) -> Arc<Semaphore> {
+/// A share of memory, of so many bytes.
+pub(super) fn memory_of(bytes: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(bytes.div_ceil(PERMIT_BYTES)))
 }
 
@@ -90,11 +92,7 @@ const COLD_WAIT: Duration = Duration::from_millis(500);
 enum Plan {
     Failed(PartitionError),
     Ready(Vec<Bytes>),
-    Disk {
-        read: DiskRead,
-        limit: usize,
-        may_exceed: bool,
-    },
+    Disk(FromDisk),
     /// Archived, and at hand.
     Archived {
         wanted: ArchiveRead,
@@ -105,6 +103,16 @@ enum Plan {
     },
     /// The archive is being read.
     Cold(ArchiveRead),
+}
+
+/// A read of segments.
+struct FromDisk {
+    read: DiskRead,
+    log: Arc<PartitionLog>,
+    place: Place,
+    found: Found,
+    limit: usize,
+    may_exceed: bool,
 }
 
 /// The plans of a whole fetch.
@@ -192,7 +200,7 @@ impl Broker {
             let (offsets, plan) = self.plan_partition(partition, limits.isolation, &mut budget);
             match &plan {
                 // What was taken from a cold read must be given: it is not kept twice.
-                Plan::Failed(_) | Plan::Disk { .. } | Plan::Archived { .. } => round.answer_now = true,
+                Plan::Failed(_) | Plan::Disk(_) | Plan::Archived { .. } => round.answer_now = true,
                 Plan::Ready(batches) => round.ready_bytes += batches.iter().map(Bytes::len).sum::<usize>(),
                 Plan::Cold(_) => {}
             }
@@ -221,7 +229,10 @@ impl Broker {
             Ok(ReadPlan::Disk(read)) => {
                 let may_exceed = budget.untouched;
                 budget.take(limit.max(1));
-                Plan::Disk { read, limit, may_exceed }
+                let (partition, epoch) = (log.partition(), leader.epoch);
+                let place = Place { partition, epoch, isolation, offset: wanted.offset };
+                let (log, found) = (Arc::clone(log), self.read_ahead.take(&place));
+                Plan::Disk(FromDisk { read, log, place, found, limit, may_exceed })
             }
             Err(ReadError::Archived { offset, .. }) => self.plan_cold(leader, offset, limit, budget),
             Err(error) => Plan::Failed(error.into()),
@@ -251,11 +262,7 @@ impl Broker {
                 Plan::Failed(error) => (Err(error), FetchSource::Tail),
                 Plan::Ready(batches) => (Ok(batches), FetchSource::Tail),
                 Plan::Cold(_) => (Ok(Vec::new()), FetchSource::Archive),
-                Plan::Disk { read, limit, may_exceed } => {
-                    let result = self.readers.run(move || read.execute()).await.unwrap_or_else(|| Ok(Vec::new()));
-                    let mut budget = Budget { left: limit, untouched: may_exceed };
-                    (result.map(|batches| budget.admit(batches, limit)).map_err(Into::into), FetchSource::Local)
-                }
+                Plan::Disk(from_disk) => (self.read_disk(from_disk).await, FetchSource::Local),
                 Plan::Archived { batches, source, limit, may_exceed, .. } => {
                     let result = self.readers.run(move || batches.read(limit)).await.unwrap_or_else(|| Ok(Vec::new()));
                     let mut budget = Budget { left: limit, untouched: may_exceed };
@@ -269,6 +276,37 @@ impl Broker {
         futures_util::future::join_all(reads).await
     }
 
+    /// Reads segments, and the piece after it for a reader that reads on.
+    async fn read_disk(&self, from_disk: FromDisk) -> Result<Vec<Bytes>, PartitionError> {
+        let FromDisk { read, log, mut place, found, limit, may_exceed } = from_disk;
+        let reads_on = !matches!(found, Found::Nothing);
+        let ahead = match found {
+            Found::Ahead(ahead) => ahead.batches(limit, may_exceed).await,
+            _ => None,
+        };
+        let batches = match ahead {
+            Some(batches) => {
+                self.metrics.fetch.read_ahead.inc();
+                batches
+            }
+            None => self.readers.run(move || read.execute()).await.unwrap_or_else(|| Ok(Vec::new()))?,
+        };
+        let batches = Budget { left: limit, untouched: may_exceed }.admit(batches, limit);
+        if let Some(last) = batches.last() {
+            place.offset = BatchHeader::read(last).expect("was read from a segment as a batch").next_offset();
+            let bound = place.isolation.bound(&log.offsets());
+            match log.read(place.offset, bound, limit) {
+                Ok(ReadPlan::Disk(read)) if reads_on => {
+                    self.read_ahead.begin(place, limit, &self.readers, move || read.execute());
+                }
+                Ok(ReadPlan::Disk(_)) => self.read_ahead.expect(place),
+                // Memory and the archive's own cache need no reading ahead; what can't be read is told to who asks for it.
+                _ => {}
+            }
+        }
+        Ok(batches)
+    }
+
     fn count(&self, records: &Result<Vec<Bytes>, PartitionError>, source: FetchSource) {
         let Ok(batches) = records else { return };
         if !batches.is_empty() {
@@ -280,7 +318,7 @@ impl Broker {
 }
 
 /// Permits for that many bytes.
-fn permits(bytes: usize) -> u32 {
+pub(super) fn permits(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX)
 }
 
@@ -289,7 +327,7 @@ impl Round {
     fn planned_bytes(&self) -> usize {
         let bytes = |plan: &Plan| match plan {
             Plan::Ready(batches) => batches.iter().map(Bytes::len).sum(),
-            Plan::Disk { limit, .. } | Plan::Archived { limit, .. } => *limit,
+            Plan::Disk(FromDisk { limit, .. }) | Plan::Archived { limit, .. } => *limit,
             Plan::Failed(_) | Plan::Cold(_) => 0,
         };
         self.plans.iter().map(|(_, plan)| bytes(plan)).sum()

@@ -7,6 +7,7 @@
 //!
 //! - `partitions`: which partitions are open, and the rules of their topics.
 //! - `produce`, `fetch`, `list_offsets`, `admin`: what requests do.
+//! - `readers`, `read_ahead`: how segments are read without holding anybody up.
 //! - `offsets_log`: the logs of the group coordinators.
 //! - `throttle`: how long a producer is asked to wait while the archive is behind.
 //! - `archive_seam`: the way to records whose local copy has gone.
@@ -23,6 +24,7 @@ mod offsets_log;
 mod partitions;
 mod produce;
 mod producer_ids;
+mod read_ahead;
 mod readers;
 mod settings;
 mod start;
@@ -53,6 +55,7 @@ pub use settings::{ArchiveSettings, BrokerSettings, FetchSettings, TopicSettings
 use cold_reads::ColdReads;
 use partitions::Partitions;
 use producer_ids::ProducerIds;
+use read_ahead::ReadAhead;
 use readers::Readers;
 use throttle::Throttle;
 
@@ -75,6 +78,7 @@ pub struct Broker {
     epoch: BrokerEpoch,
     partitions: Partitions,
     readers: Arc<Readers>,
+    read_ahead: ReadAhead,
     archive: Arc<dyn ArchiveReader>,
     cold_reads: ColdReads,
     sessions: Mutex<FetchSessions>,

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::runtime::tasks::{Lane, Priority, Tasks};
 
@@ -58,6 +58,23 @@ impl Readers {
     /// Runs a read on a lane and gives its result; `None` when the lanes have stopped.
     pub(super) async fn run<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+        self.push(place, read).await.ok()
+    }
+
+    /// Runs a read whose result may be awaited later; `None` when many are waiting already.
+    pub(super) fn try_run<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<oneshot::Receiver<T>> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        Some(self.push(place, read))
+    }
+
+    fn push<T: Send + 'static>(
+        &self,
+        place: OwnedSemaphorePermit,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
         let job = Box::new(move || {
             let _place = place;
@@ -73,7 +90,7 @@ impl Readers {
             queue.next_lane
         };
         self.lanes[lane].wake();
-        receiver.await.ok()
+        receiver
     }
 }
 

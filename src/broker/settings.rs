@@ -68,6 +68,8 @@ pub struct FetchSettings {
     pub max_bytes: usize,
     /// Memory for records in answers that are not sent yet, of all connections together. Fetches wait when it is used up.
     pub answer_bytes: usize,
+    /// Memory for what is read from segments before those who catch up ask for it.
+    pub read_ahead_bytes: usize,
     /// Incremental fetch sessions kept; each holds its list of partitions in memory.
     pub max_sessions: usize,
     /// Lanes that read segments. More serve more readers of old records at a time and cost a thread each.
@@ -82,7 +84,13 @@ impl Default for TopicSettings {
 
 impl Default for FetchSettings {
     fn default() -> Self {
-        Self { max_bytes: 55 << 20, answer_bytes: 128 << 20, max_sessions: 1000, reader_lanes: 4 }
+        Self {
+            max_bytes: 55 << 20,
+            answer_bytes: 96 << 20,
+            read_ahead_bytes: 32 << 20,
+            max_sessions: 1000,
+            reader_lanes: 4,
+        }
     }
 }
 

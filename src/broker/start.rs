@@ -12,10 +12,11 @@ use super::admin::OFFSETS_TOPIC;
 use super::archiver::{self, Archiver};
 use super::cold_reads::ColdReads;
 use super::error::StartError;
-use super::fetch::answer_memory;
+use super::fetch::memory_of;
 use super::fetch_session::FetchSessions;
 use super::partitions::Partitions;
 use super::producer_ids::ProducerIds;
+use super::read_ahead::ReadAhead;
 use super::readers::Readers;
 use super::settings::BrokerSettings;
 use crate::group::Groups;
@@ -49,7 +50,9 @@ impl Broker {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, StartError> {
         // What answers held is kept for the next ones.
-        buffer::keep_at_most((settings.fetch.answer_bytes / 2).max(LEAST_KEPT_BYTES));
+        buffer::keep_at_most(
+            ((settings.fetch.answer_bytes + settings.fetch.read_ahead_bytes) / 2).max(LEAST_KEPT_BYTES),
+        );
         let metadata_path = settings.directories[0].join(METADATA_DIRECTORY);
         let metadata_lock = lock_metadata(&runtime, &metadata_path)?;
         let metadata = Metadata::open(&runtime, &metadata_path, MetadataSettings::new(settings.node_id)).await?;
@@ -82,7 +85,8 @@ impl Broker {
             sessions: Mutex::new(FetchSessions::new(settings.fetch.max_sessions)),
             producer_ids: ProducerIds::default(),
             throttle: Mutex::default(),
-            answers: answer_memory(settings.fetch.answer_bytes),
+            answers: memory_of(settings.fetch.answer_bytes),
+            read_ahead: ReadAhead::new(settings.fetch.read_ahead_bytes),
             groups: Groups::new(runtime.clone(), settings.groups.clone(), offsets_partitions, metrics.group.clone()),
             coordinated: Mutex::new(None),
             background: Mutex::default(),

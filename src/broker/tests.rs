@@ -176,6 +176,36 @@ async fn a_fetch_of_any_range_is_the_same_from_the_local_log_and_from_the_archiv
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_catches_up_reads_what_was_read_ahead_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path()).await;
+    let leader = create(&broker, "catch-up", 1, &[]).await.swap_remove(0);
+    let mut expected = Vec::new();
+    for number in 0..60_u8 {
+        let batch = batch(BatchOptions::compressed(Compression::None), &[vec![number; 1000]]);
+        produce(&broker, &leader, &batch).await;
+        expected.push(content(&batch).1);
+    }
+    drop(leader);
+    broker.shutdown().await;
+    // What was in memory is read from the disk now.
+    let broker = open(directory.path()).await;
+    let topic = broker.image().topic_named("catch-up").unwrap().clone();
+    let leader = broker.leader(&topic, 0, LeaderEpoch::NONE).unwrap();
+    for (max_bytes, least) in [(5000, 13), (1, 58), (7000, 8)] {
+        let (before, mut next, mut found) = (broker.metrics.fetch.read_ahead.get(), Offset(0), Vec::new());
+        while next < Offset(60) {
+            let batches = fetch(&broker, &leader, next, max_bytes).await;
+            next = batches.last().unwrap().header().next_offset();
+            found.extend(batches.iter().map(|batch| content(batch).1));
+        }
+        assert_eq!(found, expected);
+        assert!(broker.metrics.fetch.read_ahead.get() - before >= least, "all but the first two reads: {max_bytes}");
+    }
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_codec_of_archived_records_is_the_topics() {
     let directory = tempfile::tempdir().unwrap();
     let broker = open(directory.path()).await;

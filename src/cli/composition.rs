@@ -39,7 +39,8 @@ pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, Locatio
         },
         fetch: FetchSettings {
             max_bytes: to_usize(config.network.fetch_max.bytes()),
-            answer_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)) / 2,
+            answer_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)) / 8 * 3,
+            read_ahead_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)) / 8,
             max_sessions: config.network.fetch_sessions,
             reader_lanes: READER_LANES,
         },

@@ -120,8 +120,8 @@ settings! {
         budget: Option<ByteSize> = None, example "\"1GiB\"";
         /// Recent batches from which consumers at the tail are served without touching the disk.
         tail_percent: u8 = 30;
-        /// Requests being read and handled, and answers on their way out. Connections wait when it is used up, and no
-        /// single request can be larger.
+        /// Requests being read and handled, answers on their way out, and what is read ahead for them. Connections wait
+        /// when it is used up, and no single request can be larger.
         frames_percent: u8 = 30;
         /// Segments being turned into Parquet: one for each 40 MiB, at least one. Less makes archiving slower.
         uploads_percent: u8 = 15;

@@ -101,6 +101,8 @@ metrics! {
         waiting: Gauge,
         /// Cached incremental fetch sessions.
         sessions: Gauge,
+        /// Reads of segments whose result was there, or on its way, before they were asked for.
+        read_ahead: Counter,
         /// Time from a fetch's asking for archived records that are not at hand until they were.
         archive_read_seconds: LatencyHistogram,
     }

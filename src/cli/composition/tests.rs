@@ -130,7 +130,8 @@ fn each_share_of_memory_bounds_what_it_is_named_for() {
     let config = config(keys.into_iter().chain([("memory.budget", "1000MiB"), ("archive.uploads", "9")])).unwrap();
     let broker = broker_settings(&config).unwrap();
     assert_eq!(broker.directory.tail_bytes + broker.directory.unwritten_bytes, 240 << 20);
-    assert_eq!(server_settings(&config).limits.total_frame_bytes + broker.fetch.answer_bytes, 260 << 20);
+    let answer_bytes = broker.fetch.answer_bytes + broker.fetch.read_ahead_bytes;
+    assert_eq!(server_settings(&config).limits.total_frame_bytes + answer_bytes, 260 << 20);
     assert_eq!(broker.archive.archiver.uploads, 180 / 40);
     assert_eq!(broker.groups.max_state_bytes, 25 << 20);
 }

@@ -54,6 +54,7 @@ def cut_power_under_load(disk, rounds, seed, environment=None):
         broker.kill()
 
 
+@pytest.mark.timeout(300 + 20 * ROUNDS)
 def test_nothing_acknowledged_is_lost_by_a_power_cut(disk):
     print(f"replay with ALLUVIUM_SEED={SEED} ALLUVIUM_ROUNDS={ROUNDS}")
     acknowledged = cut_power_under_load(disk, ROUNDS, SEED)

@@ -3,7 +3,8 @@
 //! A consumer sends its whole list of partitions once; afterwards only what changed, and gets back only what is new. The
 //! broker keeps the list under a session id, in a cache of bounded size: a session that has not been used for a while, or an
 //! old one that is smaller, gives way to a new one, and its consumer starts over with a full fetch. Lost in a crash, with the
-//! same effect.
+//! same effect. The partitions of all sessions are bounded too: a session that finds no room is not begun, and one that grows
+//! beyond it ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,6 +16,11 @@ use crate::types::{LeaderEpoch, Monotonic, Offset, TopicId};
 
 /// How long a session must be unused, or have lived, before another may take its place (`FetchSessionCache`'s eviction time).
 const EVICTION_AGE: Duration = Duration::from_secs(120);
+/// The weight of all sessions together, see [`weight`]: what clients name is kept whether it exists or not, and this bounds
+/// it to about 64 MiB.
+const MAX_WEIGHT: usize = 1 << 18;
+/// A topic's name of so many bytes weighs as much as its partition.
+const NAME_BYTES: usize = 256;
 /// The epoch of a request that wants a new session.
 const INITIAL_EPOCH: i32 = 0;
 /// The epoch of a request that wants none.
@@ -108,6 +114,7 @@ struct Session {
     next_order: u64,
     partitions: BTreeMap<PartitionKey, Held>,
     order: BTreeMap<u64, PartitionKey>,
+    weight: usize,
 }
 
 #[derive(Debug)]
@@ -124,6 +131,7 @@ pub struct FetchSessions {
     capacity: usize,
     sessions: BTreeMap<i32, Session>,
     by_last_used: BTreeSet<(Monotonic, i32)>,
+    weight: usize,
 }
 
 impl FetchSessions {
@@ -157,11 +165,13 @@ impl FetchSessions {
         if session.uses_topic_ids != uses_topic_ids {
             return Err(SessionError::TopicIds);
         }
-        for (key, wanted) in partitions {
-            session.put(key, wanted);
-        }
-        for key in &forgotten {
-            session.forget(key);
+        let before = session.weight;
+        partitions.into_iter().for_each(|(key, wanted)| session.put(key, wanted));
+        forgotten.iter().for_each(|key| session.forget(key));
+        self.weight = self.weight - before + session.weight;
+        if self.weight > MAX_WEIGHT {
+            self.remove(session_id);
+            return Err(SessionError::NotFound);
         }
         if session.partitions.is_empty() {
             self.remove(session_id);
@@ -211,7 +221,8 @@ impl FetchSessions {
         now: Monotonic,
         mut random: impl FnMut() -> i32,
     ) -> i32 {
-        if context.partitions.is_empty() || !self.make_room(context.partitions.len(), now) {
+        let partitions: usize = context.partitions.iter().map(|(key, _)| weight(key)).sum();
+        if context.partitions.is_empty() || !self.make_room(partitions, now) {
             return 0;
         }
         let session_id = loop {
@@ -228,30 +239,39 @@ impl FetchSessions {
             next_order: 0,
             partitions: BTreeMap::new(),
             order: BTreeMap::new(),
+            weight: 0,
         };
         for ((key, wanted), answer) in context.partitions.iter().zip(answers) {
             session.put(key.clone(), *wanted);
             session.tell(key, answer);
         }
+        self.weight += session.weight;
         self.sessions.insert(session_id, session);
         self.by_last_used.insert((now, session_id));
         session_id
     }
 
-    /// Has room for a session of that many partitions: evicts one that is unused for long, else an old one that is smaller.
-    fn make_room(&mut self, partitions: usize, now: Monotonic) -> bool {
-        if self.sessions.len() < self.capacity {
-            return true;
+    /// Makes room for a session of that weight, if there can be.
+    fn make_room(&mut self, wanted: usize, now: Monotonic) -> bool {
+        while self.sessions.len() >= self.capacity || self.weight + wanted > MAX_WEIGHT {
+            if wanted > MAX_WEIGHT || !self.evict_for(wanted, now) {
+                return false;
+            }
         }
+        true
+    }
+
+    /// Evicts one session for one of that weight: one that is unused for long, else an old one that is smaller.
+    fn evict_for(&mut self, wanted: usize, now: Monotonic) -> bool {
         let Some(&(last_used, oldest)) = self.by_last_used.first() else { return false };
         if now.since(last_used) > EVICTION_AGE {
             self.remove(oldest);
             return true;
         }
         let settled = self.sessions.iter().filter(|(_, session)| now.since(session.created) > EVICTION_AGE);
-        let smallest = settled.min_by_key(|(id, session)| (session.partitions.len(), **id));
-        match smallest.map(|(id, session)| (*id, session.partitions.len())) {
-            Some((id, size)) if size < partitions => {
+        let smallest = settled.min_by_key(|(id, session)| (session.weight, **id));
+        match smallest.map(|(id, session)| (*id, session.weight)) {
+            Some((id, weight)) if weight < wanted => {
                 self.remove(id);
                 true
             }
@@ -262,6 +282,7 @@ impl FetchSessions {
     fn remove(&mut self, session_id: i32) {
         if let Some(session) = self.sessions.remove(&session_id) {
             self.by_last_used.remove(&(session.last_used, session_id));
+            self.weight -= session.weight;
         }
     }
 }
@@ -274,6 +295,7 @@ impl Session {
         }
         let order = self.next_order;
         self.next_order += 1;
+        self.weight += weight(&key);
         self.order.insert(order, key.clone());
         self.partitions.insert(key, Held { wanted, order, told: None });
     }
@@ -281,6 +303,7 @@ impl Session {
     fn forget(&mut self, key: &PartitionKey) {
         if let Some(held) = self.partitions.remove(key) {
             self.order.remove(&held.order);
+            self.weight -= weight(key);
         }
     }
 
@@ -300,6 +323,11 @@ impl Session {
         }
         news
     }
+}
+
+/// What a partition costs: one, and more for a name that is longer than topics' names are.
+fn weight(key: &PartitionKey) -> usize {
+    1 + key.topic.len() / NAME_BYTES
 }
 
 /// Epochs count from 1 and start over after the largest number.
@@ -414,5 +442,42 @@ mod tests {
         // Unused for long enough.
         assert_eq!(open(&mut sessions, 3, &[0], Monotonic(243 * SECOND)), 3);
         assert_eq!(sessions.count(), 1);
+    }
+
+    #[test]
+    fn what_all_sessions_hold_is_bounded_however_they_come_to_it() {
+        let named = |number: usize, bytes: usize| {
+            let key = PartitionKey { topic_id: TopicId::ZERO, topic: "x".repeat(bytes).into(), partition: 0 };
+            (PartitionKey { partition: i32::try_from(number).unwrap(), ..key }, wanted(0))
+        };
+        let long = 200 * NAME_BYTES;
+        let mut sessions = FetchSessions::new(10);
+        let mut next = 0;
+        let mut more = |session_id, epoch, count: usize, bytes| {
+            let partitions = (next..next + count).map(|number| named(number, bytes)).collect();
+            next += count;
+            SessionRequest { session_id, epoch, uses_topic_ids: true, partitions, forgotten: Vec::new() }
+        };
+        for id in 1..=2 {
+            let context = sessions.begin(more(0, 0, 500, long), Monotonic(0)).unwrap();
+            let answers = vec![quiet(0); context.partitions.len()];
+            assert_eq!(sessions.end(&context, &answers, Monotonic(0), || id).unwrap().0, id);
+        }
+        // A third finds room, and less is left than it wants to grow by.
+        assert_eq!(open(&mut sessions, 3, &[0, 1], Monotonic(0)), 3);
+        assert_eq!(sessions.begin(more(3, 1, 400, long), Monotonic(0)), Err(SessionError::NotFound));
+        assert_eq!((sessions.count(), sessions.weight), (2, 2 * 500 * 201));
+        // Naming again what is known, or instead of something else, costs nothing.
+        let known: Vec<_> = (0..500).map(|number| named(number, long)).collect();
+        let again = SessionRequest { partitions: known.clone(), ..request(1, 1, &[]) };
+        assert_eq!(sessions.begin(again, Monotonic(0)).unwrap().partitions.len(), 500);
+        let forgotten = known.into_iter().map(|(key, _)| key).collect();
+        let moved = SessionRequest { forgotten, ..more(1, 2, 500, long) };
+        assert_eq!(sessions.begin(moved, Monotonic(0)).unwrap().partitions.len(), 500);
+        // Neither is there room for a new one of that size, until another is unused for long.
+        let context = sessions.begin(more(0, 0, 500, long), Monotonic(SECOND)).unwrap();
+        assert_eq!(sessions.end(&context, &vec![quiet(0); 500], Monotonic(SECOND), || 9).unwrap().0, 0);
+        assert_eq!(sessions.end(&context, &vec![quiet(0); 500], Monotonic(121 * SECOND), || 9).unwrap().0, 9);
+        assert_eq!((sessions.count(), sessions.weight), (2, 2 * 500 * 201));
     }
 }

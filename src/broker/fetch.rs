@@ -19,7 +19,7 @@ use super::partitions::Leader;
 use super::read_ahead::{Found, Place};
 use crate::log::{DiskRead, Offsets, PartitionLog, ReadError, ReadPlan};
 use crate::record::BatchHeader;
-use crate::telemetry::FetchSource;
+use crate::telemetry::{Counted, FetchSource};
 use crate::types::Offset;
 
 /// Which records a consumer may see.
@@ -84,6 +84,16 @@ const PERMIT_BYTES: usize = 1024;
 pub(super) fn memory_of(bytes: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(bytes.div_ceil(PERMIT_BYTES)))
 }
+
+/// What one answer may take of the memory that is free: clients that do not take their answers get less and less of it
+/// instead of all, and others go on with smaller answers.
+const fn answer_share(free_bytes: usize) -> usize {
+    let share = free_bytes / 8;
+    if share > LEAST_ANSWER_BYTES { share } else { LEAST_ANSWER_BYTES }
+}
+
+/// An answer of so many bytes is worth waiting for.
+const LEAST_ANSWER_BYTES: usize = 64 << 10;
 
 /// How long a fetch of archived records alone waits at least, Kafka's default of `remote.fetch.max.wait.ms`.
 const COLD_WAIT: Duration = Duration::from_millis(500);
@@ -155,17 +165,19 @@ impl Broker {
         let mut round = self.plan(wanted, &limits);
         let limits = round.patience(limits);
         if !round.is_enough(&limits) && !limits.max_wait.is_zero() {
-            let waiting = &self.metrics.fetch.waiting;
-            waiting.inc();
+            let _waiting = Counted::new(&self.metrics.fetch.waiting);
             // An answer that comes late is no error: the fetch gives what there is.
             let waited = tokio::time::timeout(limits.max_wait, self.wait_for_enough(wanted, &limits)).await;
-            waiting.dec();
             round = waited.unwrap_or_else(|_| self.plan(wanted, &limits));
         }
-        let bytes = round.planned_bytes().min(self.settings.fetch.answer_bytes);
-        if let Ok(memory) = Arc::clone(&self.answers).try_acquire_many_owned(permits(bytes)) {
+        let share = answer_share(self.answers.available_permits() * PERMIT_BYTES);
+        let planned = round.planned_bytes();
+        if planned <= share
+            && let Ok(memory) = Arc::clone(&self.answers).try_acquire_many_owned(permits(planned))
+        {
             return (self.execute(round).await, memory);
         }
+        let bytes = planned.min(share).min(self.settings.fetch.answer_bytes);
         // Nothing is held on to while others' answers are on their way out.
         round.give_back(self);
         let memory = Arc::clone(&self.answers).acquire_many_owned(permits(bytes)).await;

@@ -330,3 +330,37 @@ async fn a_cold_partition_and_saturated_hot_ones_share_the_room_of_a_fetch() {
     assert!(broker.metrics().fetch.bytes.of(crate::telemetry::FetchSource::Cache).get() > 0);
     broker.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_takes_leave_room_for_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = BrokerSettings::small(directory.path());
+    settings.fetch.answer_bytes = 2 << 20;
+    let broker = Broker::open(Runtime::production(), settings, Metrics::new()).await.unwrap();
+    let leader = create(&broker, "events", 1, &[]).await.remove(0);
+    for _ in 0..128 {
+        produce(&broker, &leader, &batch(BatchOptions::default(), &[vec![7; 16 << 10]])).await;
+    }
+    let all = [wanted(&leader, Offset(0), 2 << 20)];
+    let mut untaken = Vec::new();
+    for number in 0..12 {
+        let answered = tokio::time::timeout(Duration::from_secs(60), broker.fetch(&all, limits(2 << 20)));
+        let (fetched, memory) = answered.await.unwrap_or_else(|_| panic!("fetch {number} waits for the others"));
+        assert!(fetched[0].records.as_ref().is_ok_and(|records| !records.is_empty()), "{number}");
+        untaken.push(memory);
+    }
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_that_is_given_up_waits_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path()).await;
+    let leader = create(&broker, "events", 1, &[]).await.remove(0);
+    let patient = FetchLimits { max_wait: Duration::from_secs(600), ..limits(1000) };
+    let none = [wanted(&leader, Offset(0), 1000)];
+    let given_up = tokio::time::timeout(Duration::from_millis(100), broker.fetch(&none, patient));
+    assert!(given_up.await.is_err());
+    assert_eq!(broker.metrics().fetch.waiting.get(), 0);
+    broker.shutdown().await;
+}

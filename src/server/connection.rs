@@ -1,8 +1,12 @@
 //! One connection: frames in, requests started in order, answers out in order, all within bounds.
 //!
-//! Reading and writing are two halves of one task. A request takes its share of memory before its body is read and gives it
-//! back once its answer is written; a client that sends faster than it is served, or does not take its answers, is not read
-//! from any more, and nobody else notices.
+//! Reading and writing are two halves of one task. A request takes its share of memory as its body arrives and gives it
+//! back once it is handled, or, when what it brought is still needed, once its answer is written. Answers that were made and not
+//! taken count as requests in flight, by their size; fetches, whose answers are larger, are worked on one at a time. So a
+//! client that sends faster than it is served, or does not take its answers, is not read from any more, and nobody else
+//! notices.
+//!
+//! As with Apache Kafka, a client that has closed only its own half gets the answers to what it had sent.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -11,13 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
+use super::frame_memory::FrameShare;
 use super::handlers::{Answer, Answering, Begun};
 use super::listener::Shared;
 use super::settings::ConnectionLimits;
@@ -29,8 +32,8 @@ use crate::telemetry::RefuseReason;
 pub(super) const PERMIT_BYTES: usize = 1024;
 /// What an idle connection has ready to read into: most requests fit, and ten thousand connections cost ten megabytes.
 const READ_AHEAD_BYTES: usize = 1024;
-/// What is allocated at once for a request that claims to be large; more only as its bytes arrive.
-const FIRST_RESERVE_BYTES: usize = 1 << 20;
+/// An answer that waits to be written counts as one more request in flight for each time that it has so many bytes.
+const ANSWER_UNIT_BYTES: usize = 16 << 10;
 /// The rate that a client is expected to keep, beyond the time that it is given anyway.
 const SLOWEST_BYTES_PER_SECOND: usize = 1 << 20;
 /// Most pieces of an answer that are handed to the operating system at a time (`IOV_MAX` is 1024 on Linux).
@@ -66,11 +69,24 @@ enum End {
 /// A request that was started.
 struct Started {
     answering: Answering,
-    /// Its share of memory and of the requests in flight.
-    held: Held,
+    /// Its share of the requests in flight, given back once its answer is written.
+    in_flight: OwnedSemaphorePermit,
+    /// The memory of what it brought, if that is still needed.
+    memory: Option<Memory>,
 }
 
-type Held = (OwnedSemaphorePermit, OwnedSemaphorePermit, OwnedSemaphorePermit);
+/// A request's share of the memory of its connection, and of all.
+struct Memory {
+    _own: OwnedSemaphorePermit,
+    shared: FrameShare,
+}
+
+/// A request that has arrived.
+struct Arrived {
+    frame: Bytes,
+    in_flight: OwnedSemaphorePermit,
+    memory: Memory,
+}
 
 /// Permits for that many bytes.
 pub(super) fn permits(bytes: usize) -> u32 {
@@ -82,15 +98,14 @@ pub(super) async fn serve(stream: Box<dyn Stream>, peer: Peer, shared: Arc<Share
     let limits = shared.limits;
     let (read, write) = tokio::io::split(stream);
     let (sender, receiver) = mpsc::channel(limits.requests_in_flight);
-    let reader = Reader {
+    let incoming = Incoming {
         read,
         buffer: BytesMut::new(),
         memory: Arc::new(Semaphore::new(permits(limits.connection_frame_bytes.max(limits.frame_bytes)) as usize)),
         in_flight: Arc::new(Semaphore::new(limits.requests_in_flight)),
         shared: Arc::clone(&shared),
-        peer,
-        stopped,
     };
+    let reader = Reader { incoming, peer, stopped };
     let end = Box::pin(run(reader, sender, write_answers(write, receiver, Arc::clone(&shared)))).await;
     let refused = &shared.broker.metrics().server.refused_connections;
     match &end {
@@ -102,8 +117,8 @@ pub(super) async fn serve(stream: Box<dyn Stream>, peer: Peer, shared: Arc<Share
     tracing::debug!(reason = %end, "connection ended");
 }
 
-/// Reads and writes until one of the two ends. Requests that were started before a bad frame, or before the shutdown, are
-/// still answered; a client that has gone is not waited for.
+/// Reads and writes until one of the two ends. Requests that were started are still answered, unless the connection is known
+/// to be broken.
 async fn run(mut reader: Reader, sender: mpsc::Sender<Started>, writing: impl Future<Output = Result<(), End>>) -> End {
     let mut writing = std::pin::pin!(writing);
     let end = tokio::select! {
@@ -112,18 +127,13 @@ async fn run(mut reader: Reader, sender: mpsc::Sender<Started>, writing: impl Fu
     };
     drop(sender);
     match end {
-        End::Closed | End::Io(_) => end,
+        End::Io(_) => end,
         end => writing.await.err().unwrap_or(end),
     }
 }
 
 struct Reader {
-    read: ReadHalf<Box<dyn Stream>>,
-    /// Bytes read and not yet taken as a request.
-    buffer: BytesMut,
-    memory: Arc<Semaphore>,
-    in_flight: Arc<Semaphore>,
-    shared: Arc<Shared>,
+    incoming: Incoming,
     peer: Peer,
     stopped: watch::Receiver<bool>,
 }
@@ -140,16 +150,21 @@ impl Reader {
     }
 
     async fn start_request(&mut self, sender: &mpsc::Sender<Started>) -> Result<(), End> {
-        let limits = self.shared.limits;
-        let in_flight = acquire(&self.in_flight, 1).await;
-        let length = self.wait_for_prefix(&limits).await?;
-        let memory = acquire(&self.memory, permits(length)).await;
-        let frames = acquire(&self.shared.frames, permits(length)).await;
-        let frame = self.read_frame(length, &limits).await?;
-        self.shared.broker.metrics().server.request_bytes.inc_by((length + LENGTH_PREFIX_BYTES) as u64);
-        let Begun { answering, pause } = self.shared.handlers.start(&self.shared.broker, &self.peer, frame).await?;
-        let started = Started { answering, held: (in_flight, memory, frames) };
-        sender.send(started).await.map_err(|_| End::Closed)?;
+        let Arrived { frame, mut in_flight, memory } = tokio::select! {
+            biased;
+            _ = self.stopped.wait_for(|stop| *stop) => return Err(End::Shutdown),
+            arrived = self.incoming.next() => arrived?,
+        };
+        let Incoming { shared, in_flight: all, .. } = &self.incoming;
+        let begun = shared.handlers.start(&shared.broker, &self.peer, frame).await?;
+        let Begun { answering, answer_bytes, pause } = begun;
+        if let Some(bytes) = answer_bytes {
+            let more = (bytes / ANSWER_UNIT_BYTES).min(shared.limits.requests_in_flight - 1);
+            // Earlier answers do not wait for this one.
+            in_flight.merge(acquire(all, u32::try_from(more).unwrap_or(u32::MAX)).await);
+        }
+        let memory = Some(memory).filter(|_| answer_bytes.is_none());
+        sender.send(Started { answering, in_flight, memory }).await.map_err(|_| End::Closed)?;
         if pause.is_zero() {
             return Ok(());
         }
@@ -159,15 +174,35 @@ impl Reader {
             _ = self.stopped.wait_for(|stop| *stop) => Err(End::Shutdown),
         }
     }
+}
+
+struct Incoming {
+    read: ReadHalf<Box<dyn Stream>>,
+    /// Bytes read and not yet taken as a request.
+    buffer: BytesMut,
+    memory: Arc<Semaphore>,
+    in_flight: Arc<Semaphore>,
+    shared: Arc<Shared>,
+}
+
+impl Incoming {
+    /// Reads the next request, once there is room for it.
+    async fn next(&mut self) -> Result<Arrived, End> {
+        let limits = self.shared.limits;
+        let in_flight = acquire(&self.in_flight, 1).await;
+        let length = self.wait_for_prefix(&limits).await?;
+        let own = acquire(&self.memory, permits(length)).await;
+        let mut memory = Memory { _own: own, shared: FrameShare::default() };
+        let frame = self.read_frame(length, &limits, &mut memory.shared).await?;
+        self.shared.broker.metrics().server.request_bytes.inc_by((length + LENGTH_PREFIX_BYTES) as u64);
+        Ok(Arrived { frame, in_flight, memory })
+    }
 
     /// Waits for the next request's length.
     async fn wait_for_prefix(&mut self, limits: &ConnectionLimits) -> Result<usize, End> {
         while self.buffer.len() < LENGTH_PREFIX_BYTES {
             self.buffer.reserve(READ_AHEAD_BYTES);
-            let read = tokio::select! {
-                read = timeout(limits.idle_timeout, self.read.read_buf(&mut self.buffer)) => read,
-                _ = self.stopped.wait_for(|stop| *stop) => return Err(End::Shutdown),
-            };
+            let read = timeout(limits.idle_timeout, self.read.read_buf(&mut self.buffer)).await;
             if read.map_err(|_| End::Idle)?? == 0 {
                 return Err(End::Closed);
             }
@@ -177,19 +212,33 @@ impl Reader {
         Ok(frame_bytes(prefix, limits.frame_bytes)?)
     }
 
-    /// Reads the rest of a request. Memory grows with what has arrived, whatever the length claims.
-    async fn read_frame(&mut self, length: usize, limits: &ConnectionLimits) -> Result<Bytes, End> {
-        let reading = async {
-            while self.buffer.len() < length {
-                let missing = length - self.buffer.len();
-                self.buffer.reserve(missing.min(self.buffer.len().max(FIRST_RESERVE_BYTES)));
-                if read_some(&mut self.read, &mut self.buffer, missing).await? == 0 {
+    /// Reads the rest of a request. Memory grows with what has arrived, whatever the length claims; waiting for it is not
+    /// the client's fault, and takes nothing of its time.
+    async fn read_frame(
+        &mut self,
+        length: usize,
+        limits: &ConnectionLimits,
+        share: &mut FrameShare,
+    ) -> Result<Bytes, End> {
+        let Shared { broker, frames, .. } = &*self.shared;
+        let clock = &broker.runtime().clock;
+        let mut patience = time_for(length, limits);
+        let mut granted = 0;
+        while granted < length {
+            granted += frames.grow(share, length - granted).await;
+            let began = clock.monotonic();
+            while self.buffer.len() < granted {
+                let missing = granted - self.buffer.len();
+                self.buffer.reserve(missing);
+                let left = patience.saturating_sub(clock.monotonic().since(began));
+                let read = timeout(left, read_some(&mut self.read, &mut self.buffer, missing)).await;
+                if read.map_err(|_| End::Slow)?? == 0 {
                     return Err(End::Closed);
                 }
             }
-            Ok(self.buffer.split_to(length).freeze())
-        };
-        timeout(time_for(length, limits), reading).await.map_err(|_| End::Slow)?
+            patience = patience.saturating_sub(clock.monotonic().since(began));
+        }
+        Ok(self.buffer.split_to(length).freeze())
     }
 }
 
@@ -198,7 +247,8 @@ async fn read_some(read: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, l
     read.take(limit as u64).read_buf(buffer).await
 }
 
-async fn acquire(semaphore: &Arc<Semaphore>, permits: u32) -> OwnedSemaphorePermit {
+/// Waits for permits of a semaphore that has as many.
+pub(super) async fn acquire(semaphore: &Arc<Semaphore>, permits: u32) -> OwnedSemaphorePermit {
     Arc::clone(semaphore)
         .acquire_many_owned(permits)
         .await
@@ -210,26 +260,16 @@ fn time_for(bytes: usize, limits: &ConnectionLimits) -> Duration {
     limits.request_timeout + Duration::from_millis((bytes * 1000 / SLOWEST_BYTES_PER_SECOND) as u64)
 }
 
-/// Writes answers in the order of their requests, while all requests under way get on.
+/// Writes answers in the order of their requests. What a request has to do besides waiting is done before it comes here,
+/// except by fetches: those are worked on once they are the next to be answered.
 async fn write_answers(
     mut write: WriteHalf<Box<dyn Stream>>,
     mut started: mpsc::Receiver<Started>,
     shared: Arc<Shared>,
 ) -> Result<(), End> {
-    let mut under_way = FuturesOrdered::new();
-    let mut open = true;
-    while open || !under_way.is_empty() {
-        tokio::select! {
-            biased;
-            Some((answer, held)) = under_way.next() => {
-                send(&mut write, answer, &shared).await?;
-                drop::<Held>(held);
-            }
-            next = started.recv(), if open => match next {
-                Some(Started { answering, held }) => under_way.push_back(async move { (answering.await, held) }),
-                None => open = false,
-            },
-        }
+    while let Some(Started { answering, in_flight, memory }) = started.recv().await {
+        send(&mut write, answering.await, &shared).await?;
+        drop((in_flight, memory));
     }
     Ok(())
 }

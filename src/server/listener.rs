@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::connection::{self, Peer};
+use super::frame_memory::FrameMemory;
 use super::handlers::Handlers;
 use super::settings::ConnectionLimits;
 use crate::broker::Broker;
@@ -27,8 +28,8 @@ pub(super) struct Shared {
     pub(super) broker: Arc<Broker>,
     pub(super) handlers: Handlers,
     pub(super) limits: ConnectionLimits,
-    /// Memory of requests, in units of [`connection::PERMIT_BYTES`].
-    pub(super) frames: Arc<Semaphore>,
+    /// Memory of requests.
+    pub(super) frames: FrameMemory,
     drain_timeout: Duration,
     open: Mutex<Open>,
 }
@@ -41,10 +42,9 @@ struct Open {
 
 impl Shared {
     pub(super) fn new(broker: Arc<Broker>, limits: ConnectionLimits, drain_timeout: Duration) -> Self {
-        let permits = connection::permits(limits.total_frame_bytes.max(limits.frame_bytes));
         Self {
             handlers: Handlers::new(broker.metrics()),
-            frames: Arc::new(Semaphore::new(permits as usize)),
+            frames: FrameMemory::new(limits.total_frame_bytes),
             broker,
             limits,
             drain_timeout,
@@ -107,6 +107,7 @@ pub(super) async fn serve(
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
+    let mut fails = false;
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -117,8 +118,18 @@ pub(super) async fn serve(
             _ = stopped.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((stream, address)) => start(&mut connections, stream, address, &name, &shared, &stopped),
-            Err(error) => wait_out(&error).await,
+            Ok((stream, address)) => {
+                fails = false;
+                start(&mut connections, stream, address, &name, &shared, &stopped);
+            }
+            // Connections that the client gave up before they were accepted cost nothing.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if !std::mem::replace(&mut fails, true) {
+                    tracing::warn!(%error, listener = %name, "accepting connections fails; trying until it works");
+                }
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
         }
     }
     drop(socket);
@@ -161,13 +172,4 @@ fn note_end(ended: Result<(), tokio::task::JoinError>) {
     {
         tracing::error!("a connection panicked and was closed; see the panic message above");
     }
-}
-
-/// Connections that the client gave up before they were accepted cost nothing; anything else needs time to pass.
-async fn wait_out(error: &io::Error) {
-    if error.kind() == io::ErrorKind::ConnectionAborted {
-        return;
-    }
-    tracing::warn!(%error, "accepting connections fails; trying again");
-    tokio::time::sleep(ACCEPT_RETRY).await;
 }

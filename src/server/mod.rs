@@ -10,6 +10,7 @@
 
 mod connection;
 mod errors;
+mod frame_memory;
 mod handlers;
 mod listener;
 mod settings;

@@ -34,7 +34,8 @@ pub struct ConnectionLimits {
     pub connections_per_address: usize,
     /// The largest request.
     pub frame_bytes: usize,
-    /// Requests of all connections in memory; a connection waits for its share before it reads a request.
+    /// Requests of all connections in memory, beside one that may go past it; a connection waits for its share as it reads a
+    /// request.
     pub total_frame_bytes: usize,
     /// Requests of one connection in memory.
     pub connection_frame_bytes: usize,

@@ -21,10 +21,13 @@ use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 const TOPIC: &str = "events";
 
+/// Longer than anything takes that is not held up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 async fn start(directory: &std::path::Path, limits: ConnectionLimits) -> Server {
     let listener =
         ListenerSettings { name: "default".to_owned(), address: "127.0.0.1:0".parse().unwrap(), advertised: None };
-    let settings = ServerSettings { listeners: vec![listener], limits, drain_timeout: Duration::from_secs(5) };
+    let settings = ServerSettings { listeners: vec![listener], limits, drain_timeout: 2 * PATIENCE };
     let broker = BrokerSettings { endpoints: BTreeMap::new(), ..BrokerSettings::small(directory) };
     let (runtime, metrics) = (Runtime::production(), Metrics::new());
     Server::start(settings, broker, runtime, metrics, Readiness::default()).await.unwrap()
@@ -198,4 +201,78 @@ async fn connections_over_the_limit_are_refused_until_one_ends() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the place of a connection that ended was not given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_closed_its_half_gets_the_answers_to_what_it_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = start(directory.path(), ConnectionLimits::default()).await;
+    let mut client = Client::connect(&server).await;
+    client.send(&[create(1)]).await;
+    client.receive().await;
+    let half_a_frame = frame(&ApiVersionsRequest::default(), 0, 4).slice(..9);
+    client.send(&[fetch(0, 300, 2), frame(&ApiVersionsRequest::default(), 0, 3), half_a_frame]).await;
+    client.stream.shutdown().await.unwrap();
+    assert_eq!((client.receive().await.0, client.receive().await.0), (2, 3));
+    assert!(client.is_closed().await);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn announced_requests_that_do_not_come_hold_up_nobody_and_no_shutdown() {
+    let directory = tempfile::tempdir().unwrap();
+    let frame_bytes = 4 << 20;
+    let limits = ConnectionLimits { frame_bytes, total_frame_bytes: frame_bytes, ..ConnectionLimits::default() };
+    let server = start(directory.path(), limits).await;
+    let mut announcing = Vec::new();
+    for _ in 0..20 {
+        let mut client = Client::connect(&server).await;
+        client.stream.write_all(&u32::try_from(frame_bytes).unwrap().to_be_bytes()).await.unwrap();
+        client.stream.write_all(b"\0\x03").await.unwrap();
+        announcing.push(client);
+    }
+    let mut steady = Client::connect(&server).await;
+    for number in 0..20 {
+        steady.send(&[frame(&ApiVersionsRequest::default(), 0, number)]).await;
+        let answer = tokio::time::timeout(PATIENCE / 4, steady.receive()).await;
+        assert_eq!(answer.expect("a request waits for others that do not come").0, number);
+    }
+    tokio::time::timeout(PATIENCE, server.shutdown()).await.expect("the shutdown waits for half a request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_no_answers_has_few_of_them_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = start(directory.path(), ConnectionLimits::default()).await;
+    let mut client = Client::connect(&server).await;
+    client.send(&[create(0)]).await;
+    client.receive().await;
+    client.send(&[produce(&"x".repeat(900_000), 1)]).await;
+    client.receive().await;
+    // A fetch at a time, and as many large answers as make a megabyte, beside what the sockets take.
+    let unknown = |number| MetadataRequestTopic::default().with_name(Some(TopicName(format!("{number:0200}").into())));
+    let wide = MetadataRequest::default().with_topics(Some((0..2000).map(unknown).collect()));
+    let (metadata, fetches) = (Client::connect(&server), Client::connect(&server));
+    let (mut metadata, mut fetches) = (metadata.await, fetches.await);
+    fetches.send(&(0..60).map(|number| fetch(0, 0, number)).collect::<Vec<_>>()).await;
+    let wide = frame(&wide, 4, 1);
+    let sending = tokio::spawn(async move {
+        loop {
+            metadata.send(&[wide.clone()]).await;
+        }
+    });
+    let metrics = server.broker().metrics();
+    let requests = || metrics.api("Metadata").requests.get();
+    let made = || metrics.fetch.batches.get();
+    let mut before = (0, 0);
+    // Until nothing goes on any more.
+    while std::mem::replace(&mut before, (requests(), made())) != (requests(), made()) || requests() < 10 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(made() < 30, "{} fetches were answered to a client that reads nothing", made());
+    let waiting = metrics.server.requests_in_flight.get();
+    assert!(waiting < 70, "{waiting} answers wait for clients that read nothing");
+    sending.abort();
+    drop(fetches);
+    server.shutdown().await;
 }

@@ -38,3 +38,21 @@ pub use readiness::Readiness;
 pub type Counter = prometheus_client::metrics::counter::Counter;
 /// A number that goes up and down. One relaxed atomic store or addition.
 pub type Gauge = prometheus_client::metrics::gauge::Gauge;
+
+/// Counts something as being there until it is dropped, however it ends: also when what waits for it is given up.
+#[derive(Debug)]
+pub struct Counted(Gauge);
+
+impl Counted {
+    /// Counts one more.
+    pub fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

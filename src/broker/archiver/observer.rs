@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::archive::store::{InFlight, Operation, StoreError, StoreObserver};
-use crate::telemetry::{Gauge, Metrics, StoreOperation};
+use crate::telemetry::{Counted, Metrics, StoreOperation};
 
 /// Feeds the store's metrics.
 pub(super) struct Observer {
@@ -34,9 +34,7 @@ impl StoreObserver for Observer {
     }
 
     fn begin(&self) -> InFlight {
-        let gauge = self.metrics.store.requests_in_flight.clone();
-        gauge.inc();
-        Box::new(Counted(gauge))
+        Box::new(Counted::new(&self.metrics.store.requests_in_flight))
     }
 
     fn transferred(&self, operation: Operation, bytes: u64) {
@@ -44,14 +42,5 @@ impl StoreObserver for Observer {
             Operation::Put | Operation::Replace => self.metrics.store.written_bytes.inc_by(bytes),
             _ => self.metrics.store.read_bytes.inc_by(bytes),
         };
-    }
-}
-
-/// A request that is under way.
-struct Counted(Gauge);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }

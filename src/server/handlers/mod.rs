@@ -56,7 +56,7 @@ use crate::protocol::{
     unsupported_api_versions,
 };
 use crate::runtime::net::BoxFuture;
-use crate::telemetry::{ApiMetrics, Gauge, Metrics};
+use crate::telemetry::{ApiMetrics, Counted, Metrics};
 
 /// What a request comes to.
 pub(super) enum Answer {
@@ -77,13 +77,15 @@ pub(super) type Answering = BoxFuture<'static, Answer>;
 pub(super) struct Begun {
     /// Its answer to come.
     pub(super) answering: Answering,
+    /// How large its answer is, if that is there already: nothing that the request brought is needed any more then.
+    pub(super) answer_bytes: Option<usize>,
     /// For how long nothing more is to be read from its connection.
     pub(super) pause: Duration,
 }
 
 impl From<Answering> for Begun {
     fn from(answering: Answering) -> Self {
-        Self { answering, pause: Duration::ZERO }
+        Self { answering, answer_bytes: None, pause: Duration::ZERO }
     }
 }
 
@@ -149,16 +151,15 @@ impl Handlers {
         let duration = counted.duration.clone();
         let started = clock.monotonic();
         let context = Context { broker: Arc::clone(broker), peer: peer.clone(), header };
-        metrics.requests_in_flight.inc();
-        let in_flight = InFlight(metrics.requests_in_flight);
-        let Begun { answering, pause } = dispatch(context, body).await?;
+        let in_flight = Counted::new(&metrics.requests_in_flight);
+        let Begun { answering, answer_bytes, pause } = dispatch(context, body).await?;
         let answering = Box::pin(async move {
             let answer = answering.await;
             drop(in_flight);
             duration.observe(clock.monotonic().since(started));
             answer
         });
-        Ok(Begun { answering, pause })
+        Ok(Begun { answering, answer_bytes, pause })
     }
 
     fn of(&self, api: Api) -> &ApiMetrics {
@@ -167,28 +168,19 @@ impl Handlers {
     }
 }
 
-/// Counts a request as under way until dropped.
-struct InFlight(Gauge);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 async fn dispatch(context: Context, body: Bytes) -> Result<Begun, ProtocolError> {
-    if context.header.api == Api::Produce {
-        return Box::pin(produce::start(context, body)).await;
+    match context.header.api {
+        Api::Produce => Box::pin(produce::start(context, body)).await,
+        Api::Fetch => fetch::start(context, body).map(Begun::from),
+        _ => Ok(ready(handle(context, body).await?)),
     }
-    handle(context, body).await.map(Begun::from)
 }
 
-async fn handle(context: Context, body: Bytes) -> Result<Answering, ProtocolError> {
+async fn handle(context: Context, body: Bytes) -> Result<Bytes, ProtocolError> {
     match context.header.api {
-        Api::Produce => unreachable!("handled apart"),
-        Api::Fetch => fetch::start(context, body),
+        Api::Produce | Api::Fetch => unreachable!("handled apart"),
         Api::ApiVersions if !Api::ApiVersions.accepts(context.version()) => {
-            Ok(ready(vec![unsupported_api_versions(context.header.correlation_id)]))
+            Ok(unsupported_api_versions(context.header.correlation_id))
         }
         Api::ApiVersions => respond::<ApiVersionsRequest>(context, body).await,
         Api::Metadata => respond::<MetadataRequest>(context, body).await,
@@ -221,13 +213,15 @@ async fn handle(context: Context, body: Bytes) -> Result<Answering, ProtocolErro
 }
 
 /// Handles a request to its end.
-async fn respond<R: Handle + Send>(context: Context, body: Bytes) -> Result<Answering, ProtocolError> {
+async fn respond<R: Handle + Send>(context: Context, body: Bytes) -> Result<Bytes, ProtocolError> {
     let RequestHeader { version, correlation_id, .. } = context.header;
     let request: R = decode_request(version, body)?;
     let response = Box::pin(request.handle(&context)).await;
-    Ok(ready(vec![encode_response::<R>(version, correlation_id, &response)?]))
+    encode_response::<R>(version, correlation_id, &response)
 }
 
-fn ready(pieces: Vec<Bytes>) -> Answering {
-    Box::pin(std::future::ready(Answer::Frame(pieces)))
+fn ready(answer: Bytes) -> Begun {
+    let answer_bytes = Some(answer.len());
+    let answering = Box::pin(std::future::ready(Answer::Frame(vec![answer])));
+    Begun { answering, answer_bytes, pause: Duration::ZERO }
 }

@@ -1,5 +1,6 @@
 //! Produce: records into partitions. Appended in the order of the connection's requests, answered when they are as safe as asked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,6 +54,8 @@ pub(super) async fn start(context: Context, body: Bytes) -> Result<Begun, Protoc
         return Ok(answer_all(&context, &request, ErrorCode::TransactionalIdAuthorizationFailed).into());
     }
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let clock = Arc::clone(&context.broker.runtime().clock);
+    let began = clock.monotonic();
     let image = context.broker.image();
     let mut topics = Vec::with_capacity(request.topic_data.len());
     let mut bytes = 0;
@@ -71,7 +74,12 @@ pub(super) async fn start(context: Context, body: Bytes) -> Result<Begun, Protoc
         topics.push((topic, parts));
     }
     let pause = context.broker.throttle(bytes);
-    Ok(Begun { answering: Box::pin(answer(context, topics, (acks, timeout), pause)), pause })
+    let answering = async move {
+        // It may have waited for earlier answers.
+        let left = timeout.saturating_sub(clock.monotonic().since(began));
+        answer(context, topics, (acks, left), pause).await
+    };
+    Ok(Begun { answering: Box::pin(answering), answer_bytes: None, pause })
 }
 
 async fn append(
@@ -131,18 +139,16 @@ async fn answer(
         let failed = topics.iter().flat_map(|(_, parts)| parts).any(|part| matches!(part.outcome, Outcome::Failed(..)));
         return if failed { Answer::Close } else { Answer::None };
     }
-    let mut responses = Vec::with_capacity(topics.len());
-    let mut names_leaders = false;
-    for (topic, parts) in topics {
-        let settled = parts.into_iter().map(|part| settle(&context, part, acks, timeout));
-        let partitions = join_all(settled).await;
-        names_leaders |= partitions.iter().any(|partition| partition.current_leader.leader_id.0 >= 0);
-        let response = TopicProduceResponse::default()
+    let settled = topics.into_iter().map(async |(topic, parts)| {
+        let parts = join_all(parts.into_iter().map(|part| settle(&context, part, acks, timeout))).await;
+        TopicProduceResponse::default()
             .with_name(topic.name)
             .with_topic_id(topic.topic_id)
-            .with_partition_responses(partitions);
-        responses.push(response);
-    }
+            .with_partition_responses(parts)
+    });
+    let responses = join_all(settled).await;
+    let mut parts = responses.iter().flat_map(|topic| &topic.partition_responses);
+    let names_leaders = parts.any(|partition| partition.current_leader.leader_id.0 >= 0);
     let throttle_time_ms = i32::try_from(pause.as_millis()).unwrap_or(i32::MAX);
     let mut response = ProduceResponse::default().with_responses(responses).with_throttle_time_ms(throttle_time_ms);
     if names_leaders {

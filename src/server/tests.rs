@@ -258,7 +258,7 @@ async fn a_client_that_takes_no_answers_has_few_of_them_made() {
     let wide = frame(&wide, 4, 1);
     let sending = tokio::spawn(async move {
         loop {
-            metadata.send(&[wide.clone()]).await;
+            metadata.send(std::slice::from_ref(&wide)).await;
         }
     });
     let metrics = server.broker().metrics();

@@ -24,11 +24,10 @@ use crate::runtime::clock::Clock;
 use crate::telemetry::ArchiveReadMetrics;
 use crate::types::Offset;
 
-/// Parsed footers that are kept, most recently used; each takes some tens of kilobytes.
-const FOOTERS: usize = 256;
-
-/// Page indexes of row groups that are kept, most recently used; each takes some kilobytes.
-const INDEXES: usize = 1024;
+/// Memory for parsed footers, of which each takes some tens of kilobytes; the most recently used ones are kept.
+const FOOTERS_BYTES: usize = 16 << 20;
+/// Memory for page indexes of row groups, of which each takes some kilobytes.
+const INDEXES_BYTES: usize = 8 << 20;
 /// Bytes before a footer that are fetched with it: the page index of a segment of 256 MiB fits.
 const INDEX_BYTES: u64 = 64 << 10;
 /// Ranges of a run that lie this near to each other are fetched as one: a request costs more than these bytes.
@@ -80,8 +79,8 @@ impl From<DecodeError> for Failure {
 
 impl ChunkSource {
     pub(super) const fn new(workers: Workers, metrics: ArchiveReadMetrics) -> Self {
-        let footers = Mutex::new(Recent::new(FOOTERS));
-        Self { workers, metrics, footers, indexes: Mutex::new(Recent::new(INDEXES)) }
+        let footers = Mutex::new(Recent::new(FOOTERS_BYTES));
+        Self { workers, metrics, footers, indexes: Mutex::new(Recent::new(INDEXES_BYTES)) }
     }
 
     /// The parsed footer of a segment's Parquet object.
@@ -101,13 +100,13 @@ impl ChunkSource {
             tail.slice(usize::try_from(segment.metadata_start - start).unwrap_or(usize::MAX).min(tail.len())..);
         let parsed = self.workers.run(move || FileMetadata::parse(&footer)).await;
         let metadata = parsed.map_err(|source| ReadError::Damaged { segment: segment.name, source })?;
-        self.footers.lock().insert(segment.name, metadata.clone());
+        self.footers.lock().insert(segment.name, metadata.clone(), metadata.memory_bytes());
         let mut indexes = self.indexes.lock();
         for row_group in 0..metadata.row_groups() {
             let part = metadata.page_index_range(row_group).and_then(|range| part_of(&tail, start, &range));
             if let Some(part) = part {
                 // A copy, so that the tail does not stay for it.
-                indexes.insert((segment.name, row_group), Bytes::copy_from_slice(part));
+                indexes.insert((segment.name, row_group), Bytes::copy_from_slice(part), part.len());
             }
         }
         Ok(metadata)
@@ -132,7 +131,7 @@ impl ChunkSource {
                 let lacking = DecodeError::Malformed { what: "Parquet file lacks a page index", at: chunk.base.0 };
                 let range = metadata.page_index_range(chunk.row_group).ok_or_else(|| damaged(lacking))?;
                 let index = self.get(store, &keys.parquet(&name), range).await?;
-                self.indexes.lock().insert(key, index.clone());
+                self.indexes.lock().insert(key, index.clone(), index.len());
                 index
             }
         };

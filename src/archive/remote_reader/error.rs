@@ -64,10 +64,16 @@ pub enum ReadError {
 impl ReadError {
     /// Whether the bucket's data is damaged or gone, which someone has to look at.
     pub fn is_damage(&self) -> bool {
+        self.damaged().is_some()
+    }
+
+    /// The segment or object of the bucket that is damaged or gone.
+    pub fn damaged(&self) -> Option<String> {
         match self {
-            Self::Damaged { .. } | Self::Store(StoreError::NotFound { .. }) => true,
-            Self::Shared(error) => error.is_damage(),
-            _ => false,
+            Self::Damaged { segment, .. } => Some(segment.to_string()),
+            Self::Store(StoreError::NotFound { key, .. }) => Some(key.clone()),
+            Self::Shared(error) => error.damaged(),
+            _ => None,
         }
     }
 }

@@ -136,7 +136,7 @@ impl AtHand {
             }
             return Err(ReadError::CacheDamaged);
         };
-        self.reader.inner.progress.lock().insert((self.partition, stretch.next), ());
+        self.reader.inner.progress.lock().insert((self.partition, stretch.next), (), 1);
         Ok(stretch)
     }
 }
@@ -364,7 +364,7 @@ impl RemoteReader {
             return Ok(list);
         }
         let list = Arc::new(partition.read_spill(reference).await?);
-        self.inner.spills.lock().insert(key, Arc::clone(&list));
+        self.inner.spills.lock().insert(key, Arc::clone(&list), 1);
         Ok(list)
     }
 }

@@ -11,6 +11,7 @@
 //! old records, nothing else.
 
 mod catch_up;
+mod complaints;
 mod groups;
 mod observer;
 mod pressure;
@@ -35,6 +36,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use catch_up::agrees;
+use complaints::Complaints;
 use observer::Observer;
 
 use super::partitions::Leader;
@@ -147,6 +149,7 @@ pub struct Archiver {
     attempts: Mutex<BTreeMap<TopicPartition, Attempts>>,
     under_way: Mutex<BTreeSet<TopicPartition>>,
     progress: Progress,
+    complaints: Mutex<Complaints>,
 }
 
 impl std::fmt::Debug for Archiver {
@@ -210,6 +213,7 @@ impl Archiver {
             attempts: Mutex::default(),
             under_way: Mutex::default(),
             progress: Progress::default(),
+            complaints: Mutex::default(),
         })
     }
 

@@ -33,8 +33,20 @@ impl Archiver {
         // The log's own start may be ahead of the bucket's.
         let head = Head { log_start_offset: head.log_start_offset.max(from), ..head.clone() };
         let found =
-            self.reader.offset_for_timestamp(archive, &head, timestamp).await.map_err(|error| failed(&error))?;
+            self.reader.offset_for_timestamp(archive, &head, timestamp).await.map_err(|error| self.failed(&error))?;
         Ok(found.map(|(offset, timestamp, leader_epoch)| FoundOffset { offset, timestamp, leader_epoch }))
+    }
+
+    /// Says of damage, once in a while for each object: its readers try again and again.
+    fn failed(&self, error: &ReadError) -> ArchiveError {
+        let Some(object) = error.damaged() else { return unavailable(error) };
+        let now = self.runtime.clock.monotonic();
+        if self.complaints.lock().is_due(&object, now) {
+            tracing::error!(%error, "archived data can't be read");
+        } else {
+            tracing::debug!(%error, "archived data can't be read, as was said before");
+        }
+        ArchiveError::Damaged { error: error.to_string().into() }
     }
 }
 
@@ -49,7 +61,7 @@ impl ArchiveReader for Archiver {
         Box::pin(async move {
             let (archive, head) = self.known(wanted.partition, wanted.offset).await?;
             let fetched = self.reader.fetch(&archive, &head, request(wanted)).await;
-            fetched.map(|at_hand| Arc::new(at_hand) as _).map_err(|error| failed(&error))
+            fetched.map(|at_hand| Arc::new(at_hand) as _).map_err(|error| self.failed(&error))
         })
     }
 
@@ -85,7 +97,8 @@ impl ArchiveReader for Archiver {
 
 impl AtHand for remote_reader::AtHand {
     fn read(&self, max_bytes: usize) -> Result<Vec<Bytes>, ArchiveError> {
-        self.read(max_bytes).map(|stretch| stretch.pieces).map_err(|error| failed(&error))
+        // The bucket has no part in it.
+        self.read(max_bytes).map(|stretch| stretch.pieces).map_err(|error| unavailable(&error))
     }
 }
 
@@ -95,13 +108,4 @@ const fn request(wanted: ArchiveRead) -> ReadRequest {
 
 fn unavailable(error: &dyn std::error::Error) -> ArchiveError {
     ArchiveError::Unavailable { error: error.to_string().into() }
-}
-
-fn failed(error: &ReadError) -> ArchiveError {
-    if error.is_damage() {
-        tracing::error!(%error, "archived data can't be read");
-        ArchiveError::Damaged { error: error.to_string().into() }
-    } else {
-        unavailable(error)
-    }
 }

@@ -7,19 +7,19 @@ use bytes::Bytes;
 use futures_util::stream::TryStreamExt;
 use thiserror::Error;
 
-use super::key::{BUCKET_ROOT, ClusterKeys};
+use super::key::{BUCKET_ROOT, ClusterKeys, parse_group_snapshot};
 use super::manifest::{
-    ClusterStamp, Hex128, MANIFEST_FORMAT, ManifestError, ProducerIdMark, TopicDescription, TopicState,
-    compress_manifest, decompress_manifest,
+    ClusterStamp, GroupSnapshotMark, Hex128, MANIFEST_FORMAT, ManifestError, ProducerIdMark, Registered,
+    TopicDescription, TopicState, compress_manifest, decompress_manifest, hash_of,
 };
-use super::store::{Expected, ReplaceError, Store, StoreError};
+use super::store::{Expected, ReplaceError, Store, StoreError, Version};
 use crate::runtime::Runtime;
 use crate::types::{ClusterId, Incarnation, ProducerId, TopicId};
 
 /// Conflicts that one change rides out; each means that someone else changed the object meanwhile.
 const CONFLICTS: usize = 8;
 /// Snapshots of group offsets that are kept; older ones go when a new one is written.
-const GROUP_SNAPSHOTS_KEPT: usize = 3;
+const GROUP_SNAPSHOTS_KEPT: u64 = 3;
 
 /// Why the bucket cannot be used, or was not changed.
 #[derive(Debug, Error)]
@@ -55,6 +55,15 @@ pub enum BucketError {
         key: String,
         /// What is wrong with it.
         source: ManifestError,
+    },
+    /// Another process stores what this one should: both run on copies of one data directory.
+    #[error(
+        "another process stores the snapshots of groups broker={} epoch={} process={}; stop the one that should not be there",
+        writer.broker, writer.broker_epoch, writer.process
+    )]
+    Fenced {
+        /// Who wrote last.
+        writer: Registered,
     },
     /// Others kept changing the object.
     #[error("object of the archive is contended key={key}")]
@@ -173,34 +182,65 @@ impl Bucket {
         Err(BucketError::Contended { key })
     }
 
-    /// Keeps a snapshot of the groups' committed offsets, in the group coordinator's own format, and drops old ones.
-    pub async fn put_group_snapshot(&self, generation: u64, snapshot: &[u8]) -> Result<(), BucketError> {
+    /// Keeps a snapshot of the groups' committed offsets, in the group coordinator's own format, and drops old ones. It counts
+    /// once the mark names it, which an earlier registration, or another process of the same one, can't have it do.
+    pub async fn put_group_snapshot(&self, writer: Registered, snapshot: &[u8]) -> Result<(), BucketError> {
+        let key = self.keys.group_snapshot_mark();
         let content = compress_manifest(snapshot);
-        self.store.put_immutable(&self.keys.group_snapshot(generation), content).await?;
+        let hash = hash_of(&content);
+        for _ in 0..CONFLICTS {
+            let (found, expected) = match self.group_snapshot_mark().await? {
+                None => (None, Expected::Absent),
+                Some((found, version)) => (Some(found), Expected::Version(version)),
+            };
+            if let Some(found) = found.as_ref().filter(|found| !writer.may_follow(&found.writer)) {
+                return Err(BucketError::Fenced { writer: found.writer });
+            }
+            let generation = found.map_or(0, |found| found.generation) + 1;
+            self.store.put_immutable(&self.keys.group_snapshot(generation, hash), content.clone()).await?;
+            let cluster_id = self.keys.cluster_id();
+            let nonce = self.nonce();
+            let mark = GroupSnapshotMark { format: MANIFEST_FORMAT, cluster_id, writer, generation, hash, nonce };
+            match self.store.replace(&key, mark.to_bytes(), expected).await {
+                Ok(_) => return self.drop_group_snapshots(generation).await,
+                Err(ReplaceError::Conflict { .. }) => {}
+                Err(ReplaceError::Unknown { source, .. } | ReplaceError::Store(source)) => return Err(source.into()),
+            }
+        }
+        Err(BucketError::Contended { key })
+    }
+
+    /// Drops what came before the snapshots that are kept, and what lost a race against one of them.
+    async fn drop_group_snapshots(&self, newest: u64) -> Result<(), BucketError> {
         let directory = self.keys.group_snapshots();
-        let mut kept: Vec<String> = self.store.list(&directory).map_ok(|object| object.key).try_collect().await?;
-        kept.sort();
-        for old in kept.iter().rev().skip(GROUP_SNAPSHOTS_KEPT) {
+        let keys: Vec<String> = self.store.list(&directory).map_ok(|object| object.key).try_collect().await?;
+        let is_old = |key: &&String| {
+            parse_group_snapshot(key).is_none_or(|(generation, _)| generation + GROUP_SNAPSHOTS_KEPT <= newest)
+        };
+        for old in keys.iter().filter(is_old) {
             self.store.delete(old).await?;
         }
         Ok(())
     }
 
-    /// The latest snapshot of the groups' committed offsets and its generation.
-    pub async fn latest_group_snapshot(&self) -> Result<Option<(u64, Bytes)>, BucketError> {
-        let directory = self.keys.group_snapshots();
-        let keys: Vec<String> = self.store.list(&directory).map_ok(|object| object.key).try_collect().await?;
-        let Some(latest) = keys.iter().max() else { return Ok(None) };
-        let (bytes, _) = self.store.get(latest).await?;
-        let name = latest.strip_prefix(&directory).and_then(|name| name.strip_suffix(".zst"));
-        let generation = name.and_then(|name| name.parse().ok()).unwrap_or_default();
-        let snapshot =
-            decompress_manifest(&bytes).map_err(|source| BucketError::Manifest { key: latest.clone(), source })?;
-        Ok(Some((generation, snapshot)))
+    async fn group_snapshot_mark(&self) -> Result<Option<(GroupSnapshotMark, Version)>, BucketError> {
+        let key = self.keys.group_snapshot_mark();
+        let Some((bytes, version)) = self.store.get_if_present(&key).await? else { return Ok(None) };
+        let mark = GroupSnapshotMark::parse(&bytes).map_err(|source| BucketError::Manifest { key, source })?;
+        Ok(Some((mark, version)))
     }
 
-    /// Raises the mark below which producer ids may have been handed out; it never goes back.
-    pub async fn raise_producer_ids(&self, next_producer_id: ProducerId) -> Result<(), BucketError> {
+    /// The snapshot of the groups' committed offsets that counts.
+    pub async fn group_snapshot(&self) -> Result<Option<Bytes>, BucketError> {
+        let Some((mark, _)) = self.group_snapshot_mark().await? else { return Ok(None) };
+        let key = self.keys.group_snapshot(mark.generation, mark.hash);
+        let (bytes, _) = self.store.get(&key).await?;
+        decompress_manifest(&bytes).map(Some).map_err(|source| BucketError::Manifest { key, source })
+    }
+
+    /// Raises the mark below which producer ids may have been handed out; it never goes back. Returns the mark in force: one
+    /// that is higher was written by a process on a later or another copy of the data directory.
+    pub async fn raise_producer_ids(&self, next_producer_id: ProducerId) -> Result<ProducerId, BucketError> {
         let key = self.keys.producer_ids();
         for _ in 0..CONFLICTS {
             let expected = match self.store.get_if_present(&key).await? {
@@ -209,14 +249,15 @@ impl Bucket {
                     let found = ProducerIdMark::parse(&bytes)
                         .map_err(|source| BucketError::Manifest { key: key.clone(), source })?;
                     if found.next_producer_id >= next_producer_id {
-                        return Ok(());
+                        return Ok(found.next_producer_id);
                     }
                     Expected::Version(version)
                 }
             };
-            let mark = ProducerIdMark { format: MANIFEST_FORMAT, next_producer_id, nonce: self.nonce() };
+            let cluster_id = self.keys.cluster_id();
+            let mark = ProducerIdMark { format: MANIFEST_FORMAT, cluster_id, next_producer_id, nonce: self.nonce() };
             match self.store.replace(&key, mark.to_bytes(), expected).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(next_producer_id),
                 Err(ReplaceError::Conflict { .. }) => {}
                 Err(ReplaceError::Unknown { source, .. } | ReplaceError::Store(source)) => return Err(source.into()),
             }
@@ -226,5 +267,69 @@ impl Bucket {
 
     fn nonce(&self) -> Hex128 {
         Hex128::from_entropy(self.runtime.entropy.identity())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::tests::open_store;
+    use crate::types::{BrokerEpoch, BrokerIncarnationId, NodeId};
+
+    fn bucket() -> Bucket {
+        Bucket::new(open_store("memory:///"), Runtime::production(), ClusterId::from_bytes([1; 16]))
+    }
+
+    fn process(broker_epoch: i64, process: u8) -> Registered {
+        Registered {
+            incarnation: Incarnation(0),
+            broker_epoch: BrokerEpoch(broker_epoch),
+            broker: NodeId(1),
+            process: BrokerIncarnationId::from_bytes([process; 16]),
+        }
+    }
+
+    async fn snapshot(bucket: &Bucket) -> Bytes {
+        bucket.group_snapshot().await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn of_two_processes_on_copies_of_a_directory_one_stores_the_snapshots_of_groups() {
+        let bucket = bucket();
+        bucket.put_group_snapshot(process(5, 1), b"before").await.unwrap();
+        // Two start alike; a third is of an older state still.
+        bucket.put_group_snapshot(process(6, 2), b"first").await.unwrap();
+        for late in [process(6, 3), process(4, 4), process(5, 1)] {
+            let refused = bucket.put_group_snapshot(late, b"late").await;
+            assert!(matches!(refused, Err(BucketError::Fenced { writer }) if writer == process(6, 2)), "{refused:?}");
+            assert_eq!(snapshot(&bucket).await, "first");
+        }
+        bucket.put_group_snapshot(process(6, 2), b"second").await.unwrap();
+        assert_eq!(snapshot(&bucket).await, "second");
+        // The next start of one of them takes over, and the other learns of it.
+        bucket.put_group_snapshot(process(7, 5), b"third").await.unwrap();
+        assert!(bucket.put_group_snapshot(process(6, 2), b"late").await.is_err());
+        assert_eq!(snapshot(&bucket).await, "third");
+    }
+
+    #[tokio::test]
+    async fn a_few_snapshots_of_groups_are_kept() {
+        let bucket = bucket();
+        for number in 0..10 {
+            bucket.put_group_snapshot(process(1, 1), format!("{number}").as_bytes()).await.unwrap();
+        }
+        let directory = bucket.keys.group_snapshots();
+        let keys: Vec<String> = bucket.store.list(&directory).map_ok(|object| object.key).try_collect().await.unwrap();
+        let mut kept: Vec<u64> = keys.iter().map(|key| parse_group_snapshot(key).unwrap().0).collect();
+        kept.sort_unstable();
+        assert_eq!((kept, snapshot(&bucket).await), (vec![8, 9, 10], Bytes::from_static(b"9")));
+    }
+
+    #[tokio::test]
+    async fn the_mark_of_producer_ids_never_goes_back_and_tells_who_is_behind() {
+        let bucket = bucket();
+        for (raised, in_force) in [(1000, 1000), (500, 1000), (1000, 1000), (3000, 3000), (2000, 3000)] {
+            assert_eq!(bucket.raise_producer_ids(ProducerId(raised)).await.unwrap(), ProducerId(in_force));
+        }
     }
 }

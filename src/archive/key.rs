@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! alluvium/v1/<cluster>/cluster.json
-//! alluvium/v1/<cluster>/meta/groups/<generation:020>.zst
+//! alluvium/v1/<cluster>/meta/groups.json
+//! alluvium/v1/<cluster>/meta/groups/<generation:020>-<hash:032x>.zst
 //! alluvium/v1/<cluster>/meta/producer-ids.json
 //! alluvium/v1/<cluster>/topics/<topic>-<topic id>/topic.json
 //! alluvium/v1/<cluster>/topics/<topic>-<topic id>/p=00007/head.json
@@ -19,6 +20,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::manifest::Hex128;
 use crate::types::{ClusterId, Incarnation, LeaderEpoch, Offset, TopicId, TopicPartition};
 
 /// Everything of every cluster in a bucket lies below this.
@@ -116,9 +118,14 @@ impl ClusterKeys {
         format!("{}meta/groups/", self.root())
     }
 
-    /// One snapshot of the groups' committed offsets.
-    pub fn group_snapshot(&self, generation: u64) -> String {
-        format!("{}{generation:020}.zst", self.group_snapshots())
+    /// One snapshot of the groups' committed offsets, by the hash of the object.
+    pub fn group_snapshot(&self, generation: u64, hash: Hex128) -> String {
+        format!("{}{generation:020}-{hash}.zst", self.group_snapshots())
+    }
+
+    /// Which snapshot of the groups counts.
+    pub fn group_snapshot_mark(&self) -> String {
+        format!("{}meta/groups.json", self.root())
     }
 
     /// The producer-id high water.
@@ -153,6 +160,12 @@ pub fn parse_topic(key: &str) -> Option<(&str, TopicId)> {
     }
     let (name, id) = below.split('/').next()?.rsplit_once('-')?;
     Some((name, id.parse().ok()?))
+}
+
+/// Reads generation and hash from the key of a snapshot of the groups.
+pub fn parse_group_snapshot(key: &str) -> Option<(u64, Hex128)> {
+    let (generation, hash) = key.rsplit('/').next()?.strip_suffix(".zst")?.split_once('-')?;
+    Some((generation.parse().ok()?, hash.parse().ok()?))
 }
 
 /// Keys of one topic.

@@ -103,6 +103,12 @@ impl Broker {
         &self.groups
     }
 
+    /// A partition as its coordinator sees it.
+    pub(super) fn offsets_log(&self, leader: Leader) -> Arc<dyn OffsetsLog> {
+        let (readers, clock) = (Arc::clone(&self.readers), Arc::clone(&self.runtime.clock));
+        Arc::new(OffsetsPartition { leader, readers, clock })
+    }
+
     /// Starts the coordinators of the partitions that this broker leads, unless they run.
     pub(super) fn coordinate(&self, topic: &Arc<Topic>) {
         let mut coordinated = self.coordinated.lock();
@@ -111,14 +117,17 @@ impl Broker {
         }
         for partition in 0..topic.partition_count() {
             match self.leader(topic, partition, LeaderEpoch::NONE) {
-                Ok(leader) => {
-                    let (readers, clock) = (Arc::clone(&self.readers), Arc::clone(&self.runtime.clock));
-                    self.groups.lead(PartitionIndex(partition), Arc::new(OffsetsPartition { leader, readers, clock }));
-                }
+                Ok(leader) => self.groups.lead(PartitionIndex(partition), self.offsets_log(leader)),
                 Err(error) => tracing::warn!(%error, partition, "groups of this partition are not coordinated here"),
             }
         }
         *coordinated = Some(Arc::clone(topic));
+    }
+
+    /// Whether every group has its coordinator: none is missing because its data directory is.
+    pub(super) fn coordinates_all(&self) -> bool {
+        let partitions = self.coordinated.lock().as_ref().map_or(0, |topic| topic.partition_count());
+        usize::try_from(partitions).is_ok_and(|partitions| partitions == self.groups.coordinators())
     }
 
     /// Ends all coordinators.

@@ -6,6 +6,9 @@ use super::Broker;
 use crate::metadata::{Command, CommandError, Outcome};
 use crate::types::ProducerId;
 
+/// Blocks that are passed over at a time.
+const MOST_BLOCKS: usize = 1000;
+
 /// What is left of the current block. Ids of a block that a crash interrupts are never handed out.
 #[derive(Debug, Default)]
 pub(super) struct ProducerIds {
@@ -31,5 +34,18 @@ impl Broker {
                 }
             }
         }
+    }
+
+    /// Gives out no id below `mark` any more: others have, by what the bucket knows.
+    pub(super) async fn pass_over_producer_ids(&self, mark: ProducerId) -> Result<(), CommandError> {
+        let mut block = self.producer_ids.block.lock().await;
+        for _ in 0..MOST_BLOCKS {
+            if self.image().next_producer_id() >= mark {
+                return Ok(());
+            }
+            *block = 0..0;
+            self.submit(Command::AllocateProducerIds { node_id: self.node_id(), broker_epoch: self.epoch() }).await?;
+        }
+        Ok(())
     }
 }

@@ -27,7 +27,7 @@ use crate::runtime::Runtime;
 use crate::runtime::buffer;
 use crate::runtime::disk::DirectoryLock;
 use crate::telemetry::Metrics;
-use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation};
+use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, PartitionIndex};
 
 /// Least memory that is kept for buffers to come, of the journal and of readers.
 const LEAST_KEPT_BYTES: usize = 8 << 20;
@@ -71,7 +71,7 @@ impl Broker {
         let archiver = Arc::new(archiver);
         let (clock, seconds) = (Arc::clone(&runtime.clock), metrics.fetch.archive_read_seconds.clone());
         let epoch = register(process, &settings, &metadata, &directories).await?;
-        replace_lost_directories(&settings, &metadata, &directories).await?;
+        let lost_offsets = replace_lost_directories(&settings, &metadata, &directories).await?;
         let partitions = Partitions::new(&settings, directories, metadata.subscribe());
         let image = metadata.image();
         partitions.delete_strays(&image);
@@ -101,6 +101,9 @@ impl Broker {
             recovery,
         });
         if let Some(topic) = offsets_topic {
+            if !lost_offsets.is_empty() {
+                broker.restore_offsets(&archiver, &topic, &lost_offsets).await;
+            }
             broker.coordinate(&topic);
         }
         let background = vec![
@@ -219,13 +222,15 @@ async fn register(
 
 /// Looks for data directories that hold partitions by the metadata and are not here. If an empty one is, it was put in the
 /// place of a lost one: the lost one's partitions move, and go on from the archive. If not, a path may only be missing from
-/// the configuration, and its partitions wait for it.
+/// the configuration, and its partitions wait for it. Returns which partitions of `__consumer_offsets` moved.
 async fn replace_lost_directories(
     settings: &BrokerSettings,
     metadata: &Metadata,
     directories: &[Arc<LogDirectory>],
-) -> Result<(), StartError> {
-    let used = metadata.image().directories_in_use(settings.node_id);
+) -> Result<Vec<PartitionIndex>, StartError> {
+    let image = metadata.image();
+    let used = image.directories_in_use(settings.node_id);
+    let mut lost_offsets = Vec::new();
     let online: BTreeSet<DirectoryId> = directories.iter().map(|directory| directory.identity().directory_id).collect();
     let has_unused = online.iter().any(|directory| !used.contains_key(directory));
     for (&directory, &partitions) in used.iter().filter(|(directory, _)| !online.contains(directory)) {
@@ -244,8 +249,13 @@ async fn replace_lost_directories(
         );
         let command = Command::ReplaceDirectory { node_id: settings.node_id, directory };
         metadata.submit(command).await.map_err(StartError::Registration)?;
+        let Some(topic) = image.topic_named(OFFSETS_TOPIC) else { continue };
+        lost_offsets.extend((0..topic.partition_count()).map(PartitionIndex).filter(|index| {
+            let replica = topic.partition(index.0).and_then(|partition| partition.replica_on(settings.node_id));
+            replica.is_some_and(|replica| replica.directory == directory)
+        }));
     }
-    Ok(())
+    Ok(lost_offsets)
 }
 
 async fn follow_image(broker: Arc<Broker>) {

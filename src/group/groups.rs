@@ -52,6 +52,11 @@ impl Groups {
         self.sessions.write().insert(partition, session);
     }
 
+    /// Coordinators that run here.
+    pub fn coordinators(&self) -> usize {
+        self.sessions.read().len()
+    }
+
     /// This broker does not lead a partition any more: whoever waits is told to find the coordinator again.
     pub fn resign(&self, partition: PartitionIndex) {
         self.sessions.write().remove(&partition);

@@ -2,7 +2,9 @@
 //!
 //! Where a checksum guards a format, the target sets it right first, so that what lies behind is reached.
 
-use alluvium::archive::manifest::{Chunk, ClusterStamp, Head, ProducerIdMark, Segment, SpillList, TopicDescription};
+use alluvium::archive::manifest::{
+    Chunk, ClusterStamp, GroupSnapshotMark, Head, ProducerIdMark, Segment, SpillList, TopicDescription,
+};
 use alluvium::archive::parquet::{
     COMPANION_HEADER_BYTES, Description, FileMetadata, check_companion_header, decode_chunk, read_companion_tail,
     search_timestamp,
@@ -175,6 +177,7 @@ fn stamps_of_the_bucket(bytes: &[u8]) {
     let _ = ClusterStamp::parse(bytes);
     let _ = TopicDescription::parse(bytes);
     let _ = ProducerIdMark::parse(bytes);
+    let _ = GroupSnapshotMark::parse(bytes);
     let _ = Description::parse(bytes);
 }
 

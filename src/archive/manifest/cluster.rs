@@ -1,4 +1,4 @@
-//! The stamps of cluster and topic, and the high water of producer ids.
+//! The stamps of cluster and topic, the high water of producer ids, and which snapshot of the groups counts.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Hex128, MANIFEST_FORMAT, ManifestError, parse, to_json};
-use crate::types::{ClusterId, Incarnation, ProducerId, Timestamp, TopicId};
+use crate::types::{BrokerEpoch, BrokerIncarnationId, ClusterId, Incarnation, NodeId, ProducerId, Timestamp, TopicId};
 
 /// `cluster.json`: whose bucket this is, and in which life of the cluster. Changed only by conditional writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +105,8 @@ impl TopicDescription {
 pub struct ProducerIdMark {
     /// [`MANIFEST_FORMAT`].
     pub format: u32,
+    /// The cluster.
+    pub cluster_id: ClusterId,
     /// The first id that was not handed out.
     pub next_producer_id: ProducerId,
     /// Random, new with every change.
@@ -112,6 +114,57 @@ pub struct ProducerIdMark {
 }
 
 impl ProducerIdMark {
+    /// The object's content.
+    pub fn to_bytes(&self) -> Bytes {
+        to_json(self)
+    }
+
+    /// Reads a mark.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        parse(bytes)
+    }
+}
+
+/// A process of a broker, in the order of its registrations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registered {
+    /// The life of the cluster.
+    pub incarnation: Incarnation,
+    /// The term of the broker's registration in it.
+    pub broker_epoch: BrokerEpoch,
+    /// The broker.
+    pub broker: NodeId,
+    /// Random, one for each process: tells two apart that run on copies of one data directory.
+    pub process: BrokerIncarnationId,
+}
+
+impl Registered {
+    /// Whether this process may change what `other` wrote last: its own, or what an earlier registration wrote.
+    pub fn may_follow(&self, other: &Self) -> bool {
+        self == other || (self.incarnation, self.broker_epoch) > (other.incarnation, other.broker_epoch)
+    }
+}
+
+/// `meta/groups.json`: which snapshot of the groups counts, and who may store the next one. Changed only by conditional writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupSnapshotMark {
+    /// [`MANIFEST_FORMAT`].
+    pub format: u32,
+    /// The cluster.
+    pub cluster_id: ClusterId,
+    /// Who stored the snapshot.
+    pub writer: Registered,
+    /// Counts the snapshots; with `hash` it names the object.
+    pub generation: u64,
+    /// Of all bytes of the snapshot's object.
+    pub hash: Hex128,
+    /// Random, new with every change.
+    pub nonce: Hex128,
+}
+
+impl GroupSnapshotMark {
     /// The object's content.
     pub fn to_bytes(&self) -> Bytes {
         to_json(self)

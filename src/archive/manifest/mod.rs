@@ -24,7 +24,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::record::{Compression, compression};
 
-pub use cluster::{ClusterStamp, ProducerIdMark, TopicDescription, TopicState};
+pub use cluster::{ClusterStamp, GroupSnapshotMark, ProducerIdMark, Registered, TopicDescription, TopicState};
 pub use error::{ManifestError, TransitionError};
 pub use head::{
     EpochStart, Head, HeadIdentity, MAX_INLINE_SEGMENTS, MAX_TOMBSTONES, Position, SPILL_SEGMENTS, SnapshotRef,
@@ -133,6 +133,11 @@ pub(super) fn compress_manifest(bytes: &[u8]) -> bytes::Bytes {
 /// Reverses [`compress_manifest`], within bounds.
 pub(super) fn decompress_manifest(bytes: &[u8]) -> Result<bytes::Bytes, ManifestError> {
     compression::decompress(Compression::Zstd, bytes, MANIFEST_LIMIT_BYTES).map_err(|_| ManifestError::Compression)
+}
+
+/// The hash of a whole object.
+pub(super) fn hash_of(object: &[u8]) -> Hex128 {
+    Hex128(xxh3_128(object))
 }
 
 fn to_json<T: Serialize>(value: &T) -> bytes::Bytes {

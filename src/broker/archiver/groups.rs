@@ -3,39 +3,51 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Archiver;
+use super::{Archiver, Owner};
 use crate::archive::bucket::BucketError;
+use crate::archive::manifest::Registered;
 use crate::broker::Broker;
 
 /// Age that the newest snapshot may reach; what consumers committed later is read again after a restore.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
+/// Pause before groups that can't be read yet are looked at again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Broker {
-    /// Keeps a snapshot of the groups in the bucket for as long as the broker runs; a new one only when something changed.
+    /// Keeps a snapshot of the groups in the bucket for as long as the broker runs; a new one only when something changed, and
+    /// none while groups are missing from it.
     pub(in crate::broker) async fn snapshot_groups_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         archiver.proved().await;
         let mut interval = tokio::time::interval(SNAPSHOT_INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let Owner { incarnation, process, node_id, .. } = archiver.owner;
+        let writer = Registered { incarnation, broker_epoch: self.epoch(), broker: node_id, process };
         let mut stored = Vec::new();
+        let mut is_fenced = false;
         loop {
             interval.tick().await;
+            if !self.coordinates_all() {
+                interval.reset_after(RETRY_INTERVAL);
+                continue;
+            }
             match self.groups().snapshot().await {
                 Ok(snapshot) if snapshot == stored => {}
-                Ok(snapshot) => match archiver.store_groups(&snapshot).await {
+                Ok(snapshot) => match archiver.bucket.put_group_snapshot(writer, &snapshot).await {
                     Ok(()) => stored = snapshot,
+                    Err(error @ BucketError::Fenced { .. }) => {
+                        archiver.metrics.archive.fenced_commits.inc();
+                        if !std::mem::replace(&mut is_fenced, true) {
+                            tracing::error!(%error, "committed offsets are not kept in the bucket");
+                        }
+                    }
                     Err(error) => tracing::warn!(%error, "the bucket's snapshot of groups is behind"),
                 },
                 // A coordinator is loading; the next look finds it done.
-                Err(error) => tracing::debug!(%error, "groups can't be read yet"),
+                Err(error) => {
+                    tracing::debug!(%error, "groups can't be read yet");
+                    interval.reset_after(RETRY_INTERVAL);
+                }
             }
         }
-    }
-}
-
-impl Archiver {
-    /// Stores a snapshot under a generation above every one that is there.
-    async fn store_groups(&self, snapshot: &[u8]) -> Result<(), BucketError> {
-        let latest = self.bucket.latest_group_snapshot().await?.map_or(0, |(generation, _)| generation);
-        self.bucket.put_group_snapshot(latest + 1, snapshot).await
     }
 }

@@ -13,6 +13,7 @@
 mod catch_up;
 mod complaints;
 mod groups;
+mod lost_offsets;
 mod observer;
 mod pressure;
 mod proof;

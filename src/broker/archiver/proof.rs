@@ -12,7 +12,7 @@ use crate::archive::bucket::{Bucket, BucketError};
 use crate::archive::store::ProbeError;
 
 /// How long a start waits for a store that does not answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before the store is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 

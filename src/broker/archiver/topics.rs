@@ -25,11 +25,24 @@ impl Broker {
         archiver.proved().await;
         let mut images = archiver.images.clone();
         let mut described: Option<Arc<Image>> = None;
+        let mut is_behind_bucket = false;
         loop {
             let newest = Arc::clone(&images.borrow_and_update());
             let done = archiver.describe(described.as_deref(), &newest).await;
             match done {
-                Ok(()) => described = Some(Arc::clone(&newest)),
+                Ok(mark) => {
+                    described = Some(Arc::clone(&newest));
+                    if mark > newest.next_producer_id() && !std::mem::replace(&mut is_behind_bucket, true) {
+                        let ours = newest.next_producer_id();
+                        tracing::error!(
+                            %mark, %ours,
+                            "the bucket knows of producer ids that this data directory has not given out: it is an old copy, or another process runs on a copy; they are passed over"
+                        );
+                    }
+                    if let Err(error) = self.pass_over_producer_ids(mark).await {
+                        tracing::warn!(%error, "producer ids that others gave out are not passed over yet");
+                    }
+                }
                 Err(error) => tracing::warn!(%error, "the bucket's description of the cluster is behind"),
             }
             let is_behind = described.as_ref().is_none_or(|described| described.version() != newest.version());
@@ -85,8 +98,9 @@ impl Archiver {
         }
     }
 
-    /// Writes what changed between two images; everything when there is no earlier one.
-    async fn describe(&self, before: Option<&Image>, after: &Image) -> Result<(), BucketError> {
+    /// Writes what changed between two images; everything when there is no earlier one. Returns the mark of producer ids that
+    /// the bucket has.
+    async fn describe(&self, before: Option<&Image>, after: &Image) -> Result<ProducerId, BucketError> {
         let changed: Vec<Arc<Topic>> = match before {
             None => after.topics().cloned().collect(),
             Some(before) => after.topic_changes(before).filter_map(living).collect(),
@@ -94,11 +108,11 @@ impl Archiver {
         for topic in changed.iter().filter(|topic| !topic.internal) {
             self.bucket.describe_topic(&self.description(topic)).await?;
         }
-        let handed_out = before.map_or(ProducerId(0), Image::next_producer_id);
-        if after.next_producer_id() > handed_out {
-            self.bucket.raise_producer_ids(after.next_producer_id()).await?;
+        let next = after.next_producer_id();
+        match before {
+            Some(before) if before.next_producer_id() == next => Ok(next),
+            _ => self.bucket.raise_producer_ids(next).await,
         }
-        Ok(())
     }
 
     async fn purge(&self, topic: &DeletedTopic) -> Result<(), CleanError> {

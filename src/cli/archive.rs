@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use clap::{Args, Subcommand};
 use futures_util::TryStreamExt;
 use serde_json::{Value, json};
@@ -14,12 +15,13 @@ use super::config::SettingArguments;
 use super::format::{Placed, TEMPLATE_HELP, Template, date, to_json};
 use super::progress::Progress;
 use super::{Context, Exit, Failure, Output};
-use crate::archive::inspect::{ArchivedPartition, ArchivedTopic, InspectError, Inspector, VerifyReport};
+use crate::archive::inspect::{ArchivedPartition, ArchivedTopic, ClusterReport, InspectError, Inspector, VerifyReport};
 use crate::archive::manifest::Segment;
 use crate::archive::parquet::Fate;
 use crate::archive::store::{Location, LocationError, Store, StoreOptions, StoreSettings, Unobserved};
 use crate::archive::workers::Workers;
 use crate::config::{ByteSize, StoreConfig};
+use crate::group::snapshot;
 use crate::record::MAX_DECOMPRESSED_BYTES;
 use crate::runtime::tasks::Priority;
 use crate::types::{ClusterId, Offset, Timestamp};
@@ -344,8 +346,10 @@ fn describe_partition(partition: &ArchivedPartition, json: bool, output: &mut Ou
 
 async fn verify(what: &TopicArguments, context: &mut Context) -> Result<(), Failure> {
     let inspector = open(&what.store, context).await?;
-    let (_, partitions) = partitions(&inspector, what).await?;
-    let mut problems = 0;
+    let (topic, partitions) = partitions(&inspector, what).await?;
+    let decode = |snapshot: &Bytes| snapshot::parse(snapshot).map(drop);
+    let cluster = inspector.verify_cluster(&topic, decode).await?;
+    let mut problems = cluster.problems.len();
     for partition in &partitions {
         let index = partition.head.identity.partition;
         let segments = partition.segments.len();
@@ -368,11 +372,22 @@ async fn verify(what: &TopicArguments, context: &mut Context) -> Result<(), Fail
             context.output.line(format!("  {problem}"))?;
         }
     }
+    report_cluster(&cluster, what.store.json, context)?;
     if problems == 0 {
         return Ok(());
     }
     context.output.flush()?;
     Err(Failure::new(Exit::Damaged, format!("the archive of {} has {problems} problems, listed above", what.topic)))
+}
+
+fn report_cluster(cluster: &ClusterReport, json: bool, context: &mut Context) -> Result<(), Failure> {
+    let ok = cluster.problems.is_empty();
+    if json {
+        return context.output.json(&json!({ "ok": ok, "objects": cluster.objects, "problems": cluster.problems }));
+    }
+    let verdict = if ok { "ok" } else { "DAMAGED" };
+    context.output.line(format!("{verdict} what a restore begins with: {} objects", cluster.objects))?;
+    cluster.problems.iter().try_for_each(|problem| context.output.line(format!("  {problem}")))
 }
 
 fn checked(report: &VerifyReport, segments: usize) -> String {

@@ -59,7 +59,8 @@ def test_the_archive_tells_about_itself_with_no_broker_and_a_restart_changes_not
     assert (listed["min_timestamp"], listed["max_timestamp"]) == (EVENT_TIME - 86_400_000, EVENT_TIME + 7)
     segments = archive(home.store, "describe", "odd")
     assert len(segments) == listed["segments"] and sum(one["record_count"] for one in segments) == count
-    [verified] = archive(home.store, "verify", "odd")
+    [verified, beside] = archive(home.store, "verify", "odd")
+    assert beside["ok"] and beside["objects"] >= 4, beside
     assert (verified["ok"], verified["records"], verified["problems"]) == (True, count, [])
     printed = archive(home.store, "cat", "odd")
     assert [one["offset"] for one in printed] == list(range(count))

@@ -2,9 +2,10 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use alluvium::archive::manifest::ClusterStamp;
 use alluvium::runtime::clock::Clock;
 use alluvium::runtime::production::SystemClock;
 use serde_json::Value;
@@ -26,67 +27,109 @@ fn positions(length: usize) -> Vec<usize> {
     positions
 }
 
-#[test]
-fn what_a_broker_archived_is_listed_verified_and_printed_from_the_bucket_alone() {
-    let directory = tempfile::tempdir().unwrap();
-    let (mut child, printed) = serve(directory.path(), &["--set", "data.retention_interval=200ms"]);
-    let bootstrap = printed.lines().find_map(|line| line.trim().strip_prefix("kafka")).unwrap();
-    let bootstrap = bootstrap.split_whitespace().next().unwrap();
-    alluvium(&["topic", "create", "flights", "--config", "segment.ms=500", "--bootstrap", bootstrap]);
-    // The second append comes when the segment of the first is old enough to be sealed.
-    for lines in ["one\ntwo\nthree\n", "four\n"] {
-        let mut produce =
-            command(&["produce", "flights", "--bootstrap", bootstrap]).stdin(Stdio::piped()).spawn().unwrap();
-        produce.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-        assert!(produce.wait().unwrap().success());
-        assert!(Command::new("sleep").arg("0.7").status().unwrap().success());
+/// An archive of one topic in a directory, and the broker that made it gone.
+struct Archive {
+    directory: tempfile::TempDir,
+    /// What `ls` says.
+    listed: Value,
+}
+
+impl Archive {
+    fn make() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut child, printed) = serve(directory.path(), &["--set", "data.retention_interval=200ms"]);
+        let bootstrap = printed.lines().find_map(|line| line.trim().strip_prefix("kafka")).unwrap();
+        let bootstrap = bootstrap.split_whitespace().next().unwrap();
+        alluvium(&["topic", "create", "flights", "--config", "segment.ms=500", "--bootstrap", bootstrap]);
+        // The second append comes when the segment of the first is old enough to be sealed.
+        for lines in ["one\ntwo\nthree\n", "four\n"] {
+            let mut produce =
+                command(&["produce", "flights", "--bootstrap", bootstrap]).stdin(Stdio::piped()).spawn().unwrap();
+            produce.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+            assert!(produce.wait().unwrap().success());
+            assert!(Command::new("sleep").arg("0.7").status().unwrap().success());
+        }
+        let mut archive = Self { directory, listed: Value::Null };
+        let clock = SystemClock::new();
+        while archive.listed.is_null() {
+            let output = archive.run("ls", &["--json"]);
+            archive.listed = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let waited = Duration::from_nanos(clock.monotonic().0);
+            assert!(waited < Duration::from_secs(90), "not archived: {}", standard_error(&output));
+        }
+        signal(&child, "-TERM");
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        archive
     }
 
-    let url = format!("file://{}/object-store", directory.path().display());
-    let archive = |command: &str, more: &[&str]| {
+    fn store(&self) -> PathBuf {
+        self.directory.path().join("object-store")
+    }
+
+    fn run(&self, command: &str, more: &[&str]) -> Output {
+        let url = format!("file://{}", self.store().display());
         alluvium(&[&["archive", command, "flights", "--object-store", url.as_str()], more].concat())
-    };
-    let clock = SystemClock::new();
-    let listed = loop {
-        let output = archive("ls", &["--json"]);
-        if let Ok(listed) = serde_json::from_slice::<Value>(&output.stdout) {
-            break listed;
-        }
-        let waited = Duration::from_nanos(clock.monotonic().0);
-        assert!(waited < Duration::from_secs(90), "not archived: {}", standard_error(&output));
-    };
-    signal(&child, "-TERM");
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
 
+    /// Has the archive checked, and gives what was said of the damage.
+    fn damage(&self) -> String {
+        let output = self.run("verify", &[]);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), standard_error(&output));
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        said
+    }
+
+    fn object(&self, name: &str) -> PathBuf {
+        let found =
+            objects(&self.store()).into_iter().find(|path| path.to_str().is_some_and(|path| path.contains(name)));
+        found.unwrap_or_else(|| panic!("{name} was not written"))
+    }
+}
+
+#[test]
+fn what_a_broker_archived_is_listed_verified_and_printed_from_the_bucket_alone() {
+    let archive = Archive::make();
+    let listed = &archive.listed;
     assert_eq!((&listed["log_start_offset"], &listed["records"]), (&0.into(), &listed["next_offset"]), "{listed}");
-    assert_eq!(archive("cat", &["--format", r"%o=%s\n", "-n", "3"]).stdout, b"0=one\n1=two\n2=three\n");
-    assert_eq!(archive("cat", &["--from", "2", "-n", "1"]).stdout, b"three\n");
-    assert_eq!(archive("verify", &[]).status.code(), Some(0));
+    assert_eq!(archive.run("cat", &["--format", r"%o=%s\n", "-n", "3"]).stdout, b"0=one\n1=two\n2=three\n");
+    assert_eq!(archive.run("cat", &["--from", "2", "-n", "1"]).stdout, b"three\n");
+    assert_eq!(archive.run("verify", &[]).status.code(), Some(0));
+}
 
-    let object_of = |name: &str| {
-        let all = objects(&directory.path().join("object-store")).into_iter();
-        let mut of_topic = all.filter(|path| path.to_str().is_some_and(|path| path.contains("/flights-")));
-        of_topic.find(|path| path.to_str().is_some_and(|path| path.ends_with(name)))
-    };
-    for name in [".parquet", ".aux", "head.json", "topic.json"] {
-        let object = object_of(name).unwrap_or_else(|| panic!("{name} was not written"));
+#[test]
+fn damage_in_any_object_of_the_bucket_is_found() {
+    let archive = Archive::make();
+    let of_cluster = ["cluster.json", "meta/producer-ids.json", "meta/groups.json", "meta/groups/", "topic.json"];
+    for name in of_cluster.into_iter().chain([".parquet", ".aux", "head.json"]) {
+        let object = archive.object(name);
         let bytes = std::fs::read(&object).unwrap();
         for at in positions(bytes.len()) {
             let mut changed = bytes.clone();
             changed[at] ^= 1 << (at % 8);
             std::fs::write(&object, &changed).unwrap();
-            let damaged = archive("verify", &[]);
-            assert_eq!(damaged.status.code(), Some(3), "byte {at} of {name}: {}", standard_error(&damaged));
+            archive.damage();
         }
         std::fs::write(&object, &bytes[..bytes.len() - 1]).unwrap();
-        assert_eq!(archive("verify", &[]).status.code(), Some(3), "{name} was cut");
+        archive.damage();
+        if of_cluster.contains(&name) {
+            std::fs::remove_file(&object).unwrap();
+            let said = archive.damage();
+            let key = object.strip_prefix(archive.store()).unwrap().display().to_string();
+            assert!(said.contains("object is missing: ") && said.contains(&key), "{said}");
+        }
         std::fs::write(&object, &bytes).unwrap();
     }
-    assert_eq!(archive("verify", &[]).status.code(), Some(0));
+    assert_eq!(archive.run("verify", &[]).status.code(), Some(0));
 
-    let object = object_of(".parquet").unwrap();
-    std::fs::remove_file(object).unwrap();
-    let damaged = archive("verify", &[]);
-    assert_eq!(damaged.status.code(), Some(3), "{}", standard_error(&damaged));
-    assert!(String::from_utf8_lossy(&damaged.stdout).starts_with("DAMAGED flights partition 0"));
+    // Whole, and of another cluster: what is sealed again passes its own checksum alone.
+    let object = archive.object("cluster.json");
+    let bytes = std::fs::read(&object).unwrap();
+    let cluster_id = "000000000000000000000000000000ff".parse().unwrap();
+    let stamp = ClusterStamp { cluster_id, ..ClusterStamp::parse(&bytes).unwrap() };
+    std::fs::write(&object, stamp.to_bytes()).unwrap();
+    assert!(archive.damage().contains("another cluster"));
+    std::fs::write(&object, bytes).unwrap();
+
+    std::fs::remove_file(archive.object(".parquet")).unwrap();
+    assert!(archive.damage().starts_with("DAMAGED flights partition 0"));
 }

@@ -3,6 +3,8 @@
 //! Nothing here writes. It works beside a running cluster or after its end: whatever a head lists stays in place for at
 //! least the grace of a tombstone, which is longer than a look takes.
 
+mod cluster;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -11,6 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use thiserror::Error;
+
+pub use cluster::ClusterReport;
 
 use super::bucket::{Bucket, BucketError};
 use super::chunk_source::ChunkSource;
@@ -188,7 +192,7 @@ impl Inspector {
         let mut found: Vec<ArchivedTopic> =
             self.topics().await?.into_iter().filter(|topic| topic.name == name).collect();
         let is_live = |topic: &ArchivedTopic| {
-            topic.description.as_ref().is_some_and(|found| found.state == super::manifest::TopicState::Live)
+            topic.description.as_ref().is_some_and(|found| found.state == crate::archive::manifest::TopicState::Live)
         };
         let at = found.iter().position(is_live).unwrap_or(0);
         if found.is_empty() {

@@ -1,0 +1,1 @@
+"""What earlier versions wrote to disk and bucket, read by the broker of today."""

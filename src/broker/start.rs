@@ -101,9 +101,7 @@ impl Broker {
             recovery,
         });
         if let Some(topic) = offsets_topic {
-            if !lost_offsets.is_empty() {
-                broker.restore_offsets(&archiver, &topic, &lost_offsets).await;
-            }
+            broker.restore_offsets(&archiver, &topic, &lost_offsets).await;
             broker.coordinate(&topic);
         }
         let background = vec![

@@ -22,6 +22,9 @@ type Reason = Box<dyn std::error::Error + Send + Sync>;
 impl Broker {
     /// Gives partitions of `__consumer_offsets` that were lost what the bucket knows of them, and says what is missing.
     pub(in crate::broker) async fn restore_offsets(&self, archiver: &Archiver, topic: &Topic, lost: &[PartitionIndex]) {
+        if lost.is_empty() {
+            return;
+        }
         let restored = async {
             let snapshot = tokio::time::timeout(PATIENCE, archiver.bucket.group_snapshot()).await??;
             let records = snapshot::parse(&snapshot.ok_or("the bucket has none")?)?;

@@ -1,8 +1,11 @@
 """Scenarios about frames: versions that nobody speaks, APIs that do not exist, bytes that are no request."""
 
+import contextlib
+import socket
 import struct
 
 from harness import schema
+from harness.wire import Closed, Connection
 from wire.registry import scenario
 
 # What the broker has to offer: the APIs of a data plane for ordinary clients, without transactions.
@@ -64,3 +67,18 @@ def lengths_that_lie(session, _):
         session.connection.socket.settimeout(3)
         session.transcript.append((f"length {size}", session._exchange(lambda connection: {"Frame": connection.receive_frame()})))
         session.connection.socket.settimeout(30)
+
+
+@scenario("DescribeCluster")
+def a_client_that_closed_its_half(session, _):
+    """Gets the answers to all that it had sent, then the end; half a request is no request."""
+    whole = b"".join(struct.pack(">i", len(one)) + one for one in (header(18, 0, number) for number in (1, 2, 3)))
+    for what, sent in (("three requests", whole), ("three requests and a half", whole + whole[:9])):
+        with Connection(session.bootstrap, 20) as connection:
+            connection.socket.sendall(sent)
+            connection.socket.shutdown(socket.SHUT_WR)
+            answered = []
+            with contextlib.suppress(Closed):
+                while True:
+                    answered.append(struct.unpack(">i", connection.receive_frame()[:4])[0])
+        session.transcript.append((what, {"Answered": answered}))

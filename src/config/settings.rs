@@ -175,9 +175,10 @@ settings! {
     network: NetworkSettings {
         /// The largest request. Never more than the frames share of memory.
         max_frame: ByteSize = ByteSize::mib(100);
-        /// Requests of one connection that are handled before its next one is read.
+        /// Requests of one connection whose answers it has not taken before its next one is read; an answer counts as
+        /// one more for each 16 KiB.
         max_in_flight_requests: usize = 64;
-        /// Memory that the requests and answers of one connection may hold before its next request is read.
+        /// Memory that the requests of one connection may hold before its next request is read.
         connection_memory: ByteSize = ByteSize::mib(128);
         /// Connections in all. Each costs a file descriptor and its buffers.
         max_connections: usize = 10_000;

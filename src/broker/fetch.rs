@@ -289,7 +289,11 @@ impl Broker {
                 self.metrics.fetch.read_ahead.inc();
                 batches
             }
-            None => self.readers.run(move || read.execute()).await.unwrap_or_else(|| Ok(Vec::new()))?,
+            None => match self.readers.run(move || read.execute()).await.unwrap_or_else(|| Ok(Vec::new())) {
+                // What left the disk since is found elsewhere by the next fetch.
+                Err(ReadError::Removed { .. }) => Vec::new(),
+                read => read?,
+            },
         };
         let batches = Budget { left: limit, untouched: may_exceed }.admit(batches, limit);
         if let Some(last) = batches.last() {

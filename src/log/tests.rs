@@ -94,6 +94,29 @@ fn acknowledged(waits: Vec<Wait>) -> usize {
 }
 
 #[test]
+fn a_read_that_finds_its_segment_gone_says_so() {
+    let mut fixture = Fixture::new();
+    let log = fixture.log();
+    for value in 0..20 {
+        log.append(&batch(value), LeaderEpoch(1), Timestamp(0), None).unwrap();
+    }
+    fixture.machine.tasks.run_all(&mut fixture.random);
+    log.request_roll();
+    fixture.machine.tasks.run_all(&mut fixture.random);
+    let end = log.offsets().log_end;
+    let read = log.read(Offset(0), end, 10_000).unwrap();
+    let search = log.find_timestamp(Timestamp(0), end);
+    assert!(matches!(read, ReadPlan::Disk(_)));
+    log.advance_log_start(end).unwrap();
+    fixture.machine.tasks.run_all(&mut fixture.random);
+    fixture.directory.request_checkpoint();
+    fixture.machine.tasks.run_all(&mut fixture.random);
+    assert_eq!(log.remove_local_below(end).unwrap(), 1);
+    assert!(matches!(read.execute(), Err(ReadError::Removed { .. })));
+    assert!(matches!(search.execute(), Err(ReadError::Removed { .. })));
+}
+
+#[test]
 fn a_failed_sync_takes_the_directory_offline_and_what_was_acknowledged_stays() {
     let mut fixture = Fixture::new();
     assert_eq!(acknowledged(fixture.append(20)), 20);

@@ -89,6 +89,8 @@ impl Broker {
             let is_archived = is_durable && config.remote_storage_enable && !topic.internal;
             let view = match view(&log, is_archived) {
                 Ok(view) => view,
+                // The other loop was faster.
+                Err(ReadError::Removed { .. }) => return None,
                 Err(error) => {
                     tracing::error!(%error, partition = %id, "segment can't be read");
                     return None;

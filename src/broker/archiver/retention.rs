@@ -242,16 +242,22 @@ impl Archiver {
         if !upkeep.is_some_and(|upkeep| upkeep.is_due(keep, unarchived, log_start, now)) {
             return Ok(());
         }
-        let before = self.own(&held.leader, &archive).await?;
-        if archive.head().is_some_and(|head| head.log_start_offset < log_start) {
-            archive.advance_log_start(writer, log_start, grace).await?;
+        let head = self.own(&held.leader, &archive).await?;
+        let retained = cleaner::retained_from(&archive, &head, keep, unarchived, now).await?;
+        let log_start = match held.leader.advance_log_start(retained.max(log_start)).await {
+            Ok(log_start) => log_start,
+            Err(error) => {
+                tracing::warn!(%error, partition = %held.log().partition(), "log start waits");
+                return Ok(());
+            }
+        };
+        // Not beyond the archive's end, which the metadata knows: an upload takes it there, once that has been noted.
+        let log_start = log_start.min(head.next_offset);
+        if log_start > head.log_start_offset || head.has_expired() {
+            let after = archive.advance_log_start(writer, log_start, grace).await?;
+            let expired = after.tombstones.len().saturating_sub(head.tombstones.len());
+            self.metrics.archive.expired_segments.inc_by(expired as u64);
         }
-        let head = cleaner::apply_retention(&archive, writer, keep, unarchived, now, grace).await?;
-        if let Err(error) = held.log().advance_log_start(head.log_start_offset) {
-            tracing::warn!(%error, partition = %held.log().partition(), "log start waits");
-        }
-        let expired = head.tombstones.len().saturating_sub(before.tombstones.len());
-        self.metrics.archive.expired_segments.inc_by(expired as u64);
         let cleaned = cleaner::sweep_tombstones(&archive, writer, now).await?;
         self.metrics.archive.deleted_objects.inc_by(cleaned.objects);
         Ok(())

@@ -214,7 +214,8 @@ impl Archiver {
             return Ok(());
         }
         let writer = self.writer(leader.epoch);
-        let log_start = log.offsets().log_start;
+        // Not beyond what the metadata has been told.
+        let log_start = log.offsets().log_start.min(extent.next_offset);
         if log_start > head.log_start_offset {
             // Records that were deleted before they were archived leave a gap that the head has to know of.
             archive.advance_log_start(writer, log_start, self.settings.deletion_grace).await?;

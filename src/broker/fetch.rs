@@ -19,6 +19,7 @@ use super::partitions::Leader;
 use super::read_ahead::{Found, Place};
 use crate::log::{DiskRead, Offsets, PartitionLog, ReadError, ReadPlan};
 use crate::record::BatchHeader;
+use crate::runtime::clock;
 use crate::telemetry::FetchSource;
 use crate::types::Offset;
 
@@ -158,7 +159,8 @@ impl Broker {
             let waiting = &self.metrics.fetch.waiting;
             waiting.inc();
             // An answer that comes late is no error: the fetch gives what there is.
-            let waited = tokio::time::timeout(limits.max_wait, self.wait_for_enough(wanted, &limits)).await;
+            let enough = self.wait_for_enough(wanted, &limits);
+            let waited = clock::timeout(&*self.runtime.clock, limits.max_wait, enough).await;
             waiting.dec();
             round = waited.unwrap_or_else(|_| self.plan(wanted, &limits));
         }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::Random;
 use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
@@ -26,6 +27,10 @@ pub(crate) struct Lies {
     /// Durable writes are not.
     pub(crate) durable_writes: bool,
 }
+
+/// Directories and files with their content. The empty one stands for a directory that is gone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DiskCopy(Vec<(PathBuf, Option<Vec<u8>>)>);
 
 #[derive(Clone, Debug, Default)]
 struct Inode {
@@ -190,6 +195,35 @@ impl SimDisk {
         world.durable.insert(path.to_owned(), Name::File(inode));
     }
 
+    /// Everything below a directory, as a backup of a running machine has it.
+    pub(crate) fn copy(&self, directory: &Path) -> DiskCopy {
+        let world = self.world.lock();
+        let below = world.visible.iter().filter(|(path, _)| path.starts_with(directory));
+        let copied = below.map(|(path, name)| match name {
+            Name::Directory => (path.clone(), None),
+            Name::File(inode) => (path.clone(), Some(world.inodes[inode].visible.clone())),
+        });
+        DiskCopy(copied.collect())
+    }
+
+    /// Puts a copy in the place of a directory, visibly and durably.
+    pub(crate) fn put_back(&self, directory: &Path, copy: &DiskCopy) {
+        {
+            let mut world = self.world.lock();
+            world.visible.retain(|path, _| !path.starts_with(directory));
+            world.durable.retain(|path, _| !path.starts_with(directory));
+            for path in copy.0.iter().filter(|(_, content)| content.is_none()).map(|(path, _)| path) {
+                world.visible.insert(path.clone(), Name::Directory);
+                world.durable.insert(path.clone(), Name::Directory);
+            }
+        }
+        for (path, content) in &copy.0 {
+            if let Some(content) = content {
+                self.put(path, content.clone());
+            }
+        }
+    }
+
     /// All files, sorted.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let world = self.world.lock();
@@ -281,8 +315,8 @@ impl World {
 
     fn change(&mut self, inode: u64, change: Change, durable: bool) -> io::Result<()> {
         let key = match &change {
-            Change::Write { offset, bytes } => (inode, *offset, bytes.len()),
-            Change::Length(length) => (inode, *length, usize::MAX),
+            Change::Write { offset, bytes } => (inode, *offset, bytes.len(), xxh3_64(bytes)),
+            Change::Length(length) => (inode, *length, usize::MAX, 0),
         };
         let cut = self.burn(&key)?;
         if self.capacity != u64::MAX

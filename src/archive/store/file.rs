@@ -10,6 +10,7 @@
 //! that got its name but could not be made durable poisons the store until a restart, since a reader could already see
 //! what the disk may forget; opening the store syncs the file system for the same reason.
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use super::backend::{Attempt, Backend, Expected, Listed, Payload, Version};
 use super::{LocationError, StoreError};
 use crate::archive::workers::Workers;
 use crate::runtime::Runtime;
+use crate::runtime::clock::Clock;
 use crate::runtime::disk::{DirectoryLock, Disk, Open, read_file};
 use crate::runtime::net::BoxFuture;
 
@@ -37,10 +39,10 @@ const LOCK_ATTEMPTS: u32 = 400;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Objects in a directory.
-#[derive(Debug)]
 pub(super) struct FileBackend {
     files: Arc<Files>,
     workers: Workers,
+    clock: Arc<dyn Clock>,
     /// One conditional write of this process at a time; other processes are held off by the lock file.
     turn: Mutex<()>,
 }
@@ -55,12 +57,18 @@ struct Files {
     poisoned: AtomicBool,
 }
 
+impl fmt::Debug for FileBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileBackend({})", self.files.root.display())
+    }
+}
+
 impl FileBackend {
     /// Opens the store in `root`, making the directory if need be. Blocks on the disk: called at start-up.
     pub(super) fn open(runtime: &Runtime, root: &Path, workers: Workers) -> Result<Self, LocationError> {
         let files = Files::open(runtime, root)
             .map_err(|cause| LocationError::Directory { path: root.display().to_string(), cause })?;
-        Ok(Self { files: Arc::new(files), workers, turn: Mutex::new(()) })
+        Ok(Self { files: Arc::new(files), workers, clock: Arc::clone(&runtime.clock), turn: Mutex::new(()) })
     }
 
     async fn on_disk<T: Send + 'static>(
@@ -279,7 +287,7 @@ impl Backend for FileBackend {
                 if let Some(version) = tried.await? {
                     return Ok(version);
                 }
-                tokio::time::sleep(LOCK_PAUSE).await;
+                self.clock.sleep(LOCK_PAUSE).await;
             }
             Err(StoreError::Contended { key: key.to_owned() })
         })

@@ -61,7 +61,7 @@ impl Broker {
                 }
             }
             if failed {
-                tokio::time::sleep(pause).await;
+                self.runtime().clock.sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             } else {
                 pause = FIRST_PAUSE;
@@ -88,7 +88,7 @@ impl Broker {
             if log.is_deleted() {
                 return Ok(());
             }
-            tokio::time::sleep(POLL).await;
+            self.runtime().clock.sleep(POLL).await;
         }
         archiver.metrics.archive.continued_logs.inc();
         tracing::error!(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Archiver;
 use crate::archive::bucket::BucketError;
 use crate::broker::Broker;
+use crate::runtime::clock::Interval;
 
 /// Age that the newest snapshot may reach; what consumers committed later is read again after a restore.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
@@ -14,8 +15,7 @@ impl Broker {
     /// Keeps a snapshot of the groups in the bucket for as long as the broker runs; a new one only when something changed.
     pub(in crate::broker) async fn snapshot_groups_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         archiver.proved().await;
-        let mut interval = tokio::time::interval(SNAPSHOT_INTERVAL);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut interval = Interval::new(&self.runtime().clock, SNAPSHOT_INTERVAL);
         let mut stored = Vec::new();
         loop {
             interval.tick().await;

@@ -16,6 +16,7 @@ use crate::broker::Broker;
 use crate::broker::partitions::Leader;
 use crate::log::{LogDirectory, PartitionLog, ReadError};
 use crate::metadata::topic_config::TopicConfig;
+use crate::runtime::clock::Interval;
 use crate::telemetry::MemoryShare;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
@@ -37,7 +38,7 @@ impl Broker {
     pub(in crate::broker) async fn make_room_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         let mut pause = Duration::ZERO;
         loop {
-            tokio::time::sleep(pause).await;
+            self.runtime().clock.sleep(pause).await;
             let (held, took) = self.look(&archiver).await;
             pause = LOCAL_INTERVAL.max(took * PAUSE_FACTOR);
             self.make_local_room(&archiver, &held).await;
@@ -49,8 +50,7 @@ impl Broker {
     /// Applies retention in the bucket for as long as the broker runs.
     pub(in crate::broker) async fn retain_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         archiver.proved().await;
-        let mut interval = tokio::time::interval(archiver.settings.retention_interval);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut interval = Interval::new(&self.runtime().clock, archiver.settings.retention_interval);
         loop {
             interval.tick().await;
             for held in self.look(&archiver).await.0.iter().filter(|held| held.is_archived()) {

@@ -19,6 +19,7 @@ use crate::broker::partitions::Leader;
 use crate::log::{PartitionLog, ProducerRun, Segment};
 use crate::metadata::image::ArchiveMark;
 use crate::metadata::{Command, CommandError, Image};
+use crate::runtime::clock::Interval;
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 /// How often the logs are looked at for sealed segments.
@@ -38,8 +39,7 @@ struct Candidate {
 impl Broker {
     /// Archives for as long as the broker runs.
     pub(in crate::broker) async fn upload_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
-        let mut interval = tokio::time::interval(LOOK_INTERVAL);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut interval = Interval::new(&self.runtime().clock, LOOK_INTERVAL);
         let mut uploads = tokio::task::JoinSet::new();
         let mut looks = 0_u32;
         loop {

@@ -69,7 +69,7 @@ pub(super) struct Model {
     /// An old copy was put back that does not know yet what was deleted below this offset.
     pub(super) forgot_below: Offset,
     /// Where the log went on with nothing before it, after deletions that the archive knew of and no record remembers.
-    went_on_at: Offset,
+    pub(super) went_on_at: Offset,
 }
 
 impl Model {

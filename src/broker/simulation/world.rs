@@ -35,8 +35,10 @@ const LONGEST: Duration = Duration::from_millis(60);
 /// How often orphans are looked for, on average.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Topics, their partitions and configurations.
-const TOPICS: &[(&str, i32, &[(&str, &str)])] = &[
+/// A topic's name, number of partitions and configuration.
+type Plan = (&'static str, i32, &'static [(&'static str, &'static str)]);
+
+const TOPICS: &[Plan] = &[
     ("away", 2, &[("internal.segment.bytes", "4000"), ("local.retention.ms", "1")]),
     ("kept", 2, &[("internal.segment.bytes", "6000"), ("segment.ms", "8000"), ("local.retention.bytes", "9000")]),
     ("short", 1, &[("internal.segment.bytes", "3500"), ("local.retention.ms", "500"), ("retention.ms", "9000")]),
@@ -441,10 +443,10 @@ impl World {
     fn verify(&mut self) -> Check {
         let Some(cluster) = self.cluster() else { return Ok(()) };
         self.bucket.set_weather(Weather::default());
-        let (parts, bucket, runtime_) =
-            (self.parts.values().cloned().collect(), self.bucket.clone(), self.machine.runtime());
+        let (parts, bucket) = (self.parts.values().cloned().collect(), self.bucket.clone());
+        let check = bucket::verify(self.machine.runtime(), bucket, cluster, parts);
         let process = runtime();
-        let checked = process.block_on(self.until("verify", bucket::verify(runtime_, bucket, cluster, parts)));
+        let checked = process.block_on(self.until("verify", check));
         drop(process);
         self.machine.tasks.forget_all();
         checked?.unwrap_or(Ok(()))

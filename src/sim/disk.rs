@@ -5,6 +5,8 @@
 //! independently of the others; so may every change of a directory since it was synced. A write in flight at the moment of
 //! the cut is torn the same way, also on a file opened for durable writes. The model is harsher than journaling file systems.
 
+mod copy;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
@@ -17,6 +19,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::Random;
 use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
 
+pub(crate) use copy::DiskCopy;
+
 const SECTOR_BYTES: usize = 512;
 
 /// Ways in which a disk may lie, to prove that tests notice.
@@ -27,10 +31,6 @@ pub(crate) struct Lies {
     /// Durable writes are not.
     pub(crate) durable_writes: bool,
 }
-
-/// Directories and files with their content. The empty one stands for a directory that is gone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct DiskCopy(Vec<(PathBuf, Option<Vec<u8>>)>);
 
 #[derive(Clone, Debug, Default)]
 struct Inode {
@@ -193,35 +193,6 @@ impl SimDisk {
         world.inodes.insert(inode, Inode { visible: content.clone(), durable: content, pending: Vec::new() });
         world.visible.insert(path.to_owned(), Name::File(inode));
         world.durable.insert(path.to_owned(), Name::File(inode));
-    }
-
-    /// Everything below a directory, as a backup of a running machine has it.
-    pub(crate) fn copy(&self, directory: &Path) -> DiskCopy {
-        let world = self.world.lock();
-        let below = world.visible.iter().filter(|(path, _)| path.starts_with(directory));
-        let copied = below.map(|(path, name)| match name {
-            Name::Directory => (path.clone(), None),
-            Name::File(inode) => (path.clone(), Some(world.inodes[inode].visible.clone())),
-        });
-        DiskCopy(copied.collect())
-    }
-
-    /// Puts a copy in the place of a directory, visibly and durably.
-    pub(crate) fn put_back(&self, directory: &Path, copy: &DiskCopy) {
-        {
-            let mut world = self.world.lock();
-            world.visible.retain(|path, _| !path.starts_with(directory));
-            world.durable.retain(|path, _| !path.starts_with(directory));
-            for path in copy.0.iter().filter(|(_, content)| content.is_none()).map(|(path, _)| path) {
-                world.visible.insert(path.clone(), Name::Directory);
-                world.durable.insert(path.clone(), Name::Directory);
-            }
-        }
-        for (path, content) in &copy.0 {
-            if let Some(content) = content {
-                self.put(path, content.clone());
-            }
-        }
     }
 
     /// All files, sorted.

@@ -73,6 +73,12 @@ impl Heads {
         Ok(())
     }
 
+    /// Heads of partitions that nobody has any more.
+    pub(super) fn strays(&self, parts: &Parts) -> Vec<String> {
+        let strays = self.heads.iter().filter(|(_, (id, _))| !parts.contains_key(id));
+        strays.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Objects of segments that nothing in the bucket needs.
     pub(super) fn orphans(&self, bucket: &SimBucket) -> Vec<String> {
         let known: Vec<String> = self.heads.values().flat_map(|(_, head)| known(head)).collect();

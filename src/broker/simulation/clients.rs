@@ -47,6 +47,7 @@ impl Client {
         tokio::spawn(async move {
             if let Err(error) = action.await
                 && self.disk.is_powered()
+                && !self.part.model.lock().is_deleted
             {
                 self.notes.lock().fail(format!("{what} of {}: {error}", self.part.name()));
             }
@@ -148,6 +149,21 @@ impl Client {
         let after = self.leader.partition.log().offsets();
         let (starts, bounds) = ((before.log_start, after.log_start), (before.high_watermark, after.high_watermark));
         self.part.model.lock().check_search(sought, found, starts, bounds)
+    }
+
+    /// Looks for the record with the largest timestamp.
+    pub(super) async fn largest(self) -> Check {
+        let before = self.leader.partition.log().offsets();
+        let isolation = Isolation::ReadUncommitted;
+        let found = match self.broker.offset(&self.leader, OffsetQuery::MaxTimestamp, isolation).await {
+            Ok(found) => found.map(|found| (found.offset, found.timestamp, found.leader_epoch)),
+            Err(error) if is_passing(&error) => return Ok(()),
+            Err(error) => return Err(error.to_string()),
+        };
+        self.trace(&("largest", found));
+        let after = self.leader.partition.log().offsets();
+        let (starts, bounds) = ((before.log_start, after.log_start), (before.high_watermark, after.high_watermark));
+        self.part.model.lock().check_largest(found, starts, bounds)
     }
 
     /// Asks where the epoch of a record ended.

@@ -11,6 +11,7 @@
 
 mod bucket;
 mod clients;
+mod ending;
 mod model;
 mod planted;
 mod world;

@@ -70,6 +70,10 @@ pub(super) struct Model {
     pub(super) forgot_below: Offset,
     /// Where the log went on with nothing before it, after deletions that the archive knew of and no record remembers.
     pub(super) went_on_at: Offset,
+    /// Acknowledged before they are durable, so that a power cut may take records back.
+    pub(super) is_cached: bool,
+    /// Its topic is being deleted, or is gone.
+    pub(super) is_deleted: bool,
 }
 
 impl Model {
@@ -128,8 +132,7 @@ impl Model {
     pub(super) fn settle(&mut self, offsets: &Offsets, archived: Option<(Offset, Offset)>) -> Check {
         let end = offsets.log_end;
         if std::mem::take(&mut self.is_rolled_back) {
-            let (log_start, next) = archived.unwrap_or_default();
-            ensure!(end >= next, "the log goes on at {end}, and the archive reaches to {next}");
+            let (log_start, _) = archived.unwrap_or_default();
             self.acknowledged = self.acknowledged.min(end);
             self.certain_log_start = self.certain_log_start.min(log_start).min(offsets.log_start);
             self.forgot_below = log_start;
@@ -137,6 +140,8 @@ impl Model {
                 self.went_on_at = end;
             }
         }
+        let archived_to = archived.map_or(Offset::ZERO, |(_, next)| next);
+        ensure!(end >= archived_to, "the log ends at {end}, and the archive reaches to {archived_to}");
         ensure!(end >= self.acknowledged, "acknowledged records are lost: {} > {end}", self.acknowledged);
         ensure!(offsets.high_watermark == end, "a single replica commits what it has: {offsets:?}");
         self.batches.retain(|written| written.next() <= end);
@@ -196,6 +201,35 @@ impl Model {
             expected == Some((time, epoch)) && time >= sought,
             "a search for {sought} gave {found:?}, not {expected:?}"
         );
+        Ok(())
+    }
+
+    /// The power went: what was only written may be gone.
+    pub(super) fn lose_power(&mut self) {
+        if self.is_cached {
+            self.acknowledged = Offset::ZERO;
+        }
+    }
+
+    /// Judges the answer to a search for the largest timestamp, as [`Self::check_search`] does.
+    pub(super) fn check_largest(
+        &self,
+        found: Option<(Offset, Timestamp, LeaderEpoch)>,
+        starts: (Offset, Offset),
+        bounds: (Offset, Offset),
+    ) -> Check {
+        let records = || self.batches.iter().flat_map(|written| written.times.iter().map(move |time| (written, *time)));
+        let start = starts.1.max(self.forgot_below);
+        let certain = records().filter(|(_, (offset, _))| *offset >= start && *offset < bounds.0);
+        let largest = certain.map(|(_, (_, time))| time).max();
+        let Some((offset, time, epoch)) = found else {
+            ensure!(largest.is_none(), "no largest timestamp, where {largest:?} is");
+            return Ok(());
+        };
+        ensure!(largest.is_none_or(|largest| largest <= time), "largest timestamp {time}, where {largest:?} is");
+        ensure!(offset >= starts.0 && offset < bounds.1, "the largest timestamp is not in the log: {offset}");
+        let is_there = records().any(|(written, record)| record == (offset, time) && written.epoch() == epoch);
+        ensure!(is_there, "the largest timestamp is of no record: {found:?}");
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use super::planted::Planted;
 use super::{Check, Notes, Part, Parts, ensure};
 use crate::archive::store::simulated::{SimBucket, Weather};
 use crate::archive::store::{Store, StoreSettings, Unobserved};
-use crate::broker::{Broker, BrokerSettings, NewTopic, PartitionError};
+use crate::broker::{Broker, BrokerSettings, NewTopic, PartitionError, TopicName};
 use crate::log::{DirectorySettings, JournalSettings};
 use crate::sim::{DiskCopy, Machine, Random};
 use crate::telemetry::Metrics;
@@ -28,12 +28,12 @@ const SECOND: &str = "/second";
 /// Steps of one life.
 const STEPS: usize = 1200;
 /// Steps after which something that should end has not.
-const PATIENCE: usize = 60_000;
+pub(super) const PATIENCE: usize = 60_000;
 /// Longest time that passes at once.
 const LONGEST: Duration = Duration::from_millis(60);
 
 /// How often orphans are looked for, on average.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(3);
+pub(super) const SWEEP_INTERVAL: Duration = Duration::from_secs(3);
 
 /// A topic's name, number of partitions and configuration.
 type Plan = (&'static str, i32, &'static [(&'static str, &'static str)]);
@@ -41,6 +41,7 @@ type Plan = (&'static str, i32, &'static [(&'static str, &'static str)]);
 const TOPICS: &[Plan] = &[
     ("away", 2, &[("internal.segment.bytes", "4000"), ("local.retention.ms", "1")]),
     ("kept", 2, &[("internal.segment.bytes", "6000"), ("segment.ms", "8000"), ("local.retention.bytes", "9000")]),
+    ("cached", 1, &[("internal.segment.bytes", "4000"), ("local.retention.ms", "1"), ("write.caching", "true")]),
     ("short", 1, &[("internal.segment.bytes", "3500"), ("local.retention.ms", "500"), ("retention.ms", "9000")]),
 ];
 const SHORT_RETENTION_MS: i64 = 9000;
@@ -48,12 +49,12 @@ const SHORT_RETENTION_MS: i64 = 9000;
 pub(super) struct World {
     pub(super) machine: Machine,
     pub(super) bucket: SimBucket,
-    random: Random,
+    pub(super) random: Random,
     planted: Planted,
-    parts: Parts,
-    heads: Heads,
+    pub(super) parts: Parts,
+    pub(super) heads: Heads,
     notes: Arc<Mutex<Notes>>,
-    broker: Option<Arc<Broker>>,
+    pub(super) broker: Option<Arc<Broker>>,
     /// Where each sequential consumer is.
     consumers: BTreeMap<TopicPartition, Arc<Mutex<Offset>>>,
     /// An old copy of the second data directory.
@@ -116,7 +117,7 @@ impl World {
     }
 
     /// Something happens in the machine or the bucket.
-    async fn turn(&mut self) -> Check {
+    pub(super) async fn turn(&mut self) -> Check {
         let runtime_now = self.machine.runtime().clock.monotonic();
         match self.random.below(10) {
             0..=3 => _ = self.machine.tasks.run_one(&mut self.random),
@@ -136,7 +137,7 @@ impl World {
     }
 
     /// Lets things happen until a future is done; `None` when the power went before.
-    async fn until<T: Send + 'static>(
+    pub(super) async fn until<T: Send + 'static>(
         &mut self,
         what: &str,
         future: impl Future<Output = T> + Send + 'static,
@@ -155,7 +156,7 @@ impl World {
     }
 
     /// Starts the broker; false when the power went meanwhile.
-    async fn open(&mut self) -> Result<bool, String> {
+    pub(super) async fn open(&mut self) -> Result<bool, String> {
         let (bucket, planted) = (self.bucket.clone(), self.planted);
         let opened = Broker::open_with(
             self.machine.runtime(),
@@ -182,8 +183,15 @@ impl World {
         Arc::clone(self.broker.as_ref().expect("open"))
     }
 
-    /// Creates the topics that are not there yet.
-    async fn create_topics(&mut self) -> Check {
+    /// Finds out what became of deletions that a crash interrupted, and creates the topics that are not there.
+    pub(super) async fn create_topics(&mut self) -> Check {
+        let image = self.broker().image();
+        for part in self.parts.values() {
+            let (mut model, is_there) = (part.model.lock(), image.topic(part.id.topic_id).is_some());
+            ensure!(is_there || model.is_deleted, "topic {} is lost", part.topic);
+            model.is_deleted = !is_there;
+        }
+        self.parts.retain(|_, part| !part.model.lock().is_deleted);
         for &(name, partitions, configs) in TOPICS {
             let broker = self.broker();
             if broker.image().topic_named(name).is_none() {
@@ -201,13 +209,28 @@ impl World {
         Ok(())
     }
 
+    /// Deletes a topic, and creates another of its name.
+    async fn replace_topic(&mut self) -> Check {
+        let (name, ..) = TOPICS[usize::try_from(self.random.below(TOPICS.len() as u64)).expect("small")];
+        for part in self.parts.values().filter(|part| part.topic == name) {
+            part.model.lock().is_deleted = true;
+        }
+        let broker = self.broker();
+        let delete = async move { broker.delete_topic(&TopicName::Name(name.to_owned())).await.map(|_| ()) };
+        match self.until("deletion of a topic", delete).await? {
+            Some(Err(error)) if self.machine.disk.is_powered() => Err(format!("{name} is not deleted: {error}")),
+            Some(Ok(())) => self.create_topics().await,
+            _ => Ok(()),
+        }
+    }
+
     fn learn_topic(&mut self, name: &str, partitions: i32) {
         let image = self.broker().image();
         let Some(topic) = image.topic_named(name) else { return };
         for index in 0..partitions {
             let id = TopicPartition::new(topic.topic_id, index);
-            let retention_ms = (name == "short").then_some(SHORT_RETENTION_MS);
-            let model = Mutex::new(Model { retention_ms, is_settled: true, ..Model::default() });
+            let (retention_ms, is_cached) = ((name == "short").then_some(SHORT_RETENTION_MS), name == "cached");
+            let model = Mutex::new(Model { retention_ms, is_cached, is_settled: true, ..Model::default() });
             let part = Part { topic: name.to_owned(), id, model };
             self.parts.entry(id).or_insert_with(|| Arc::new(part));
             self.consumers.entry(id).or_default();
@@ -215,7 +238,7 @@ impl World {
     }
 
     /// A client of a partition that can be used just now.
-    fn client(&mut self, part: &Arc<Part>) -> Result<Option<Client>, String> {
+    pub(super) fn client(&mut self, part: &Arc<Part>) -> Result<Option<Client>, String> {
         let broker = self.broker();
         let image = broker.image();
         let topic = image.topic(part.id.topic_id).ok_or("a topic is gone")?;
@@ -260,7 +283,8 @@ impl World {
                 let reader = client.clone();
                 client.spawn("fetch", async move { reader.fetch(anywhere, max_bytes).await.map(|_| ()) });
             }
-            75..82 => {
+            75..77 => client.clone().spawn("search", client.largest()),
+            77..82 => {
                 let sought = Timestamp(self.machine.runtime().clock.wall().0 - self.random.below(30_000).cast_signed());
                 client.clone().spawn("search", client.search(sought));
             }
@@ -279,7 +303,7 @@ impl World {
         ProducerId(100 + self.random.below(3).cast_signed())
     }
 
-    fn append(&mut self, client: Client) {
+    pub(super) fn append(&mut self, client: Client) {
         let is_idempotent = self.random.chance(70);
         let producer = self.producer();
         let mut model = client.part.model.lock();
@@ -321,7 +345,7 @@ impl World {
     }
 
     /// What is gone from the local disk is in the bucket, and the ladder holds.
-    fn check_tiers(&mut self, client: &Client) -> Check {
+    pub(super) fn check_tiers(&mut self, client: &Client) -> Check {
         let offsets = client.leader.partition.log().offsets();
         let mut model = client.part.model.lock();
         model.let_time_pass(self.machine.runtime().clock.wall());
@@ -358,7 +382,10 @@ impl World {
             if self.random.chance(1) {
                 self.draw_weather();
             }
-            if self.random.chance(35) {
+            if self.random.below(3000) == 0 {
+                self.replace_topic().await?;
+            }
+            if self.machine.disk.is_powered() && self.random.chance(35) {
                 self.act()?;
             }
             self.turn().await?;
@@ -397,9 +424,10 @@ impl World {
         self.remember_second();
         self.broker = None;
         if ending < 5 {
-            self.machine.power_cut()
+            self.machine.power_cut();
+            self.parts.values().for_each(|part| part.model.lock().lose_power());
         } else {
-            self.machine.kill()
+            self.machine.kill();
         }
         self.bucket.abandon();
         drop(process);
@@ -440,7 +468,7 @@ impl World {
     }
 
     /// Checks the whole bucket, in fine weather.
-    fn verify(&mut self) -> Check {
+    pub(super) fn verify(&mut self) -> Check {
         let Some(cluster) = self.cluster() else { return Ok(()) };
         self.bucket.set_weather(Weather::default());
         let (parts, bucket) = (self.parts.values().cloned().collect(), self.bucket.clone());
@@ -455,87 +483,9 @@ impl World {
     fn cluster(&self) -> Option<crate::types::ClusterId> {
         self.parts.keys().find_map(|id| self.heads.of(*id)).map(|head| head.identity.cluster_id)
     }
-
-    /// Two last lives in which everything works: all of it is archived, read back, and swept.
-    pub(super) fn end(&mut self) -> Check {
-        for is_last in [false, true] {
-            self.bucket.set_weather(Weather::default());
-            let process = runtime();
-            let lived = process.block_on(self.last_life(is_last));
-            self.broker = None;
-            self.machine.kill();
-            self.bucket.abandon();
-            drop(process);
-            lived?;
-        }
-        self.verify()?;
-        let orphans = self.heads.orphans(&self.bucket);
-        ensure!(orphans.is_empty(), "orphans stay: {orphans:?}");
-        Ok(())
-    }
-
-    async fn last_life(&mut self, is_last: bool) -> Check {
-        ensure!(self.open().await?, "the power went");
-        self.create_topics().await?;
-        let parts: Vec<_> = self.parts.values().cloned().collect();
-        for part in &parts {
-            self.archive_all(part).await?;
-        }
-        // Sweeps come at random times. In the first life they find what is left of those before, in the second what that left.
-        let sweeps = self.machine.runtime().clock.monotonic() + 3 * SWEEP_INTERVAL;
-        while self.machine.runtime().clock.monotonic() < sweeps || self.bucket.is_busy() {
-            self.turn().await?;
-        }
-        for part in parts.iter().filter(|_| is_last) {
-            self.read_all(part).await?;
-        }
-        Ok(())
-    }
-
-    /// Waits until a partition can be used, appends to it, and waits until all of it is archived and away.
-    async fn archive_all(&mut self, part: &Arc<Part>) -> Check {
-        let mut appended = false;
-        for look in 0..PATIENCE {
-            if let Some(client) = self.client(part)? {
-                self.check_tiers(&client)?;
-                let log = Arc::clone(client.leader.partition.log());
-                if !appended && !part.model.lock().is_appending {
-                    appended = true;
-                    self.append(client);
-                } else if !part.model.lock().is_appending {
-                    let offsets = log.offsets();
-                    if offsets.archived_to == offsets.log_end && offsets.high_watermark == offsets.log_end {
-                        return Ok(());
-                    }
-                    if look % 200 == 0 {
-                        log.request_roll();
-                    }
-                }
-            }
-            self.turn().await?;
-        }
-        let offsets = self.client(part)?.map(|client| client.leader.partition.log().offsets());
-        Err(format!("{} is not archived: {offsets:?}", part.name()))
-    }
-
-    async fn read_all(&mut self, part: &Arc<Part>) -> Check {
-        let client = self.client(part)?.ok_or("behind the archive")?;
-        let mut at = client.leader.partition.log().offsets().log_start;
-        for _ in 0..PATIENCE {
-            let offsets = client.leader.partition.log().offsets();
-            at = at.max(offsets.log_start);
-            if at >= offsets.high_watermark {
-                return Ok(());
-            }
-            let (reader, max_bytes) = (client.clone(), 1 + usize::try_from(self.random.below(8000)).expect("small"));
-            let fetched = self.until("fetch", async move { reader.fetch(at, max_bytes).await }).await?;
-            at = fetched.ok_or("the power went")?.map_err(|error| format!("{}: {error}", part.name()))?;
-        }
-        Err(format!("{} is not read to its end: {at}", part.name()))
-    }
 }
 
 /// A thread's worth of tokio, without its timers and sockets: whatever waits for them would panic.
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().build().expect("needs nothing")
 }

@@ -94,6 +94,32 @@ fn acknowledged(waits: Vec<Wait>) -> usize {
 }
 
 #[test]
+fn what_a_killed_process_only_wrote_is_on_stable_storage_before_anything_follows_it() {
+    for seed in 0..20 {
+        let machine = Machine::new(seed);
+        let mut random = Random::new(seed);
+        let write = |directory: &LogDirectory, number: u8, write_caching: bool, random: &mut Random| {
+            let partition = TopicPartition::new(TopicId::from_bytes([number; 16]), 0);
+            let log = directory.log_or_create(partition, LogSettings { write_caching, ..LogSettings::default() });
+            log.begin_epoch(LeaderEpoch(i32::from(number))).unwrap();
+            for value in 0..3 {
+                log.append(&batch(value), LeaderEpoch(i32::from(number)), Timestamp(0), None).unwrap();
+                machine.tasks.run_all(random);
+            }
+        };
+        let directory = open(&machine).unwrap();
+        write(&directory, 1, true, &mut random);
+        machine.kill();
+        drop(directory);
+        let directory = open(&machine).unwrap();
+        write(&directory, 2, false, &mut random);
+        machine.power_cut();
+        drop(directory);
+        assert!(open(&machine).is_ok(), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_read_that_finds_its_segment_gone_says_so() {
     let mut fixture = Fixture::new();
     let log = fixture.log();

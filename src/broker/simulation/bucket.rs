@@ -73,9 +73,10 @@ impl Heads {
         Ok(())
     }
 
-    /// Heads of partitions that nobody has any more.
+    /// Heads of partitions that nobody has any more. One that lists nothing may be made by a request of the dead that came
+    /// after the deletion; it is in nobody's way.
     pub(super) fn strays(&self, parts: &Parts) -> Vec<String> {
-        let strays = self.heads.iter().filter(|(_, (id, _))| !parts.contains_key(id));
+        let strays = self.heads.iter().filter(|(_, (id, head))| !parts.contains_key(id) && !head.segments.is_empty());
         strays.map(|(key, _)| key.clone()).collect()
     }
 

@@ -252,6 +252,7 @@ impl World {
         let mut model = part.model.lock();
         if !model.is_settled {
             let head = self.heads.of(part.id).map(|head| (head.log_start_offset, head.next_offset));
+            tracing::debug!(part = part.name(), ?offsets, ?head, is_rolled_back = model.is_rolled_back, "settled");
             model.settle(&offsets, head).map_err(|error| format!("{}: {error}", part.name()))?;
         }
         drop(model);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::Broker;
 use super::admin::OFFSETS_TOPIC;
@@ -122,20 +123,7 @@ impl Broker {
         if let Some(topic) = offsets_topic {
             broker.coordinate(&topic);
         }
-        let background = vec![
-            tokio::spawn(follow_image(Arc::clone(&broker))),
-            tokio::spawn(tick(Arc::clone(&broker))),
-            tokio::spawn(Arc::clone(&broker).catch_up_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&broker).upload_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&archiver).prove_later()),
-            tokio::spawn(Arc::clone(&broker).make_room_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&broker).retain_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&broker).throttle_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&broker).sweep_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&broker).describe_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&broker).snapshot_groups_forever(archiver)),
-        ];
-        *broker.background.lock() = background;
+        *broker.background.lock() = start_background(&broker, archiver);
         Ok(broker)
     }
 
@@ -177,6 +165,23 @@ impl Broker {
         self.metrics.metadata.commit_seconds.observe(self.runtime.clock.monotonic().since(started));
         outcome
     }
+}
+
+/// Starts what the broker does by itself, until it is shut down.
+fn start_background(broker: &Arc<Broker>, archiver: Arc<Archiver>) -> Vec<JoinHandle<()>> {
+    vec![
+        tokio::spawn(follow_image(Arc::clone(broker))),
+        tokio::spawn(tick(Arc::clone(broker))),
+        tokio::spawn(Arc::clone(broker).catch_up_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(broker).upload_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(&archiver).prove_later()),
+        tokio::spawn(Arc::clone(broker).make_room_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(broker).retain_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(broker).throttle_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(broker).sweep_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(broker).describe_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(broker).snapshot_groups_forever(archiver)),
+    ]
 }
 
 /// Waits for coordinators that were just told to end to let go of their logs.

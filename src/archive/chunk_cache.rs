@@ -10,8 +10,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use futures_util::future::Shared;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 use super::key::SegmentUuid;
 use super::rebuilt_chunk::{ChunkWriter, RebuiltChunk};
@@ -100,7 +102,7 @@ struct State {
     uses: u64,
     files: u64,
     bytes: u64,
-    building: BTreeMap<ChunkKey, watch::Receiver<Option<Built>>>,
+    building: BTreeMap<ChunkKey, Shared<oneshot::Receiver<Built>>>,
     metrics: CacheMetrics,
 }
 
@@ -159,7 +161,7 @@ impl ChunkCache {
     where
         F: Future<Output = Result<RebuiltChunk, ReadError>> + Send + 'static,
     {
-        let mut outcome = {
+        let outcome = {
             let mut state = self.inner.state.lock();
             if let Some(chunk) = state.touch(&key) {
                 state.metrics.hits.inc();
@@ -172,20 +174,19 @@ impl ChunkCache {
                 building
             } else {
                 state.metrics.misses.inc();
-                let (sender, receiver) = watch::channel(None);
+                let (sender, receiver) = oneshot::channel();
+                let receiver = receiver.shared();
                 state.building.insert(key, receiver.clone());
                 let cache = self.clone();
                 tokio::spawn(async move {
                     let built = cache.run_build(key, bytes, build).await.map_err(Arc::new);
                     // Nobody may be waiting any more.
-                    let _ = sender.send(Some(built));
+                    let _ = sender.send(built);
                 });
                 receiver
             }
         };
-        let built = outcome.wait_for(Option::is_some).await;
-        built
-            .map_or_else(|_| Err(Arc::new(ReadError::BuildLost)), |built| built.clone().expect("waited for an outcome"))
+        outcome.await.unwrap_or_else(|_| Err(Arc::new(ReadError::BuildLost)))
     }
 
     async fn run_build<F>(

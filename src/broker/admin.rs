@@ -17,6 +17,7 @@ use crate::metadata::image::{Configs, Topic};
 use crate::metadata::machine::check_new_name;
 use crate::metadata::topic_config::{ConfigOperation, TopicKind};
 use crate::metadata::{Command, CommandError, Image, Rejection, broker_config, placement, topic_config};
+use crate::runtime::clock;
 use crate::types::{NodeId, Offset, TopicId};
 
 /// The topic that holds committed offsets.
@@ -367,7 +368,8 @@ impl Broker {
         if offset < Offset::ZERO || offset > offsets.high_watermark {
             return Err(PartitionError::OutOfRange { offset, high_watermark: offsets.high_watermark });
         }
-        tokio::time::timeout(timeout, leader.advance_log_start(offset)).await.unwrap_or(Err(PartitionError::TimedOut))
+        let advance = leader.advance_log_start(offset);
+        clock::timeout(&*self.runtime.clock, timeout, advance).await.unwrap_or(Err(PartitionError::TimedOut))
     }
 }
 

@@ -19,6 +19,7 @@ use super::partitions::Leader;
 use super::read_ahead::{Found, Place};
 use crate::log::{DiskRead, Offsets, PartitionLog, ReadError, ReadPlan};
 use crate::record::BatchHeader;
+use crate::runtime::clock;
 use crate::telemetry::{Counted, FetchSource};
 use crate::types::Offset;
 
@@ -167,7 +168,8 @@ impl Broker {
         if !round.is_enough(&limits) && !limits.max_wait.is_zero() {
             let _waiting = Counted::new(&self.metrics.fetch.waiting);
             // An answer that comes late is no error: the fetch gives what there is.
-            let waited = tokio::time::timeout(limits.max_wait, self.wait_for_enough(wanted, &limits)).await;
+            let enough = self.wait_for_enough(wanted, &limits);
+            let waited = clock::timeout(&*self.runtime.clock, limits.max_wait, enough).await;
             round = waited.unwrap_or_else(|_| self.plan(wanted, &limits));
         }
         let share = answer_share(self.answers.available_permits() * PERMIT_BYTES);
@@ -301,7 +303,11 @@ impl Broker {
                 self.metrics.fetch.read_ahead.inc();
                 batches
             }
-            None => self.readers.run(move || read.execute()).await.unwrap_or_else(|| Ok(Vec::new()))?,
+            None => match self.readers.run(move || read.execute()).await.unwrap_or_else(|| Ok(Vec::new())) {
+                // What left the disk since is found elsewhere by the next fetch.
+                Err(ReadError::Removed { .. }) => Vec::new(),
+                read => read?,
+            },
         };
         let batches = Budget { left: limit, untouched: may_exceed }.admit(batches, limit);
         if let Some(last) = batches.last() {
@@ -359,11 +365,15 @@ impl Round {
         FetchLimits { max_wait: limits.max_wait.max(COLD_WAIT), min_bytes: limits.min_bytes.max(1), ..limits }
     }
 
-    /// Gives up the round; what came of cold reads is there for the next one.
+    /// Gives up the round; what came of cold reads, or was read ahead, is there for the next one.
     fn give_back(self, broker: &Broker) {
         for (_, plan) in self.plans {
-            if let Plan::Archived { wanted, batches, source: FetchSource::Archive, .. } = plan {
-                broker.cold_reads.give_back(wanted, batches);
+            match plan {
+                Plan::Archived { wanted, batches, source: FetchSource::Archive, .. } => {
+                    broker.cold_reads.give_back(wanted, batches);
+                }
+                Plan::Disk(FromDisk { place, found, .. }) => broker.read_ahead.give_back(place, found),
+                _ => {}
             }
         }
     }

@@ -5,9 +5,12 @@ use super::archive_seam::FoundOffset;
 use super::error::PartitionError;
 use super::fetch::Isolation;
 use super::partitions::{Leader, Partition};
-use crate::log::{Offsets, TimestampPlan};
+use crate::log::{Offsets, ReadError, TimestampPlan};
 use crate::record::{Batch, MAX_DECOMPRESSED_BYTES};
 use crate::types::{LeaderEpoch, Offset, Timestamp};
+
+/// How often a search is begun while segments leave the local disk under it.
+const SEARCHES: u32 = 16;
 
 /// Which offset is asked for; on the wire the special ones are negative timestamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +58,21 @@ impl Broker {
         query: OffsetQuery,
         isolation: Isolation,
     ) -> Result<Option<FoundOffset>, PartitionError> {
+        for _ in 1..SEARCHES {
+            match self.offset_once(leader, query, isolation).await {
+                Err(PartitionError::Read(ReadError::Removed { .. })) => {}
+                found => return found,
+            }
+        }
+        self.offset_once(leader, query, isolation).await
+    }
+
+    async fn offset_once(
+        &self,
+        leader: &Leader,
+        query: OffsetQuery,
+        isolation: Isolation,
+    ) -> Result<Option<FoundOffset>, PartitionError> {
         let Leader { partition, epoch } = leader;
         let offsets = partition.log().offsets();
         let archived = partition.topic().rules().config.remote_storage_enable;
@@ -83,11 +101,12 @@ impl Broker {
             OffsetQuery::EarliestPendingUpload if archived => untimed(offsets.archived_to.max(offsets.log_start)),
             OffsetQuery::LatestTiered | OffsetQuery::EarliestPendingUpload => None,
             OffsetQuery::At(timestamp) => self.offset_at(partition, &offsets, timestamp, isolation).await?,
-            OffsetQuery::MaxTimestamp => self.max_timestamp(partition, &offsets).await?,
+            OffsetQuery::MaxTimestamp => self.max_timestamp(partition, offsets.high_watermark).await?,
         })
     }
 
-    /// Searches the archive, then what only the local log has.
+    /// Searches the archive, then what only the local log has. The local search is planned first, and what it will not look
+    /// at is looked for in the archive: so nothing is passed over that leaves the local log meanwhile.
     async fn offset_at(
         &self,
         partition: &Partition,
@@ -95,29 +114,26 @@ impl Broker {
         timestamp: Timestamp,
         isolation: Isolation,
     ) -> Result<Option<FoundOffset>, PartitionError> {
-        if offsets.log_start < offsets.local_log_start {
+        let plan = partition.log().find_timestamp(timestamp, isolation.bound(offsets));
+        let (log_start, local_start) = (offsets.log_start, plan.from());
+        if log_start < local_start {
             let id = partition.log().partition();
-            let archived = self.archive.offset_for_timestamp(id, timestamp, offsets.log_start).await?;
+            let archived = self.archive.offset_for_timestamp(id, timestamp, log_start).await?;
             // What the archive has beyond the local start is found in the local log just as well.
-            if let Some(found) = archived.filter(|found| found.offset < offsets.local_log_start) {
+            if let Some(found) = archived.filter(|found| found.offset < local_start) {
                 return Ok(Some(found));
             }
         }
-        let bound = isolation.bound(offsets);
-        let plan = partition.log().find_timestamp(timestamp, bound);
-        let log_start = offsets.log_start;
         self.local_search(plan, move |batch| {
             first_record(&batch, |time, offset| time >= timestamp && offset >= log_start)
         })
         .await
     }
 
-    async fn max_timestamp(
-        &self,
-        partition: &Partition,
-        offsets: &Offsets,
-    ) -> Result<Option<FoundOffset>, PartitionError> {
-        let local = self.local_max_timestamp(partition, offsets.high_watermark).await?;
+    async fn max_timestamp(&self, partition: &Partition, bound: Offset) -> Result<Option<FoundOffset>, PartitionError> {
+        let local = self.local_max_timestamp(partition, bound).await?;
+        // Read after the local search: what left the local log under it is in the archive.
+        let offsets = partition.log().offsets();
         if offsets.log_start == offsets.local_log_start {
             return Ok(local);
         }

@@ -27,6 +27,8 @@ mod producer_ids;
 mod read_ahead;
 mod readers;
 mod settings;
+#[cfg(test)]
+mod simulation;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -36,7 +38,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 pub use admin::{AdminError, ConfigEdit, ConfigResource, NewTopic, OFFSETS_SEGMENT_BYTES, OFFSETS_TOPIC, TopicName};
@@ -89,6 +91,8 @@ pub struct Broker {
     /// The topic whose partitions the coordinators run on.
     coordinated: Mutex<Option<Arc<Topic>>>,
     recovery: RecoveryReport,
+    /// Notified when a newer image has been applied.
+    image_applied: Notify,
     background: Mutex<Vec<JoinHandle<()>>>,
     _metadata_lock: Box<dyn DirectoryLock>,
 }

@@ -12,6 +12,7 @@ use super::error::PartitionError;
 use super::partitions::Leader;
 use crate::log::{AppendError, Level, Wait};
 use crate::record::{ProduceRules, TimestampType, validate};
+use crate::runtime::clock;
 use crate::types::{Offset, Timestamp};
 
 /// What an append waits for; Kafka's `acks`.
@@ -108,7 +109,7 @@ impl Broker {
         };
         let log = leader.partition.log();
         let Wait::Pending(reached) = log.when(level, produced.next_offset) else { return Ok(()) };
-        match tokio::time::timeout(timeout, reached).await {
+        match clock::timeout(&*self.runtime.clock, timeout, reached).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) if log.is_deleted() => Err(AppendError::Deleted.into()),
             Ok(Err(_)) => {

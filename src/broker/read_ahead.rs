@@ -81,6 +81,15 @@ impl ReadAhead {
         }
     }
 
+    /// Undoes [`Self::take`].
+    pub(super) fn give_back(&self, place: Place, found: Found) {
+        match found {
+            Found::Nothing => {}
+            Found::Expected => self.insert(place, None),
+            Found::Ahead(ahead) => self.insert(place, Some(ahead)),
+        }
+    }
+
     /// A reader will go on at a place.
     pub(super) fn expect(&self, place: Place) {
         self.insert(place, None);
@@ -150,6 +159,8 @@ mod tests {
             begin(&read_ahead, &readers, offset, 1 << 20);
         }
         assert!(matches!(read_ahead.take(&place(6)), Found::Nothing), "made room");
+        let found = read_ahead.take(&place(7));
+        read_ahead.give_back(place(7), found);
         let Found::Ahead(ahead) = read_ahead.take(&place(7)) else { panic!("not read ahead") };
         assert_eq!(ahead.batches(1 << 20, false).await.unwrap()[0].len(), 1 << 20);
         assert!(matches!(read_ahead.take(&place(7)), Found::Nothing), "taken once");

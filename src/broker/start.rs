@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::Broker;
 use super::admin::OFFSETS_TOPIC;
-use super::archiver::{self, Archiver};
+use super::archive_seam::ArchiveReader;
+use super::archiver::{self, ArchiveStartError, Archiver};
 use super::cold_reads::ColdReads;
 use super::error::StartError;
 use super::fetch::memory_of;
@@ -18,13 +21,15 @@ use super::partitions::Partitions;
 use super::producer_ids::ProducerIds;
 use super::read_ahead::ReadAhead;
 use super::readers::Readers;
-use super::settings::BrokerSettings;
+use super::settings::{ArchiveSettings, BrokerSettings};
+use crate::archive::store::{LocationError, Store};
 use crate::group::Groups;
 use crate::log::{DirectoryMetrics, LogDirectory, Owner, RecoveryReport};
 use crate::metadata::command::RegisterBroker;
 use crate::metadata::{Command, CommandError, Metadata, MetadataSettings, Outcome};
 use crate::runtime::Runtime;
 use crate::runtime::buffer;
+use crate::runtime::clock::{Clock, Interval};
 use crate::runtime::disk::DirectoryLock;
 use crate::telemetry::Metrics;
 use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, PartitionIndex};
@@ -49,6 +54,17 @@ impl Broker {
         settings: BrokerSettings,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, StartError> {
+        Self::open_with(runtime, settings, metrics, archiver::open_store, |reader| reader).await
+    }
+
+    /// As [`Broker::open`], over a store that is opened in another way, and reading it through something else.
+    pub(super) async fn open_with(
+        runtime: Runtime,
+        settings: BrokerSettings,
+        metrics: Arc<Metrics>,
+        open_store: impl FnOnce(&Runtime, &ArchiveSettings, &Arc<Metrics>) -> Result<Store, LocationError>,
+        read_through: impl FnOnce(Arc<dyn ArchiveReader>) -> Arc<dyn ArchiveReader>,
+    ) -> Result<Arc<Self>, StartError> {
         // What answers held is kept for the next ones.
         buffer::keep_at_most(
             ((settings.fetch.answer_bytes + settings.fetch.read_ahead_bytes) / 2).max(LEAST_KEPT_BYTES),
@@ -67,8 +83,11 @@ impl Broker {
             is_new: metadata.image().broker(settings.node_id).is_none(),
         };
         let images = metadata.subscribe();
-        let archiver = Archiver::open(&runtime, &settings.archive, owner, images, Arc::clone(&metrics)).await?;
+        let store = open_store(&runtime, &settings.archive, &metrics).map_err(ArchiveStartError::from)?;
+        let (archive_settings, archive_metrics) = (&settings.archive.archiver, Arc::clone(&metrics));
+        let archiver = Archiver::open(&runtime, archive_settings, store, owner, images, archive_metrics).await?;
         let archiver = Arc::new(archiver);
+        let archive = read_through(Arc::clone(&archiver) as _);
         let (clock, seconds) = (Arc::clone(&runtime.clock), metrics.fetch.archive_read_seconds.clone());
         let epoch = register(process, &settings, &metadata, &directories).await?;
         let lost_offsets = replace_lost_directories(&settings, &metadata, &directories).await?;
@@ -81,7 +100,7 @@ impl Broker {
             offsets_topic.as_ref().map_or(settings.topics.offsets_partitions, |topic| topic.partition_count());
         let broker = Arc::new(Self {
             readers: Arc::new(Readers::start(&*runtime.tasks, settings.fetch.reader_lanes)),
-            cold_reads: ColdReads::new(Arc::clone(&archiver) as _, clock, seconds),
+            cold_reads: ColdReads::new(Arc::clone(&archive), clock, seconds),
             sessions: Mutex::new(FetchSessions::new(settings.fetch.max_sessions)),
             producer_ids: ProducerIds::default(),
             throttle: Mutex::default(),
@@ -89,6 +108,7 @@ impl Broker {
             read_ahead: ReadAhead::new(settings.fetch.read_ahead_bytes),
             groups: Groups::new(runtime.clone(), settings.groups.clone(), offsets_partitions, metrics.group.clone()),
             coordinated: Mutex::new(None),
+            image_applied: Notify::new(),
             background: Mutex::default(),
             _metadata_lock: metadata_lock,
             runtime,
@@ -97,27 +117,14 @@ impl Broker {
             metadata,
             epoch,
             partitions,
-            archive: Arc::clone(&archiver) as _,
+            archive,
             recovery,
         });
         if let Some(topic) = offsets_topic {
             broker.restore_offsets(&archiver, &topic, &lost_offsets).await;
             broker.coordinate(&topic);
         }
-        let background = vec![
-            tokio::spawn(follow_image(Arc::clone(&broker))),
-            tokio::spawn(tick(Arc::clone(&broker))),
-            tokio::spawn(Arc::clone(&broker).catch_up_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&broker).upload_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&archiver).prove_later()),
-            tokio::spawn(Arc::clone(&broker).make_room_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&broker).retain_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&broker).throttle_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&broker).sweep_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&broker).describe_forever(Arc::clone(&archiver))),
-            tokio::spawn(Arc::clone(&broker).snapshot_groups_forever(archiver)),
-        ];
-        *broker.background.lock() = background;
+        *broker.background.lock() = start_background(&broker, archiver);
         Ok(broker)
     }
 
@@ -138,7 +145,7 @@ impl Broker {
             return;
         };
         for directory in broker.partitions.into_directories() {
-            released(&directory).await;
+            released(&directory, &*broker.runtime.clock).await;
             match Arc::into_inner(directory) {
                 Some(directory) => directory.close(),
                 None => tracing::warn!("a data directory is still in use: the next start replays its journal"),
@@ -161,13 +168,30 @@ impl Broker {
     }
 }
 
+/// Starts what the broker does by itself, until it is shut down.
+fn start_background(broker: &Arc<Broker>, archiver: Arc<Archiver>) -> Vec<JoinHandle<()>> {
+    vec![
+        tokio::spawn(follow_image(Arc::clone(broker))),
+        tokio::spawn(tick(Arc::clone(broker))),
+        tokio::spawn(Arc::clone(broker).catch_up_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(broker).upload_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(&archiver).prove_later()),
+        tokio::spawn(Arc::clone(broker).make_room_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(broker).retain_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(broker).throttle_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(broker).sweep_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(broker).describe_forever(Arc::clone(&archiver))),
+        tokio::spawn(Arc::clone(broker).snapshot_groups_forever(archiver)),
+    ]
+}
+
 /// Waits for coordinators that were just told to end to let go of their logs.
-async fn released(directory: &Arc<LogDirectory>) {
+async fn released(directory: &Arc<LogDirectory>, clock: &dyn Clock) {
     for _ in 0..RELEASE_ATTEMPTS {
         if Arc::strong_count(directory) == 1 {
             return;
         }
-        tokio::time::sleep(RELEASE_INTERVAL).await;
+        clock.sleep(RELEASE_INTERVAL).await;
     }
 }
 
@@ -266,6 +290,7 @@ async fn follow_image(broker: Arc<Broker>) {
         broker.metrics.metadata.image_version.set(i64::try_from(newest.version()).unwrap_or(i64::MAX));
         broker.metrics.metadata.topics.set(i64::try_from(newest.topic_count()).unwrap_or(i64::MAX));
         applied = newest;
+        broker.image_applied.notify_one();
         if images.changed().await.is_err() {
             return;
         }
@@ -273,8 +298,7 @@ async fn follow_image(broker: Arc<Broker>) {
 }
 
 async fn tick(broker: Arc<Broker>) {
-    let mut interval = tokio::time::interval(TICK);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut interval = Interval::new(&broker.runtime.clock, TICK);
     loop {
         interval.tick().await;
         for directory in broker.directories() {

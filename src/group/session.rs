@@ -249,7 +249,7 @@ async fn settled<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
 
 async fn sleep_until(clock: &dyn Clock, deadline: Option<Monotonic>) {
     match deadline {
-        Some(deadline) => tokio::time::sleep(deadline.since(clock.monotonic())).await,
+        Some(deadline) => clock.sleep(deadline.since(clock.monotonic())).await,
         None => pending().await,
     }
 }

@@ -175,6 +175,12 @@ pub enum ReadError {
         /// What is wrong with it.
         error: RecordError,
     },
+    /// The segment left the local log after the read was planned. Planned again, the read finds what is left, or the archive.
+    #[error("segment was removed before it was read path={path}")]
+    Removed {
+        /// The segment's file.
+        path: PathBuf,
+    },
     /// The partition was deleted.
     #[error("partition was deleted")]
     Deleted,

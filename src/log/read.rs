@@ -78,6 +78,11 @@ impl TimestampPlan {
         Self { segments, timestamp, from, bound, in_tail }
     }
 
+    /// Where the local records begin that it searches, at the time when it was planned.
+    pub const fn from(&self) -> Offset {
+        self.from
+    }
+
     /// The first batch whose largest timestamp is at least the one sought. Blocks.
     pub fn execute(self) -> Result<Option<Batch>, ReadError> {
         for segment in &self.segments {

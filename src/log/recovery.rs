@@ -9,7 +9,7 @@
 //! 3. The journal is walked again and its entries are applied, in order, as they were when they were first completed; memory
 //!    stays within the tail's budget because partitions are written behind on the way.
 //!
-//! Nothing in the journal is changed and only removed names are synced, so a crash during recovery leaves the same to do:
+//! Nothing in the journal is changed; what is replayed of it and removed names are synced, so a crash during recovery leaves the same to do:
 //! recovering twice equals recovering once.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,7 +104,7 @@ pub(super) fn recover(
     };
 
     let mut resumed = JournalFiles::open(runtime.clone(), &journal_path, identity, settings.journal)?;
-    resumed.resume_at(start, end);
+    resumed.resume_at(start, end)?;
     let shared = Arc::new(Shared::new(runtime, path, identity, settings, Journal::new(resumed, end), start, metrics));
     let mut kept = BTreeSet::new();
     for stored in checkpoint.partitions {

@@ -94,6 +94,55 @@ fn acknowledged(waits: Vec<Wait>) -> usize {
 }
 
 #[test]
+fn what_a_killed_process_only_wrote_is_on_stable_storage_before_anything_follows_it() {
+    for seed in 0..20 {
+        let machine = Machine::new(seed);
+        let mut random = Random::new(seed);
+        let write = |directory: &LogDirectory, number: u8, write_caching: bool, random: &mut Random| {
+            let partition = TopicPartition::new(TopicId::from_bytes([number; 16]), 0);
+            let log = directory.log_or_create(partition, LogSettings { write_caching, ..LogSettings::default() });
+            log.begin_epoch(LeaderEpoch(i32::from(number))).unwrap();
+            for value in 0..3 {
+                log.append(&batch(value), LeaderEpoch(i32::from(number)), Timestamp(0), None).unwrap();
+                machine.tasks.run_all(random);
+            }
+        };
+        let directory = open(&machine).unwrap();
+        write(&directory, 1, true, &mut random);
+        machine.kill();
+        drop(directory);
+        let directory = open(&machine).unwrap();
+        write(&directory, 2, false, &mut random);
+        machine.power_cut();
+        drop(directory);
+        assert!(open(&machine).is_ok(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_read_that_finds_its_segment_gone_says_so() {
+    let mut fixture = Fixture::new();
+    let log = fixture.log();
+    for value in 0..20 {
+        log.append(&batch(value), LeaderEpoch(1), Timestamp(0), None).unwrap();
+    }
+    fixture.machine.tasks.run_all(&mut fixture.random);
+    log.request_roll();
+    fixture.machine.tasks.run_all(&mut fixture.random);
+    let end = log.offsets().log_end;
+    let read = log.read(Offset(0), end, 10_000).unwrap();
+    let search = log.find_timestamp(Timestamp(0), end);
+    assert!(matches!(read, ReadPlan::Disk(_)));
+    log.advance_log_start(end).unwrap();
+    fixture.machine.tasks.run_all(&mut fixture.random);
+    fixture.directory.request_checkpoint();
+    fixture.machine.tasks.run_all(&mut fixture.random);
+    assert_eq!(log.remove_local_below(end).unwrap(), 1);
+    assert!(matches!(read.execute(), Err(ReadError::Removed { .. })));
+    assert!(matches!(search.execute(), Err(ReadError::Removed { .. })));
+}
+
+#[test]
 fn a_failed_sync_takes_the_directory_offline_and_what_was_acknowledged_stays() {
     let mut fixture = Fixture::new();
     assert_eq!(acknowledged(fixture.append(20)), 20);

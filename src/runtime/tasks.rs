@@ -2,7 +2,7 @@
 //!
 //! A lane owns a closure that drains a queue the caller keeps. Production gives each lane a thread; a simulation runs the
 //! closure inline, when its scheduler says so. Network tasks are ordinary tokio tasks and need no seam: in simulation they
-//! run on a single-threaded tokio runtime with paused time.
+//! run on a single-threaded tokio runtime without timers, and time passes by the clock seam.
 
 use std::fmt;
 use std::sync::Arc;

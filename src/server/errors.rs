@@ -61,7 +61,7 @@ fn read_code(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::Archived { .. } => ErrorCode::OffsetMovedToTieredStorage,
-        ReadError::Io { .. } | ReadError::Missing(_) => ErrorCode::KafkaStorageError,
+        ReadError::Io { .. } | ReadError::Missing(_) | ReadError::Removed { .. } => ErrorCode::KafkaStorageError,
         ReadError::Corrupt { .. } => ErrorCode::CorruptMessage,
         ReadError::Deleted => ErrorCode::UnknownTopicOrPartition,
     }

@@ -5,6 +5,8 @@
 //! independently of the others; so may every change of a directory since it was synced. A write in flight at the moment of
 //! the cut is torn the same way, also on a file opened for durable writes. The model is harsher than journaling file systems.
 
+mod copy;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
@@ -12,9 +14,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::Random;
 use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
+
+pub(crate) use copy::DiskCopy;
 
 const SECTOR_BYTES: usize = 512;
 
@@ -281,8 +286,8 @@ impl World {
 
     fn change(&mut self, inode: u64, change: Change, durable: bool) -> io::Result<()> {
         let key = match &change {
-            Change::Write { offset, bytes } => (inode, *offset, bytes.len()),
-            Change::Length(length) => (inode, *length, usize::MAX),
+            Change::Write { offset, bytes } => (inode, *offset, bytes.len(), xxh3_64(bytes)),
+            Change::Length(length) => (inode, *length, usize::MAX, 0),
         };
         let cut = self.burn(&key)?;
         if self.capacity != u64::MAX

@@ -4,21 +4,22 @@
 //! what was being written, and can be told to fail; its lanes run only when the test says so, in an order drawn from the seed.
 //! Same seed, same run: tests compare the [`Machine::trace`] of two runs.
 
+mod clock;
 mod disk;
 mod tasks;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-pub(crate) use disk::{Lies, SimDisk};
+pub(crate) use disk::{DiskCopy, Lies, SimDisk};
 pub(crate) use tasks::SimTasks;
 
 use crate::runtime::Runtime;
-use crate::runtime::clock::Clock;
 use crate::runtime::entropy::Entropy;
 use crate::runtime::net::{BoxFuture, Listener, Net, Stream};
-use crate::types::{Monotonic, Timestamp};
+use clock::SimClock;
 
 /// SplitMix64: small, fast, and good enough to draw test cases from.
 #[derive(Clone, Debug)]
@@ -45,24 +46,6 @@ impl Random {
     /// True in `percent` of 100 cases.
     pub(crate) const fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
-    }
-}
-
-/// A clock that stands still until it is moved.
-#[derive(Debug)]
-pub(crate) struct SimClock {
-    elapsed_ms: Mutex<u64>,
-}
-
-const WALL_START_MS: i64 = 1_700_000_000_000;
-
-impl Clock for SimClock {
-    fn monotonic(&self) -> Monotonic {
-        Monotonic(*self.elapsed_ms.lock() * 1_000_000)
-    }
-
-    fn wall(&self) -> Timestamp {
-        Timestamp(WALL_START_MS + self.elapsed_ms.lock().cast_signed())
     }
 }
 
@@ -94,7 +77,7 @@ impl Net for NoNet {
 pub(crate) struct Machine {
     pub(crate) disk: SimDisk,
     pub(crate) tasks: Arc<SimTasks>,
-    clock: Arc<SimClock>,
+    clock: SimClock,
     entropy: Arc<SimEntropy>,
 }
 
@@ -103,7 +86,7 @@ impl Machine {
         Self {
             disk: SimDisk::new(seed ^ 0x5eed),
             tasks: Arc::new(SimTasks::default()),
-            clock: Arc::new(SimClock { elapsed_ms: Mutex::new(0) }),
+            clock: SimClock::default(),
             entropy: Arc::new(SimEntropy(Mutex::new(Random::new(seed ^ 0xe17)))),
         }
     }
@@ -111,7 +94,7 @@ impl Machine {
     /// The seams, for a process that starts on this machine.
     pub(crate) fn runtime(&self) -> Runtime {
         Runtime {
-            clock: Arc::clone(&self.clock) as _,
+            clock: Arc::new(self.clock.clone()),
             entropy: Arc::clone(&self.entropy) as _,
             disk: Arc::new(self.disk.clone()),
             net: Arc::new(NoNet),
@@ -121,18 +104,25 @@ impl Machine {
 
     /// Lets time pass.
     pub(crate) fn pass_ms(&self, ms: u64) {
-        *self.clock.elapsed_ms.lock() += ms;
+        self.clock.pass(Duration::from_millis(ms));
+    }
+
+    /// Lets time pass until somebody has to wake up, at most for so long.
+    pub(crate) fn pass_until_next(&self, longest: Duration) {
+        self.clock.pass(self.clock.until_next().map_or(longest, |wait| wait.min(longest)));
     }
 
     /// Cuts the power: lanes are gone, the disk keeps what was durable and pieces of the rest.
     pub(crate) fn power_cut(&self) {
         self.tasks.forget_all();
+        self.clock.forget_all();
         self.disk.power_cut();
     }
 
     /// Ends the process alone: the disk keeps everything that was written.
     pub(crate) fn kill(&self) {
         self.tasks.forget_all();
+        self.clock.forget_all();
         self.disk.restart();
     }
 

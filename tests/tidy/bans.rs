@@ -27,6 +27,11 @@ const IN_PRODUCT: &[Ban] = &[
     (".unwrap()", &[], "`?`, or `expect` with a local proof as its text"),
     ("println!", &["src/cli/"], "a tracing event, or the output of cli"),
     ("eprintln!", &["src/cli/", "src/main.rs"], "a tracing event, or the output of cli"),
+    (
+        "tokio::time",
+        &["src/runtime/production/", "src/server/", "src/http/", "src/cli/"],
+        "runtime::clock, which a simulation can move",
+    ),
     ("process::exit", &["src/cli/", "src/main.rs"], "an error that main turns into an exit code"),
 ];
 

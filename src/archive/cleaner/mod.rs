@@ -10,7 +10,6 @@
 pub(super) mod tests;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use futures_util::stream::{StreamExt, TryStreamExt};
 use thiserror::Error;
@@ -74,33 +73,24 @@ pub struct Cleaned {
     pub objects: u64,
 }
 
-/// Applies retention to one partition: the head's log start moves up. Returns the head in force.
-pub async fn apply_retention(
+/// The log start that retention calls for in one pass, not below the head's. Reads the list of the oldest segments where the
+/// head does not hold them itself.
+pub async fn retained_from(
     partition: &PartitionArchive,
-    writer: Writer,
+    head: &Head,
     keep: Retention,
     unarchived_bytes: u64,
     now: Timestamp,
-    grace: Duration,
-) -> Result<std::sync::Arc<Head>, CleanError> {
-    let known = partition.head();
-    let head = match known {
-        Some(head) => head,
-        None => partition.refresh().await?.ok_or_else(|| HeadError::Absent { key: partition.keys().head() })?,
-    };
+) -> Result<Offset, CleanError> {
     let total = head.log_bytes() + unarchived_bytes;
-    let start = match head.spills.iter().find(|spill| spill.next > head.log_start_offset) {
+    Ok(match head.spills.iter().find(|spill| spill.next > head.log_start_offset) {
         // The oldest segments are in a list: one list a pass.
         Some(spill) => {
             let list = partition.read_spill(spill).await?;
             retention_start(&list.segments, total, keep, now, head.log_start_offset)
         }
         None => retention_start(&head.segments, total, keep, now, head.log_start_offset),
-    };
-    if start > head.log_start_offset || head.has_expired() {
-        return Ok(partition.advance_log_start(writer, start, grace).await?);
-    }
-    Ok(head)
+    })
 }
 
 /// Deletes the objects of tombstones whose time has come, then the tombstones. Reads the head first, so that only what a

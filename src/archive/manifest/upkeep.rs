@@ -42,6 +42,7 @@ impl From<&Segment> for Oldest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upkeep {
     log_start_offset: Offset,
+    next_offset: Offset,
     log_bytes: u64,
     has_expired: bool,
     /// The oldest segments are in a list, which alone says how old they are.
@@ -56,6 +57,7 @@ impl Head {
         let live = self.segments.iter().find(|segment| segment.next() > self.log_start_offset);
         Upkeep {
             log_start_offset: self.log_start_offset,
+            next_offset: self.next_offset,
             log_bytes: self.log_bytes(),
             has_expired: self.has_expired(),
             has_spills: !self.spills.is_empty(),
@@ -78,11 +80,12 @@ impl Head {
 }
 
 impl Upkeep {
-    /// Whether retention, a moved log start or a tombstone asks for a change of the head.
+    /// Whether retention or a tombstone asks for a change, or head and log have different log starts, as far as the archive goes.
     pub fn is_due(&self, keep: Retention, unarchived_bytes: u64, log_start: Offset, now: Timestamp) -> bool {
         let total = self.log_bytes + unarchived_bytes;
         self.has_expired
-            || log_start > self.log_start_offset
+            || log_start.min(self.next_offset) > self.log_start_offset
+            || log_start < self.log_start_offset
             || (self.has_spills && !keep.is_unbounded())
             || self.oldest.is_some_and(|oldest| keep.passes(&oldest, total, now))
             || self.next_deletion.is_some_and(|time| time <= now)

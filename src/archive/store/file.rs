@@ -10,6 +10,7 @@
 //! that got its name but could not be made durable poisons the store until a restart, since a reader could already see
 //! what the disk may forget; opening the store syncs the file system for the same reason.
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use super::backend::{Attempt, Backend, Expected, Listed, Payload, Version};
 use super::{LocationError, StoreError};
 use crate::archive::workers::Workers;
 use crate::runtime::Runtime;
+use crate::runtime::clock::Clock;
 use crate::runtime::disk::{DirectoryLock, Disk, Open, read_file};
 use crate::runtime::net::BoxFuture;
 
@@ -37,10 +39,10 @@ const LOCK_ATTEMPTS: u32 = 400;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Objects in a directory.
-#[derive(Debug)]
 pub(super) struct FileBackend {
     files: Arc<Files>,
     workers: Workers,
+    clock: Arc<dyn Clock>,
     /// One conditional write of this process at a time; other processes are held off by the lock file.
     turn: Mutex<()>,
 }
@@ -55,12 +57,28 @@ struct Files {
     poisoned: AtomicBool,
 }
 
+impl fmt::Debug for FileBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileBackend({})", self.files.root.display())
+    }
+}
+
 impl FileBackend {
     /// Opens the store in `root`, making the directory if need be. Blocks on the disk: called at start-up.
     pub(super) fn open(runtime: &Runtime, root: &Path, workers: Workers) -> Result<Self, LocationError> {
         let files = Files::open(runtime, root)
             .map_err(|cause| LocationError::Directory { path: root.display().to_string(), cause })?;
-        Ok(Self { files: Arc::new(files), workers, turn: Mutex::new(()) })
+        Ok(Self { files: Arc::new(files), workers, clock: Arc::clone(&runtime.clock), turn: Mutex::new(()) })
+    }
+
+    /// A write that its caller has given up gets no name: the caller may write something else to the payload's file by now.
+    async fn put_while_wanted(&self, key: &str, payload: Payload) -> Attempt<()> {
+        let wanted = Arc::new(());
+        let is_wanted = Arc::downgrade(&wanted);
+        let put = move |files: &Files, key: &str| files.put(key, &payload, &|| is_wanted.strong_count() > 0);
+        let result = self.on_disk(key, put).await;
+        drop(wanted);
+        result
     }
 
     async fn on_disk<T: Send + 'static>(
@@ -110,12 +128,12 @@ impl Files {
         Ok(())
     }
 
-    fn put(&self, key: &str, payload: &Payload) -> Attempt<()> {
+    fn put(&self, key: &str, payload: &Payload, is_wanted: &dyn Fn() -> bool) -> Attempt<()> {
         self.check_poison(key)?;
         let target = self.path(key)?;
         let number = self.next_incoming.fetch_add(1, Ordering::Relaxed);
         let temporary = self.incoming.join(number.to_string());
-        let written = self.write_whole(&temporary, &target, payload);
+        let written = self.write_whole(&temporary, &target, payload, is_wanted);
         if let Err(error) = written {
             // Gives the space back when the disk is full; a leftover goes with the directory.
             let _ = self.disk.remove_file(&temporary);
@@ -129,7 +147,13 @@ impl Files {
         })
     }
 
-    fn write_whole(&self, temporary: &Path, target: &Path, payload: &Payload) -> io::Result<()> {
+    fn write_whole(
+        &self,
+        temporary: &Path,
+        target: &Path,
+        payload: &Payload,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> io::Result<()> {
         let file = self.disk.open(temporary, Open::CreateEmpty)?;
         let mut offset = 0;
         while offset < payload.length() {
@@ -139,6 +163,10 @@ impl Files {
         }
         file.sync_data()?;
         drop(file);
+        // Asked after the last byte was read: until then it was the caller's.
+        if !is_wanted() {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "nobody waits for this write any more"));
+        }
         self.disk.create_directory(target.parent().expect("a key has at least one part below the root"))?;
         self.disk.rename(temporary, target)
     }
@@ -193,7 +221,7 @@ impl Files {
         if found != *expected {
             return Err(StoreError::ConditionFailed { key: key.to_owned() });
         }
-        self.put(key, &Payload::Memory(content.clone()))?;
+        self.put(key, &Payload::Memory(content.clone()), &|| true)?;
         Ok(Some(version_of(content)))
     }
 
@@ -227,8 +255,7 @@ impl Drop for Files {
 
 impl Backend for FileBackend {
     fn put<'a>(&'a self, key: &'a str, payload: &'a Payload) -> BoxFuture<'a, Attempt<()>> {
-        let payload = payload.clone();
-        Box::pin(self.on_disk(key, move |files, key| files.put(key, &payload)))
+        Box::pin(self.put_while_wanted(key, payload.clone()))
     }
 
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Attempt<(Bytes, Version)>> {
@@ -279,7 +306,7 @@ impl Backend for FileBackend {
                 if let Some(version) = tried.await? {
                     return Ok(version);
                 }
-                tokio::time::sleep(LOCK_PAUSE).await;
+                self.clock.sleep(LOCK_PAUSE).await;
             }
             Err(StoreError::Contended { key: key.to_owned() })
         })
@@ -318,10 +345,12 @@ fn failure(key: &str, error: io::Error) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::archive::store::{Location, ReplaceError, Store, StoreSettings, Unobserved};
     use crate::runtime::tasks::Priority;
-    use crate::sim::{Lies, SimDisk};
+    use crate::sim::{Lies, Machine, Random, SimDisk};
 
     fn open(disk: &SimDisk) -> Result<Store, LocationError> {
         let runtime = Runtime { disk: Arc::new(disk.clone()), ..Runtime::production() };
@@ -387,6 +416,25 @@ mod tests {
             lost += u32::from(!survives(seed, lies).await);
         }
         assert!(lost > 10, "lost in {lost} of 30 power cuts");
+    }
+
+    #[tokio::test]
+    async fn a_write_that_its_caller_gave_up_never_gets_its_name() {
+        let (machine, mut random) = (Machine::new(1), Random::new(1));
+        let runtime = machine.runtime();
+        let workers = Workers::start(&*runtime.tasks, "store", Priority::Foreground, 1);
+        let backend = FileBackend::open(&runtime, Path::new("/bucket"), workers).expect("a fresh store opens");
+        let payload = Payload::Memory(content(1));
+        let mut given_up = backend.put("log/1", &payload);
+        assert!((&mut given_up).now_or_never().is_none(), "it waits for a lane");
+        drop(given_up);
+        let mut awaited = backend.put("log/2", &payload);
+        assert!((&mut awaited).now_or_never().is_none());
+        machine.tasks.run_all(&mut random);
+        awaited.now_or_never().expect("the lane is done").expect("the disk is well");
+        let names = |path: &PathBuf| path.starts_with("/bucket/log");
+        let written: Vec<_> = machine.disk.files().into_iter().filter(names).collect();
+        assert_eq!(written, [Path::new("/bucket/log/2")]);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

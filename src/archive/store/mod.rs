@@ -16,6 +16,8 @@ mod file;
 mod location;
 mod probe;
 mod retry;
+#[cfg(test)]
+pub(crate) mod simulated;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -33,7 +35,7 @@ pub use probe::ProbeError;
 
 use crate::archive::workers::Workers;
 use crate::runtime::Runtime;
-use crate::runtime::clock::Clock;
+use crate::runtime::clock::{self, Clock};
 use retry::Backoff;
 
 /// Slowest upload that is still waited for; added to the time limit of an attempt by the length of the object.
@@ -304,7 +306,8 @@ impl Store {
         };
         let next = move |listing: Option<BoxStream<'a, Result<Listed, StoreError>>>| async move {
             let mut listing = listing?;
-            let found = tokio::time::timeout(Duration::from_millis(timeout_ms), listing.next()).await;
+            let clock = &*inner.runtime.clock;
+            let found = clock::timeout(clock, Duration::from_millis(timeout_ms), listing.next()).await;
             let timed_out = || Some(Err(StoreError::TimedOut { key: prefix.to_owned(), timeout_ms }));
             match found.unwrap_or_else(|_| timed_out()) {
                 Some(Ok(listed)) => Some((Ok(listed), Some(listing))),
@@ -374,7 +377,7 @@ impl Store {
                     error => error.into(),
                 });
             };
-            tokio::time::sleep(pause).await;
+            self.inner.runtime.clock.sleep(pause).await;
         }
     }
 
@@ -401,7 +404,7 @@ impl Store {
             }
             let Some(pause) = backoff.next_pause() else { return Err(error) };
             tracing::debug!(operation = operation.name(), key, %error, ?pause, "store request failed, trying again");
-            tokio::time::sleep(pause).await;
+            self.inner.runtime.clock.sleep(pause).await;
         }
     }
 
@@ -422,7 +425,7 @@ impl Store {
         let timeout = Duration::from_millis(inner.settings.attempt_timeout_ms) + slowness;
         let start = inner.runtime.clock.monotonic();
         let _in_flight = inner.observer.begin();
-        let result = tokio::time::timeout(timeout, request()).await.unwrap_or_else(|_| {
+        let result = clock::timeout(&*inner.runtime.clock, timeout, request()).await.unwrap_or_else(|_| {
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             Err(StoreError::TimedOut { key: key.to_owned(), timeout_ms })
         });

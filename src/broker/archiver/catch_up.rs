@@ -61,7 +61,7 @@ impl Broker {
                 }
             }
             if failed {
-                tokio::time::sleep(pause).await;
+                self.runtime().clock.sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             } else {
                 pause = FIRST_PAUSE;
@@ -88,7 +88,7 @@ impl Broker {
             if log.is_deleted() {
                 return Ok(());
             }
-            tokio::time::sleep(POLL).await;
+            self.runtime().clock.sleep(POLL).await;
         }
         archiver.metrics.archive.continued_logs.inc();
         tracing::error!(
@@ -112,18 +112,30 @@ async fn continuation(archive: &PartitionArchive, head: &Head, log: &Offsets) ->
             ProducerState::default()
         }
     };
-    let log_start = head.log_start_offset.max(log.log_start).min(head.next_offset);
+    go_on(head, log, producers)
+}
+
+fn go_on(head: &Head, log: &Offsets, producers: ProducerState) -> Result<Continuation, CatchUpError> {
+    let at = end(head);
+    let log_start = head.log_start_offset.max(log.log_start).min(at);
     let starts =
         history(head.epochs.iter().map(|&EpochStart { epoch, start }| (epoch, start)), log_start, head.next_offset);
     let epochs = EpochCache::from_starts(starts).ok_or(CatchUpError::Epochs)?;
-    Ok(Continuation { log_start, at: head.next_offset, epochs, producers })
+    Ok(Continuation { log_start, at, epochs, producers })
 }
 
-/// Whether a log holds all that is archived: it reaches the archive's end, and both know the same epochs up to there.
+/// Where a log goes on that has nothing of its own: after what is archived, and after what was deleted without ever being
+/// archived, since offsets below the log start are never given out again.
+fn end(head: &Head) -> Offset {
+    head.next_offset.max(head.log_start_offset)
+}
+
+/// Whether a log holds all that is archived: it reaches where one without records would go on, and both know the same epochs
+/// up to the archive's end.
 pub(super) fn agrees(log: &Offsets, epochs: &EpochCache, head: &Head) -> bool {
     let (from, to) = (log.log_start.max(head.log_start_offset), head.next_offset);
     let archived = history(head.epochs.iter().map(|&EpochStart { epoch, start }| (epoch, start)), from, to);
-    log.durable >= to && history(epochs.starts().iter().copied(), from, to) == archived
+    log.durable >= end(head) && history(epochs.starts().iter().copied(), from, to) == archived
 }
 
 /// The epochs of the records between two offsets, with the first of those offsets for each.
@@ -142,4 +154,36 @@ fn history(
         within.push((epoch, start));
     }
     within
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::key::Fence;
+    use crate::archive::manifest::{HeadIdentity, Hex128, Writer};
+    use crate::types::{BrokerIncarnationId, ClusterId, Incarnation, NodeId, PartitionIndex, TopicId};
+
+    /// The head of a partition of which nothing is archived.
+    fn head(log_start: i64) -> Head {
+        let identity = HeadIdentity {
+            cluster_id: ClusterId::from_bytes([1; 16]),
+            topic: "t".to_owned(),
+            topic_id: TopicId::from_bytes([2; 16]),
+            partition: PartitionIndex(0),
+        };
+        let fence = Fence { incarnation: Incarnation(0), leader_epoch: LeaderEpoch(1) };
+        let process = BrokerIncarnationId::from_bytes([3; 16]);
+        Head::first(identity, Writer { fence, broker: NodeId(1), process }, Offset(log_start), Hex128(0))
+    }
+
+    #[test]
+    fn offsets_that_were_deleted_before_they_were_archived_are_not_given_out_again() {
+        let head = Head { log_start_offset: Offset(23), next_offset: Offset(19), ..head(0) };
+        let lost = Offsets::empty_at(Offset::ZERO);
+        let continuation = go_on(&head, &lost, ProducerState::default()).unwrap();
+        assert_eq!((continuation.log_start, continuation.at), (Offset(23), Offset(23)));
+        let epochs = EpochCache::default();
+        assert!(!agrees(&Offsets::empty_at(Offset(21)), &epochs, &head), "an old copy that would give 21 out again");
+        assert!(agrees(&Offsets::empty_at(Offset(23)), &epochs, &head));
+    }
 }

@@ -7,6 +7,7 @@ use super::{Archiver, Owner};
 use crate::archive::bucket::BucketError;
 use crate::archive::manifest::Registered;
 use crate::broker::Broker;
+use crate::runtime::clock::Interval;
 
 /// Age that the newest snapshot may reach; what consumers committed later is read again after a restore.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
@@ -18,8 +19,7 @@ impl Broker {
     /// none while groups are missing from it.
     pub(in crate::broker) async fn snapshot_groups_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         archiver.proved().await;
-        let mut interval = tokio::time::interval(SNAPSHOT_INTERVAL);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut interval = Interval::new(&self.runtime().clock, SNAPSHOT_INTERVAL);
         let Owner { incarnation, process, node_id, .. } = archiver.owner;
         let writer = Registered { incarnation, broker_epoch: self.epoch(), broker: node_id, process };
         let mut stored = Vec::new();

@@ -12,6 +12,7 @@ use crate::group::records::{Key, LogRecord};
 use crate::group::{partition_of, snapshot};
 use crate::metadata::image::Topic;
 use crate::record::{BatchBuilder, BatchOptions};
+use crate::runtime::clock;
 use crate::types::{LeaderEpoch, Offset, PartitionIndex};
 
 /// Bytes of records that are appended at a time.
@@ -26,7 +27,7 @@ impl Broker {
             return;
         }
         let restored = async {
-            let snapshot = tokio::time::timeout(PATIENCE, archiver.bucket.group_snapshot()).await??;
+            let snapshot = clock::timeout(&*self.runtime().clock, PATIENCE, archiver.bucket.group_snapshot()).await??;
             let records = snapshot::parse(&snapshot.ok_or("the bucket has none")?)?;
             let mut restored = 0;
             for &partition in lost {

@@ -39,6 +39,7 @@ use tokio::sync::watch;
 use catch_up::agrees;
 use complaints::Complaints;
 use observer::Observer;
+use proof::Latch;
 
 use super::partitions::Leader;
 use super::settings::ArchiveSettings;
@@ -140,7 +141,7 @@ pub struct Archiver {
     owner: Owner,
     bucket: Bucket,
     /// See [`proof`].
-    proved: watch::Sender<bool>,
+    proved: Latch,
     workers: Workers,
     uploader: Uploader,
     reader: RemoteReader,
@@ -170,6 +171,20 @@ pub(super) struct Owner {
     pub(super) is_new: bool,
 }
 
+/// Opens the store that the settings name.
+///
+/// # Errors
+/// [`LocationError`].
+pub(super) fn open_store(
+    runtime: &Runtime,
+    settings: &ArchiveSettings,
+    metrics: &Arc<Metrics>,
+) -> Result<Store, LocationError> {
+    let files = Workers::start(&*runtime.tasks, "store", Priority::Foreground, STORE_LANES);
+    let observer = Arc::new(Observer { metrics: Arc::clone(metrics) });
+    Store::open(runtime, &settings.location, settings.store.clone(), files, observer)
+}
+
 impl Archiver {
     /// Proves the store and claims the bucket for the cluster, if it answers, and empties the archive's own directories.
     ///
@@ -177,18 +192,16 @@ impl Archiver {
     /// [`ArchiveStartError`].
     pub(super) async fn open(
         runtime: &Runtime,
-        settings: &ArchiveSettings,
+        settings: &ArchiverSettings,
+        store: Store,
         owner: Owner,
         images: watch::Receiver<Arc<Image>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ArchiveStartError> {
-        let ArchiveSettings { location, store, archiver: settings } = settings.clone();
+        let settings = settings.clone();
         let workers = Workers::start(&*runtime.tasks, "archive", Priority::Background, settings.lanes);
         // Lanes of their own: a segment takes seconds to encode, and readers wait for a chunk.
         let decoders = Workers::start(&*runtime.tasks, "decode", Priority::Background, settings.lanes);
-        let files = Workers::start(&*runtime.tasks, "store", Priority::Foreground, STORE_LANES);
-        let observer = Arc::new(Observer { metrics: Arc::clone(&metrics) });
-        let store = Store::open(runtime, &location, store, files, observer)?;
         let bucket = Bucket::new(store, runtime.clone(), owner.cluster_id);
         let proved = proof::prove_at_start(&bucket, owner).await?;
         let spool = Spool::open(&*runtime.disk, &settings.spool_directory, settings.uploads)?;
@@ -207,7 +220,7 @@ impl Archiver {
             metrics,
             owner,
             bucket,
-            proved: watch::Sender::new(proved),
+            proved: Latch::new(proved),
             workers,
             images,
             partitions: Mutex::default(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Archiver;
 use crate::broker::Broker;
 use crate::broker::throttle::Pressure;
+use crate::runtime::clock::Interval;
 use crate::runtime::disk::Space;
 
 /// How often the limit is set.
@@ -44,8 +45,7 @@ impl Room {
 impl Broker {
     /// Keeps the producers' limit up to date for as long as the broker runs.
     pub(in crate::broker) async fn throttle_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
-        let mut interval = tokio::time::interval(INTERVAL);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut interval = Interval::new(&self.runtime().clock, INTERVAL);
         let mut limited = false;
         loop {
             interval.tick().await;

@@ -5,11 +5,15 @@
 //! back. Nothing is archived and nothing of the bucket is changed until the proof succeeds; local data waits.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::{ArchiveStartError, Archiver, Owner};
 use crate::archive::bucket::{Bucket, BucketError};
 use crate::archive::store::ProbeError;
+use crate::runtime::clock;
 
 /// How long a start waits for a store that does not answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,13 +33,44 @@ impl ArchiveStartError {
     }
 }
 
+/// Something that happens once. Those who wait go on in the order in which they came, which keeps simulations the same.
+#[derive(Debug)]
+pub(super) struct Latch {
+    is_set: AtomicBool,
+    waiting: Notify,
+}
+
+impl Latch {
+    pub(super) fn new(is_set: bool) -> Self {
+        Self { is_set: AtomicBool::new(is_set), waiting: Notify::new() }
+    }
+
+    fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Acquire)
+    }
+
+    fn set(&self) {
+        self.is_set.store(true, Ordering::Release);
+        self.waiting.notify_waiters();
+    }
+
+    async fn wait(&self) {
+        let waiting = self.waiting.notified();
+        // Looked at after the place in the row was taken, so that no call is missed.
+        if !self.is_set() {
+            waiting.await;
+        }
+    }
+}
+
 async fn prove(bucket: &Bucket, owner: Owner) -> Result<(), ArchiveStartError> {
     let proof = async {
         bucket.store().probe().await?;
         bucket.claim(owner.is_new, owner.incarnation).await?;
         Ok(())
     };
-    tokio::time::timeout(PATIENCE, proof).await.unwrap_or(Err(ArchiveStartError::Silent))
+    let clock = bucket.store().clock();
+    clock::timeout(&**clock, PATIENCE, proof).await.unwrap_or(Err(ArchiveStartError::Silent))
 }
 
 /// Proves the bucket at the start; false when that has to be done later.
@@ -53,23 +88,22 @@ pub(super) async fn prove_at_start(bucket: &Bucket, owner: Owner) -> Result<bool
 impl Archiver {
     /// Whether the bucket may be written to.
     pub(super) fn is_proved(&self) -> bool {
-        *self.proved.borrow()
+        self.proved.is_set()
     }
 
     /// Waits until the bucket may be written to.
     pub(super) async fn proved(&self) {
-        // The sender lives as long as the archiver.
-        let _ = self.proved.subscribe().wait_for(|proved| *proved).await;
+        self.proved.wait().await;
     }
 
     /// Proves a bucket that did not answer at the start.
     pub(in crate::broker) async fn prove_later(self: Arc<Self>) {
         while !self.is_proved() {
-            tokio::time::sleep(RETRY_INTERVAL).await;
+            self.runtime.clock.sleep(RETRY_INTERVAL).await;
             match prove(&self.bucket, self.owner).await {
                 Ok(()) => {
                     tracing::info!("the object store answers");
-                    self.proved.send_replace(true);
+                    self.proved.set();
                 }
                 Err(error) if error.is_transient() => tracing::warn!(%error, "the object store does not answer yet"),
                 Err(error) => tracing::error!(%error, "nothing is archived until the object store is put right"),

@@ -16,6 +16,7 @@ use crate::broker::Broker;
 use crate::broker::partitions::Leader;
 use crate::log::{LogDirectory, PartitionLog, ReadError};
 use crate::metadata::topic_config::TopicConfig;
+use crate::runtime::clock::Interval;
 use crate::telemetry::MemoryShare;
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
@@ -37,7 +38,7 @@ impl Broker {
     pub(in crate::broker) async fn make_room_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         let mut pause = Duration::ZERO;
         loop {
-            tokio::time::sleep(pause).await;
+            self.runtime().clock.sleep(pause).await;
             let (held, took) = self.look(&archiver).await;
             pause = LOCAL_INTERVAL.max(took * PAUSE_FACTOR);
             self.make_local_room(&archiver, &held).await;
@@ -49,8 +50,7 @@ impl Broker {
     /// Applies retention in the bucket for as long as the broker runs.
     pub(in crate::broker) async fn retain_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         archiver.proved().await;
-        let mut interval = tokio::time::interval(archiver.settings.retention_interval);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut interval = Interval::new(&self.runtime().clock, archiver.settings.retention_interval);
         loop {
             interval.tick().await;
             for held in self.look(&archiver).await.0.iter().filter(|held| held.is_archived()) {
@@ -89,6 +89,8 @@ impl Broker {
             let is_archived = is_durable && config.remote_storage_enable && !topic.internal;
             let view = match view(&log, is_archived) {
                 Ok(view) => view,
+                // The other loop was faster.
+                Err(ReadError::Removed { .. }) => return None,
                 Err(error) => {
                     tracing::error!(%error, partition = %id, "segment can't be read");
                     return None;
@@ -240,16 +242,22 @@ impl Archiver {
         if !upkeep.is_some_and(|upkeep| upkeep.is_due(keep, unarchived, log_start, now)) {
             return Ok(());
         }
-        let before = self.own(&held.leader, &archive).await?;
-        if archive.head().is_some_and(|head| head.log_start_offset < log_start) {
-            archive.advance_log_start(writer, log_start, grace).await?;
+        let head = self.own(&held.leader, &archive).await?;
+        let retained = cleaner::retained_from(&archive, &head, keep, unarchived, now).await?;
+        let log_start = match held.leader.advance_log_start(retained.max(log_start)).await {
+            Ok(log_start) => log_start,
+            Err(error) => {
+                tracing::warn!(%error, partition = %held.log().partition(), "log start waits");
+                return Ok(());
+            }
+        };
+        // Not beyond the archive's end, which the metadata knows: an upload takes it there, once that has been noted.
+        let log_start = log_start.min(head.next_offset);
+        if log_start > head.log_start_offset || head.has_expired() {
+            let after = archive.advance_log_start(writer, log_start, grace).await?;
+            let expired = after.tombstones.len().saturating_sub(head.tombstones.len());
+            self.metrics.archive.expired_segments.inc_by(expired as u64);
         }
-        let head = cleaner::apply_retention(&archive, writer, keep, unarchived, now, grace).await?;
-        if let Err(error) = held.log().advance_log_start(head.log_start_offset) {
-            tracing::warn!(%error, partition = %held.log().partition(), "log start waits");
-        }
-        let expired = head.tombstones.len().saturating_sub(before.tombstones.len());
-        self.metrics.archive.expired_segments.inc_by(expired as u64);
         let cleaned = cleaner::sweep_tombstones(&archive, writer, now).await?;
         self.metrics.archive.deleted_objects.inc_by(cleaned.objects);
         Ok(())

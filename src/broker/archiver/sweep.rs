@@ -17,7 +17,7 @@ impl Broker {
     pub(in crate::broker) async fn sweep_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         archiver.proved().await;
         loop {
-            tokio::time::sleep(archiver.until_next_sweep()).await;
+            archiver.runtime.clock.sleep(archiver.until_next_sweep()).await;
             let objects = self.sweep(&archiver).await;
             if objects > 0 {
                 tracing::info!(objects, "orphaned objects were deleted from the archive");

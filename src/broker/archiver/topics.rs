@@ -23,11 +23,10 @@ impl Broker {
     /// Keeps the bucket's picture of the cluster up to date for as long as the broker runs.
     pub(in crate::broker) async fn describe_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         archiver.proved().await;
-        let mut images = archiver.images.clone();
         let mut described: Option<Arc<Image>> = None;
         let mut is_behind_bucket = false;
         loop {
-            let newest = Arc::clone(&images.borrow_and_update());
+            let newest = self.image();
             let done = archiver.describe(described.as_deref(), &newest).await;
             match done {
                 Ok(mark) => {
@@ -48,9 +47,9 @@ impl Broker {
             let is_behind = described.as_ref().is_none_or(|described| described.version() != newest.version());
             let left = self.bury(&archiver, &newest).await;
             if is_behind || left {
-                tokio::time::sleep(RETRY_INTERVAL).await;
-            } else if images.changed().await.is_err() {
-                return;
+                self.runtime().clock.sleep(RETRY_INTERVAL).await;
+            } else {
+                self.image_applied.notified().await;
             }
         }
     }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use thiserror::Error;
+
 use super::{Archiver, Attempts};
 use crate::archive::manifest::Head;
 use crate::archive::parquet::EncodeError;
@@ -19,6 +21,7 @@ use crate::broker::partitions::Leader;
 use crate::log::{PartitionLog, ProducerRun, Segment};
 use crate::metadata::image::ArchiveMark;
 use crate::metadata::{Command, CommandError, Image};
+use crate::runtime::clock::Interval;
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 /// How often the logs are looked at for sealed segments.
@@ -38,8 +41,7 @@ struct Candidate {
 impl Broker {
     /// Archives for as long as the broker runs.
     pub(in crate::broker) async fn upload_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
-        let mut interval = tokio::time::interval(LOOK_INTERVAL);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut interval = Interval::new(&self.runtime().clock, LOOK_INTERVAL);
         let mut uploads = tokio::task::JoinSet::new();
         let mut looks = 0_u32;
         loop {
@@ -53,15 +55,10 @@ impl Broker {
             while archiver.is_proved() && uploads.len() < archiver.settings.uploads {
                 let ages: Vec<_> = candidates.iter().map(Candidate::urgency).collect();
                 let Some(next) = planner::most_urgent(&ages, self.runtime().clock.wall()) else { break };
-                let candidate = candidates.swap_remove(next);
-                if let Err(error) = self.announce(&candidate).await {
-                    tracing::warn!(%error, "nothing is archived before the metadata knows of it");
-                    break;
-                }
-                let Candidate { leader, segment, .. } = candidate;
+                let Candidate { leader, segment, .. } = candidates.swap_remove(next);
                 archiver.under_way.lock().insert(leader.partition.log().partition());
-                let archiver = Arc::clone(&archiver);
-                uploads.spawn(async move { archiver.upload(leader, segment).await });
+                let (broker, archiver) = (Arc::clone(&self), Arc::clone(&archiver));
+                uploads.spawn(async move { archiver.upload(&broker, leader, segment).await });
             }
         }
     }
@@ -105,20 +102,43 @@ impl Broker {
     }
 
     /// Has the metadata know how far the partition is about to be archived, before that can happen: a log that is found to
-    /// end earlier is then known to have lost records (see `catch_up`).
-    async fn announce(&self, candidate: &Candidate) -> Result<(), CommandError> {
-        let log = candidate.leader.partition.log();
-        let next_offset = candidate.segment.extent().next_offset;
+    /// end earlier is then known to have lost records (see `catch_up`). Only for a partition that has a head, so that a head
+    /// that is missing later is known to be lost.
+    async fn announce(&self, leader: &Leader, next_offset: Offset) -> Result<(), CommandError> {
+        let log = leader.partition.log();
         let known = self.image().archive_mark(log.partition());
         if known.is_some_and(|known| known.next_offset >= next_offset) {
             return Ok(());
         }
         let last_epoch = log.epochs().epoch_at(Offset(next_offset.0 - 1));
-        let mark = ArchiveMark { next_offset, leader_epoch: last_epoch.unwrap_or(candidate.leader.epoch) };
+        let mark = ArchiveMark { next_offset, leader_epoch: last_epoch.unwrap_or(leader.epoch) };
         match self.submit(Command::NoteArchiving { partition: log.partition(), mark }).await {
             // The topic was deleted meanwhile, which the upload finds out too.
             Ok(_) | Err(CommandError::Rejected(_)) => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// Why a segment was not archived.
+#[derive(Debug, Error)]
+enum Failure {
+    /// The head can't be read, taken over or changed.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// The metadata can't be told.
+    #[error("nothing is archived before the metadata knows of it: {0}")]
+    Announcement(#[from] CommandError),
+    /// The upload failed.
+    #[error(transparent)]
+    Upload(#[from] UploadError),
+}
+
+impl Failure {
+    const fn is_fenced(&self) -> bool {
+        match self {
+            Self::Head(error) | Self::Upload(UploadError::Head(error)) => error.is_fenced(),
+            Self::Announcement(_) | Self::Upload(_) => false,
         }
     }
 }
@@ -146,10 +166,10 @@ impl Archiver {
         self.metrics.archive.lag_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    async fn upload(self: Arc<Self>, leader: Leader, segment: Arc<Segment>) {
+    async fn upload(self: Arc<Self>, broker: &Broker, leader: Leader, segment: Arc<Segment>) {
         let id = leader.partition.log().partition();
         self.metrics.archive.uploads.inc();
-        let result = self.archive(&leader, &segment).await;
+        let result = self.archive(broker, &leader, &segment).await;
         self.metrics.archive.uploads.dec();
         self.under_way.lock().remove(&id);
         let mut attempts = self.attempts.lock();
@@ -162,11 +182,11 @@ impl Archiver {
                 attempts.not_before = self.runtime.clock.monotonic() + pause;
                 attempts.owned_in = None;
                 self.metrics.archive.failed_uploads.inc();
-                if matches!(&error, UploadError::Encode(EncodeError::Verify(_))) {
+                if matches!(&error, Failure::Upload(UploadError::Encode(EncodeError::Verify(_)))) {
                     self.metrics.archive.verification_failures.inc();
                 }
                 let retry_in_ms = pause.as_millis();
-                if matches!(&error, UploadError::Head(error) if error.is_fenced()) {
+                if error.is_fenced() {
                     self.metrics.archive.fenced_commits.inc();
                     tracing::error!(%error, partition = %id, retry_in_ms, "another process archives this partition");
                 } else {
@@ -205,7 +225,7 @@ impl Archiver {
     }
 
     /// Takes one segment, or what is left of it, to the bucket.
-    async fn archive(&self, leader: &Leader, segment: &Arc<Segment>) -> Result<(), UploadError> {
+    async fn archive(&self, broker: &Broker, leader: &Leader, segment: &Arc<Segment>) -> Result<(), Failure> {
         let log = leader.partition.log();
         let Some(archive) = self.partition(log.partition()) else { return Ok(()) };
         let head = self.own(leader, &archive).await?;
@@ -213,8 +233,10 @@ impl Archiver {
         if head.next_offset >= extent.next_offset {
             return Ok(());
         }
+        broker.announce(leader, extent.next_offset).await?;
         let writer = self.writer(leader.epoch);
-        let log_start = log.offsets().log_start;
+        // Not beyond what the metadata has been told.
+        let log_start = log.offsets().log_start.min(extent.next_offset);
         if log_start > head.log_start_offset {
             // Records that were deleted before they were archived leave a gap that the head has to know of.
             archive.advance_log_start(writer, log_start, self.settings.deletion_grace).await?;

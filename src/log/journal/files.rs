@@ -315,8 +315,10 @@ impl JournalFiles {
         OpenError::JournalDamaged { path: self.path(lap.slot), file_offset, sequence }
     }
 
-    /// Ends replay: what lies between `start` and `end` is kept until released, and new blocks continue there in a new lap.
-    pub fn resume_at(&mut self, start: ReplayPosition, end: ReplayPosition) {
+    /// Ends replay: what lies between `start` and `end` is kept until released, and new blocks continue there in a new lap. What
+    /// was replayed is brought to stable storage first: of blocks that a killed process only wrote the disk may know nothing yet,
+    /// and new blocks say that everything before them is safe.
+    pub fn resume_at(&mut self, start: ReplayPosition, end: ReplayPosition) -> io::Result<()> {
         self.next_sequence = end.sequence;
         self.synced = end.sequence - 1;
         self.release_below(start.sequence);
@@ -325,6 +327,10 @@ impl JournalFiles {
             let lap = self.laps.pop_back().expect("just looked at");
             self.free.push(lap.slot);
         }
+        for lap in &self.laps {
+            self.runtime.disk.open(&self.path(lap.slot), Open::Write)?.sync_data()?;
+        }
+        Ok(())
     }
 
     /// Names the file that should be made ahead of need, as writing its zeros takes long; the slot is taken at once. The

@@ -16,6 +16,7 @@ mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Buf, BufMut, Bytes};
@@ -117,6 +118,8 @@ pub struct Segment {
     index: Mutex<Option<SegmentIndex>>,
     /// Largest timestamp, once the segment is sealed and somebody asked.
     sealed_max_timestamp: OnceLock<Timestamp>,
+    /// It has left the log, and its files are going.
+    is_removed: AtomicBool,
 }
 
 impl Segment {
@@ -147,7 +150,8 @@ impl Segment {
     ) -> Self {
         let disk = Arc::clone(disk);
         let (extent, index) = (Mutex::new(extent), Mutex::new(None));
-        Self { disk, path, identity, header, extent, index, sealed_max_timestamp: OnceLock::new() }
+        let (sealed_max_timestamp, is_removed) = (OnceLock::new(), AtomicBool::new(false));
+        Self { disk, path, identity, header, extent, index, sealed_max_timestamp, is_removed }
     }
 
     /// Takes a sealed segment's largest timestamp from who knows it, which spares reading the index.
@@ -378,8 +382,10 @@ impl Segment {
         Ok(())
     }
 
-    /// Removes the files, as far as they are there. Readers that have the segment open keep reading.
+    /// Removes the files, as far as they are there. Readers that have the segment open keep reading; others are told that it
+    /// is gone.
     pub fn remove(&self) -> io::Result<()> {
+        self.is_removed.store(true, Ordering::Release);
         for path in [&self.index_path(), &self.path] {
             match self.disk.remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -390,6 +396,9 @@ impl Segment {
     }
 
     fn io_error(&self, error: io::Error) -> ReadError {
+        if error.kind() == io::ErrorKind::NotFound && self.is_removed.load(Ordering::Acquire) {
+            return ReadError::Removed { path: self.path.clone() };
+        }
         ReadError::Io { path: self.path.clone(), error: Arc::new(error) }
     }
 

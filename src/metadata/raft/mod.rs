@@ -2,8 +2,8 @@
 //!
 //! The parts, from the disk up: [`backend`] lets redb run on the disk seam; [`log_database`] keeps the log, the vote and the
 //! format stamp in one redb file; [`snapshot_files`] keeps the newest snapshot as a file beside it; [`lane`] runs both off
-//! the network threads; [`log_store`] and [`state_machine`] are openraft's two storage traits; [`runtime`] closes openraft's
-//! one source of randomness; [`network`] is where peers will be; [`quorum`] puts them together.
+//! the network threads; [`log_store`] and [`state_machine`] are openraft's two storage traits; [`runtime`] gives it our
+//! clock and randomness; [`network`] is where peers will be; [`quorum`] puts them together.
 //!
 //! After a crash the vote and every appended entry are there, because both are synced before openraft hears that they
 //! are. The state machine is not persisted: it is the newest snapshot plus the log behind it, applied again. Log entries are
@@ -44,7 +44,7 @@ use lane::StoreLane;
 use log_database::{LogDatabase, Stamp};
 use log_store::LogStore;
 use network::NoPeers;
-use runtime::{SeededRuntime, with_seed};
+use runtime::{OnSeams, on_seams};
 use snapshot_files::SnapshotFiles;
 use state_machine::StateMachine;
 
@@ -69,7 +69,7 @@ impl RaftTypeConfig for TypeConfig {
     type Node = BasicNode;
     type Entry = Entry<Self>;
     type SnapshotData = Cursor<Vec<u8>>;
-    type AsyncRuntime = SeededRuntime;
+    type AsyncRuntime = OnSeams;
     type Responder = OneshotResponder<Self>;
 }
 

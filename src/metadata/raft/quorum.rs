@@ -17,7 +17,7 @@ use super::super::error::{CommandError, MetadataError, Rejection};
 use super::super::image::Image;
 use super::{
     CommandGroup, LogDatabase, LogStore, NoPeers, Raft, SnapshotFiles, Stamp, StateMachine, StoreError, StoreLane,
-    with_seed,
+    on_seams,
 };
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
@@ -104,14 +104,14 @@ impl Metadata {
         let store = LogStore::new(Arc::clone(&database));
         let config = Arc::new(raft_config(stamp));
         let raft = Raft::new(settings.node_id, config, NoPeers, store, machine);
-        let raft = with_seed(runtime.entropy.number(), raft).await.map_err(MetadataError::quorum)?;
+        let raft = on_seams(runtime, raft).await.map_err(MetadataError::quorum)?;
 
         let (requests, queue) = mpsc::channel(QUEUE_COMMANDS);
         tokio::spawn(compact(raft.clone(), replay_weight, images.clone(), settings.snapshot_interval_commands));
         let proposer = tokio::spawn(propose_all(raft.clone(), queue));
         let proposer = Mutex::new(Some(proposer));
         let metadata = Self { raft, stamp, database, images, requests, proposer };
-        metadata.lead(last).await?;
+        on_seams(runtime, metadata.lead(last)).await?;
         if metadata.image().cluster_id().is_zero() {
             metadata.submit(Command::SetClusterId(stamp.cluster_id)).await.map_err(MetadataError::quorum)?;
         }

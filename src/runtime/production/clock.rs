@@ -1,8 +1,8 @@
 //! The system's clocks and the kernel's random source.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::runtime::clock::Clock;
+use crate::runtime::clock::{Clock, Sleep};
 use crate::runtime::entropy::Entropy;
 use crate::types::{Monotonic, Timestamp};
 
@@ -35,6 +35,10 @@ impl Clock for SystemClock {
     fn wall(&self) -> Timestamp {
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        Box::pin(tokio::time::sleep(duration))
     }
 }
 

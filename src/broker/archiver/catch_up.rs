@@ -121,6 +121,9 @@ fn go_on(head: &Head, log: &Offsets, producers: ProducerState) -> Result<Continu
     let starts =
         history(head.epochs.iter().map(|&EpochStart { epoch, start }| (epoch, start)), log_start, head.next_offset);
     let epochs = EpochCache::from_starts(starts).ok_or(CatchUpError::Epochs)?;
+    // What producers wrote after the archive's end is gone without a trace. One that nobody knows may go on; one that is
+    // remembered at an earlier sequence would be refused for good.
+    let producers = if at > head.next_offset { ProducerState::default() } else { producers };
     Ok(Continuation { log_start, at, epochs, producers })
 }
 
@@ -161,7 +164,11 @@ mod tests {
     use super::*;
     use crate::archive::key::Fence;
     use crate::archive::manifest::{HeadIdentity, Hex128, Writer};
-    use crate::types::{BrokerIncarnationId, ClusterId, Incarnation, NodeId, PartitionIndex, TopicId};
+    use crate::log::{BatchMark, ProducerEntry};
+    use crate::types::{
+        BrokerIncarnationId, ClusterId, Incarnation, NodeId, PartitionIndex, ProducerEpoch, ProducerId, Timestamp,
+        TopicId,
+    };
 
     /// The head of a partition of which nothing is archived.
     fn head(log_start: i64) -> Head {
@@ -180,7 +187,20 @@ mod tests {
     fn offsets_that_were_deleted_before_they_were_archived_are_not_given_out_again() {
         let head = Head { log_start_offset: Offset(23), next_offset: Offset(19), ..head(0) };
         let lost = Offsets::empty_at(Offset::ZERO);
-        let continuation = go_on(&head, &lost, ProducerState::default()).unwrap();
+        let mut producers = ProducerState::default();
+        let mark = BatchMark {
+            epoch: ProducerEpoch(0),
+            base_sequence: 0,
+            last_sequence: 0,
+            base_offset: Offset(18),
+            next_offset: Offset(19),
+            timestamp: Timestamp(1),
+        };
+        producers.restore(ProducerId(1), ProducerEntry { batches: [mark].into(), last_append: Timestamp(1) });
+        let continuation = go_on(&head, &lost, producers.clone()).unwrap();
+        assert!(continuation.producers.is_empty(), "what they wrote last is not known");
+        let whole = Head { log_start_offset: Offset(10), ..head.clone() };
+        assert_eq!(go_on(&whole, &lost, producers).unwrap().producers.len(), 1);
         assert_eq!((continuation.log_start, continuation.at), (Offset(23), Offset(23)));
         let epochs = EpochCache::default();
         assert!(!agrees(&Offsets::empty_at(Offset(21)), &epochs, &head), "an old copy that would give 21 out again");

@@ -163,6 +163,8 @@ impl Broker {
     /// Fetches; one result for each partition, in the order asked, and their share of the memory for answers, to be held
     /// until they are sent.
     pub async fn fetch(&self, wanted: &[FetchPartition], limits: FetchLimits) -> (Vec<Fetched>, AnswerMemory) {
+        let share = answer_share(self.answers.available_permits() * PERMIT_BYTES);
+        let limits = FetchLimits { max_bytes: limits.max_bytes.min(share), ..limits };
         let mut round = self.plan(wanted, &limits);
         let limits = round.patience(limits);
         if !round.is_enough(&limits) && !limits.max_wait.is_zero() {
@@ -172,14 +174,10 @@ impl Broker {
             let waited = clock::timeout(&*self.runtime.clock, limits.max_wait, enough).await;
             round = waited.unwrap_or_else(|_| self.plan(wanted, &limits));
         }
-        let share = answer_share(self.answers.available_permits() * PERMIT_BYTES);
-        let planned = round.planned_bytes();
-        if planned <= share
-            && let Ok(memory) = Arc::clone(&self.answers).try_acquire_many_owned(permits(planned))
-        {
+        let bytes = round.planned_bytes().min(self.settings.fetch.answer_bytes);
+        if let Ok(memory) = Arc::clone(&self.answers).try_acquire_many_owned(permits(bytes)) {
             return (self.execute(round).await, memory);
         }
-        let bytes = planned.min(share).min(self.settings.fetch.answer_bytes);
         // Nothing is held on to while others' answers are on their way out.
         round.give_back(self);
         let memory = Arc::clone(&self.answers).acquire_many_owned(permits(bytes)).await;
@@ -352,7 +350,9 @@ impl Round {
     }
 
     fn is_enough(&self, limits: &FetchLimits) -> bool {
-        self.answer_now || self.plans.is_empty() || self.ready_bytes >= limits.min_bytes
+        // What is half full may have no room for the next batch.
+        let min_bytes = limits.min_bytes.min((limits.max_bytes / 2).max(1));
+        self.answer_now || self.plans.is_empty() || self.ready_bytes >= min_bytes
     }
 
     /// A fetch that has nothing but archived records to give waits for the archive, however little it wanted to wait: Apache

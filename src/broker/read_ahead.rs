@@ -2,7 +2,8 @@
 //!
 //! Segments are read past the page cache, so nobody else reads ahead. A reader shows itself by asking for what follows on an
 //! earlier read; only then is the piece after that one read too, into a share of memory of its own. Nothing depends on it:
-//! a piece that was given up, failed or does not fit its answer is read again by who wants it.
+//! a piece that was given up, failed or does not fit its answer is read again by who wants it. Called by `fetch`; all of it is
+//! memory, which a crash loses without a trace.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -85,7 +86,7 @@ impl ReadAhead {
     pub(super) fn give_back(&self, place: Place, found: Found) {
         match found {
             Found::Nothing => {}
-            Found::Expected => self.insert(place, None),
+            Found::Expected => self.expect(place),
             Found::Ahead(ahead) => self.insert(place, Some(ahead)),
         }
     }

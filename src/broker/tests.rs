@@ -342,9 +342,11 @@ async fn answers_that_nobody_takes_leave_room_for_others() {
         produce(&broker, &leader, &batch(BatchOptions::default(), &[vec![7; 16 << 10]])).await;
     }
     let all = [wanted(&leader, Offset(0), 2 << 20)];
+    // More than there is room for is not waited for.
+    let patient = FetchLimits { max_wait: Duration::from_secs(600), min_bytes: 2 << 20, ..limits(2 << 20) };
     let mut untaken = Vec::new();
     for number in 0..12 {
-        let answered = tokio::time::timeout(Duration::from_secs(60), broker.fetch(&all, limits(2 << 20)));
+        let answered = tokio::time::timeout(Duration::from_secs(60), broker.fetch(&all, patient));
         let (fetched, memory) = answered.await.unwrap_or_else(|_| panic!("fetch {number} waits for the others"));
         assert!(fetched[0].records.as_ref().is_ok_and(|records| !records.is_empty()), "{number}");
         untaken.push(memory);

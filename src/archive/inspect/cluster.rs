@@ -10,7 +10,6 @@ use crate::archive::key::parse_group_snapshot;
 use crate::archive::manifest::{
     ClusterStamp, GroupSnapshotMark, ManifestError, ProducerIdMark, decompress_manifest, hash_of,
 };
-use crate::archive::store::StoreError;
 use crate::types::ClusterId;
 
 /// What a check of the cluster's own objects covered and found.
@@ -26,8 +25,21 @@ impl ClusterReport {
     fn note(&mut self, key: &str, what: impl fmt::Display, so: &str) {
         self.problems.push(format!("{what}: {so} key={key}"));
     }
+
+    /// Parses an object that was read; what is wrong with it is noted.
+    fn parsed<T>(
+        &mut self,
+        key: &str,
+        bytes: &[u8],
+        parse: impl FnOnce(&[u8]) -> Result<T, ManifestError>,
+        so: &str,
+    ) -> Option<T> {
+        self.objects += 1;
+        parse(bytes).map_err(|error| self.note(key, error, so)).ok()
+    }
 }
 
+const MISSING: &str = "object is missing";
 const NO_STAMP: &str = "whose bucket this is, and in which life of the cluster, can't be told";
 const NO_MARK: &str = "a restore could give producer ids out again";
 const NO_GROUPS: &str = "a restore would not know where consumers were";
@@ -66,14 +78,20 @@ impl Inspector {
         let current = mark.map(|mark| self.keys.group_snapshot(mark.generation, mark.hash));
         let directory = self.keys.group_snapshots();
         let keys: Vec<String> = self.store.list(&directory).map_ok(|object| object.key).try_collect().await?;
-        // One that is not there is missed by its name; the older ones are spares.
+        // The one that counts is missed by its name; the older ones are spares, which a running broker drops now and then.
         let older = keys.into_iter().filter(|key| Some(key) != current.as_ref());
         for key in current.iter().cloned().chain(older) {
+            let Some((bytes, _)) = self.store.get_if_present(&key).await? else {
+                if Some(&key) == current.as_ref() {
+                    report.note(&key, MISSING, NO_GROUPS);
+                }
+                continue;
+            };
             let parse = |bytes: &[u8]| match parse_group_snapshot(&key) {
                 Some((_, hash)) if hash == hash_of(bytes) => decompress_manifest(bytes),
                 _ => Err(ManifestError::Checksum),
             };
-            let Some(snapshot) = self.small(&key, parse, NO_GROUPS, report).await? else { continue };
+            let Some(snapshot) = report.parsed(&key, &bytes, parse, NO_GROUPS) else { continue };
             if let Err(error) = decode(&snapshot) {
                 report.note(&key, error, NO_GROUPS);
             }
@@ -85,7 +103,7 @@ impl Inspector {
         let keys = self.keys.topic(&topic.name, topic.topic_id);
         let ours = (self.cluster_id(), topic.name.as_str(), topic.topic_id);
         match &topic.description {
-            None => report.note(&keys.description(), "object is missing", NO_TOPIC),
+            None => report.note(&keys.description(), MISSING, NO_TOPIC),
             Some(found) if (found.cluster_id, found.topic.as_str(), found.topic_id) == ours => {}
             Some(_) => report.note(&keys.description(), "object names another topic or cluster", FOREIGN),
         }
@@ -112,16 +130,10 @@ impl Inspector {
         so: &str,
         report: &mut ClusterReport,
     ) -> Result<Option<T>, InspectError> {
-        let bytes = match self.store.get(key).await {
-            Ok((bytes, _)) => bytes,
-            Err(StoreError::NotFound { .. }) => {
-                report.note(key, "object is missing", so);
-                return Ok(None);
-            }
-            Err(error) => return Err(error.into()),
+        let Some((bytes, _)) = self.store.get_if_present(key).await? else {
+            report.note(key, MISSING, so);
+            return Ok(None);
         };
-        report.objects += 1;
-        let parsed = parse(&bytes);
-        Ok(parsed.map_err(|error| report.note(key, error, so)).ok())
+        Ok(report.parsed(key, &bytes, parse, so))
     }
 }

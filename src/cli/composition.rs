@@ -13,7 +13,7 @@ use crate::group::GroupSettings;
 use crate::log::{DirectorySettings, JournalSettings};
 use crate::metadata::topic_config::topic_config;
 use crate::server::{ConnectionLimits, ListenerSettings, ServerSettings};
-use crate::telemetry::MemoryShare;
+use crate::telemetry::{MemoryShare, Metrics};
 
 /// Lanes that read segments; each costs a thread, and two processors keep no more busy.
 const READER_LANES: usize = 4;
@@ -48,6 +48,14 @@ pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, Locatio
         max_producers_per_partition: config.producers.max_ids_per_partition,
         archive: archive_settings(config)?,
     })
+}
+
+/// Has the metrics tell how much memory each share may take.
+pub(super) fn tell_limits(config: &Config, metrics: &Metrics) {
+    for &share in MemoryShare::ALL {
+        let limit_bytes = i64::try_from(config.memory.share_bytes(share)).unwrap_or(i64::MAX);
+        metrics.memory.limit_bytes.of(share).set(limit_bytes);
+    }
 }
 
 fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {

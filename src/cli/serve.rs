@@ -8,7 +8,7 @@ use clap::Args;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::composition::{broker_settings, server_settings};
+use super::composition::{broker_settings, server_settings, tell_limits};
 use super::config::SettingArguments;
 use super::{Context, Exit, Failure};
 use crate::config::{Config, TelemetrySettings};
@@ -50,6 +50,7 @@ async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Contex
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     readiness.not_ready("kafka", "starting");
     metrics.process.start_time_seconds.set(runtime.clock.wall().get() / 1000);
+    tell_limits(config, &metrics);
     let state = HttpState { metrics: Arc::clone(&metrics), readiness: readiness.clone(), runtime: runtime.clone() };
     let http = HttpServer::start(config.http, state).await.map_err(|error| cannot_listen(config, &error))?;
     let broker = broker_settings(config).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;

@@ -207,10 +207,8 @@ impl Archiver {
         let spool = Spool::open(&*runtime.disk, &settings.spool_directory, settings.uploads)?;
         let (directory, bytes) = (settings.cache_directory.clone(), settings.cache_bytes);
         let cache = ChunkCache::open(runtime, directory, bytes, decoders.clone(), metrics.cache.clone())?;
-        let (share, memory) = (MemoryShare::Readers, &metrics.memory);
-        memory.limit_bytes.of(share).set(i64::try_from(settings.reads.memory_bytes).unwrap_or(i64::MAX));
-        let read_metrics =
-            ReadMetrics { reads: metrics.archive_read.clone(), used_bytes: memory.used_bytes.of(share).clone() };
+        let used_bytes = metrics.memory.used_bytes.of(MemoryShare::Readers).clone();
+        let read_metrics = ReadMetrics { reads: metrics.archive_read.clone(), used_bytes };
         Ok(Self {
             uploader: Uploader::new(runtime.clone(), workers.clone(), spool, ChunkLimits::default()),
             reader: RemoteReader::new(settings.reads, decoders, cache, read_metrics),

@@ -134,6 +134,10 @@ fn each_share_of_memory_bounds_what_it_is_named_for() {
     assert_eq!(server_settings(&config).limits.total_frame_bytes + answer_bytes, 260 << 20);
     assert_eq!(broker.archive.archiver.uploads, 180 / 40);
     assert_eq!(broker.groups.max_state_bytes, 25 << 20);
+    let metrics = Metrics::new();
+    tell_limits(&config, &metrics);
+    let told: Vec<i64> = MemoryShare::ALL.iter().map(|&share| metrics.memory.limit_bytes.of(share).get()).collect();
+    assert_eq!(told, [240, 260, 180, 150, 70, 100].map(|mebibytes: i64| mebibytes << 20));
 }
 
 #[test]

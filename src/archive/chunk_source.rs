@@ -129,7 +129,10 @@ impl ChunkSource {
             Some(index) => index,
             None => {
                 let lacking = DecodeError::Malformed { what: "Parquet file lacks a page index", at: chunk.base.0 };
-                let range = metadata.page_index_range(chunk.row_group).ok_or_else(|| damaged(lacking))?;
+                let range = metadata.page_index_range(chunk.row_group);
+                let within = segment.footer_start..=segment.metadata_start;
+                let range = range.filter(|range| within.contains(&range.start) && within.contains(&range.end));
+                let range = range.ok_or_else(|| damaged(lacking))?;
                 let index = self.get(store, &keys.parquet(&name), range).await?;
                 self.indexes.lock().insert(key, index.clone(), index.len());
                 index
@@ -193,7 +196,8 @@ impl ChunkSource {
         let Some(run) = metadata.run_at(chunk, offset) else { return Ok(None) };
         let pages = self.pages(store, keys, segment, chunk, metadata).await?;
         let key = keys.parquet(&segment.name);
-        let fetches = merged(pages.ranges(&run.rows)).into_iter().map(|range| async {
+        let damaged = |source| ReadError::Damaged { segment: segment.name, source };
+        let fetches = merged(pages.ranges(chunk, &run).map_err(damaged)?).into_iter().map(|range| async {
             let start = range.start;
             Ok::<_, StoreError>((start, self.get(store, &key, range).await?))
         });

@@ -21,7 +21,6 @@ pub mod manifest;
 pub mod parquet;
 pub mod partition;
 pub mod planner;
-mod read_memory;
 mod rebuilt_chunk;
 mod recent;
 pub mod remote_reader;

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::read_memory::TakenMemory;
 use super::store::Payload;
 use crate::record::{Batch, Batches};
 use crate::runtime::disk::{Disk, File, Open};
+use crate::telemetry::TakenMemory;
 use crate::types::Offset;
 
 /// Blocks end at the first batch boundary at or above this. Smaller costs memory for checksums, larger is read for nothing.
@@ -59,7 +59,7 @@ impl RebuiltChunk {
     /// Keeps as much of `memory` as it needs for as long as it lives.
     pub fn hold(&mut self, mut memory: TakenMemory) {
         if !self.is_in_file() {
-            memory.shrink_to(self.bytes());
+            memory.shrink_to(usize::try_from(self.bytes()).unwrap_or(usize::MAX));
             self.memory = Some(memory);
         }
     }

@@ -23,7 +23,7 @@ use crate::log::{ProducerRun, ProducerState};
 use crate::record::*;
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
-use crate::telemetry::{MemoryShare, Metrics};
+use crate::telemetry::{MemoryPool, MemoryShare, Metrics};
 use crate::types::*;
 
 /// Small chunks, so that a few records make several.
@@ -81,7 +81,8 @@ impl Broker {
         let metrics = Metrics::new();
         let (directory_of_cache, counted) = (cache_directory.clone(), metrics.cache.clone());
         let cache = ChunkCache::open(&runtime, directory_of_cache, cache_bytes, workers.clone(), counted).unwrap();
-        let uploader = Uploader::new(runtime, workers.clone(), spool, limits);
+        let memory = MemoryPool::new(1 << 20, metrics.memory.used_bytes.of(MemoryShare::Uploads).clone());
+        let uploader = Uploader::new(runtime, workers.clone(), spool, memory, limits);
         let used_bytes = metrics.memory.used_bytes.of(MemoryShare::Readers).clone();
         let read_metrics = ReadMetrics { reads: metrics.archive_read.clone(), used_bytes };
         let reader = RemoteReader::new(settings, workers, cache, read_metrics);
@@ -208,8 +209,8 @@ async fn what_is_archived_is_read_back_from_memory_a_directory_and_a_server() {
     let directory = tempfile::tempdir().unwrap();
     let mut urls = vec!["memory:///".to_owned(), directory_url(&directory)];
     let mut options = std::collections::BTreeMap::new();
-    if let Ok(url) = std::env::var("ALLUVIUM_TEST_S3") {
-        options = std::env::vars().filter(|(name, _)| name.starts_with("AWS_")).collect();
+    if let Ok(url) = std::env::var("ALLUVIUM_TEST_STORE") {
+        options = std::env::vars().collect();
         urls.push(format!("{url}/{:016x}", Runtime::production().entropy.number()));
     }
     for url in urls {

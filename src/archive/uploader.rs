@@ -22,6 +22,7 @@ use super::workers::Workers;
 use crate::log::ProducerRun;
 use crate::record::Batch;
 use crate::runtime::Runtime;
+use crate::telemetry::MemoryPool;
 use crate::types::Offset;
 
 /// A run of batches that is decided, durable locally, and not archived yet.
@@ -77,19 +78,30 @@ pub enum UploadError {
     Head(#[from] HeadError),
 }
 
-/// The upload pipeline, shared by all partitions; cheap to clone. As many uploads run at once as the spool has slots.
+/// Memory of one segment that is being turned into Parquet.
+const UPLOAD_BYTES: usize = 40 << 20;
+
+/// The upload pipeline, shared by all partitions; cheap to clone. As many uploads run at once as the spool has slots and as
+/// there is memory for.
 #[derive(Clone, Debug)]
 pub struct Uploader {
     runtime: Runtime,
     workers: Workers,
     spool: Spool,
+    memory: MemoryPool,
     limits: ChunkLimits,
 }
 
 impl Uploader {
     /// A pipeline that encodes on `workers`, of background priority, and spools to `spool`.
-    pub const fn new(runtime: Runtime, workers: Workers, spool: Spool, limits: ChunkLimits) -> Self {
-        Self { runtime, workers, spool, limits }
+    pub const fn new(
+        runtime: Runtime,
+        workers: Workers,
+        spool: Spool,
+        memory: MemoryPool,
+        limits: ChunkLimits,
+    ) -> Self {
+        Self { runtime, workers, spool, memory, limits }
     }
 
     /// Archives one run. `source` gives its batches in offset order; it is called on a worker and may block on the disk.
@@ -113,6 +125,7 @@ impl Uploader {
             aborted: plan.aborted,
             producers: plan.producers,
         };
+        let memory = self.memory.take(UPLOAD_BYTES).await;
         let slot = self.spool.acquire().await;
         let (limits, clock) = (self.limits, Arc::clone(&self.runtime.clock));
         let work = move || {
@@ -134,7 +147,7 @@ impl Uploader {
             store.put_immutable(&keys.parquet(&name), parquet).await?;
         }
         // The spooled bytes are in the bucket; another upload may have the files.
-        drop(slot);
+        drop((slot, memory));
         let uploaded = self.runtime.clock.monotonic();
         let head = partition.commit(plan.writer, &encoded.segment, &encoded.facts).await?;
         let commit = self.runtime.clock.monotonic().since(uploaded);

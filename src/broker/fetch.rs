@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use super::Broker;
 use super::archive_seam::{ArchiveRead, AtHand};
@@ -20,7 +20,7 @@ use super::read_ahead::{Found, Place};
 use crate::log::{DiskRead, Offsets, PartitionLog, ReadError, ReadPlan};
 use crate::record::BatchHeader;
 use crate::runtime::clock;
-use crate::telemetry::{Counted, FetchSource};
+use crate::telemetry::{Counted, FetchSource, TakenMemory};
 use crate::types::Offset;
 
 /// Which records a consumer may see.
@@ -73,17 +73,6 @@ pub struct Fetched {
     pub offsets: Option<Offsets>,
     /// Whole batches, in order.
     pub records: Result<Vec<Bytes>, PartitionError>,
-}
-
-/// A share of the memory for answers; given back when dropped.
-pub type AnswerMemory = OwnedSemaphorePermit;
-
-/// Memory of answers is counted in units of this size.
-const PERMIT_BYTES: usize = 1024;
-
-/// A share of memory, of so many bytes.
-pub(super) fn memory_of(bytes: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(bytes.div_ceil(PERMIT_BYTES)))
 }
 
 /// What one answer may take of the memory that is free: clients that do not take their answers get less and less of it
@@ -162,8 +151,8 @@ impl Budget {
 impl Broker {
     /// Fetches; one result for each partition, in the order asked, and their share of the memory for answers, to be held
     /// until they are sent.
-    pub async fn fetch(&self, wanted: &[FetchPartition], limits: FetchLimits) -> (Vec<Fetched>, AnswerMemory) {
-        let share = answer_share(self.answers.available_permits() * PERMIT_BYTES);
+    pub async fn fetch(&self, wanted: &[FetchPartition], limits: FetchLimits) -> (Vec<Fetched>, TakenMemory) {
+        let share = answer_share(self.answers.free_bytes());
         let limits = FetchLimits { max_bytes: limits.max_bytes.min(share), ..limits };
         let mut round = self.plan(wanted, &limits);
         let limits = round.patience(limits);
@@ -175,13 +164,12 @@ impl Broker {
             round = waited.unwrap_or_else(|_| self.plan(wanted, &limits));
         }
         let bytes = round.planned_bytes().min(self.settings.fetch.answer_bytes);
-        if let Ok(memory) = Arc::clone(&self.answers).try_acquire_many_owned(permits(bytes)) {
+        if let Some(memory) = self.answers.try_take(bytes) {
             return (self.execute(round).await, memory);
         }
         // Nothing is held on to while others' answers are on their way out.
         round.give_back(self);
-        let memory = Arc::clone(&self.answers).acquire_many_owned(permits(bytes)).await;
-        let memory = memory.expect("the semaphore is never closed, and nobody asks for more than it has");
+        let memory = self.answers.take(bytes).await;
         let round = self.plan(wanted, &FetchLimits { max_bytes: bytes, ..limits });
         (self.execute(round).await, memory)
     }
@@ -331,11 +319,6 @@ impl Broker {
             self.metrics.fetch.batches.inc_by(batches.len() as u64);
         }
     }
-}
-
-/// Permits for that many bytes.
-pub(super) fn permits(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX)
 }
 
 impl Round {

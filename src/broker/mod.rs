@@ -38,14 +38,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 pub use admin::{AdminError, ConfigEdit, ConfigResource, NewTopic, OFFSETS_SEGMENT_BYTES, OFFSETS_TOPIC, TopicName};
 pub use archive_seam::{ArchiveError, ArchiveRead, ArchiveReader, AtHand, FoundOffset};
 pub use archiver::{ArchiveStartError, ArchiverSettings};
 pub use error::{PartitionError, StartError};
-pub use fetch::{AnswerMemory, FetchLimits, FetchPartition, Fetched, Isolation};
+pub use fetch::{FetchLimits, FetchPartition, Fetched, Isolation};
 pub use fetch_session::{
     Answered, FetchContext, FetchSessions, PartitionKey, SessionError, SessionPartition, SessionRequest,
 };
@@ -68,7 +68,7 @@ use crate::metadata::image::Topic;
 use crate::metadata::{Image, Metadata};
 use crate::runtime::Runtime;
 use crate::runtime::disk::DirectoryLock;
-use crate::telemetry::Metrics;
+use crate::telemetry::{MemoryPool, Metrics};
 use crate::types::{BrokerEpoch, ClusterId, LeaderEpoch, NodeId, TopicId};
 
 /// A broker that is open: its partitions can be read and appended to. Shut down by [`Broker::shutdown`].
@@ -86,7 +86,7 @@ pub struct Broker {
     sessions: Mutex<FetchSessions>,
     producer_ids: ProducerIds,
     throttle: Mutex<Throttle>,
-    answers: Arc<Semaphore>,
+    answers: MemoryPool,
     groups: Groups,
     /// The topic whose partitions the coordinators run on.
     coordinated: Mutex<Option<Arc<Topic>>>,

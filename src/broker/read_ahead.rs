@@ -6,15 +6,15 @@
 //! memory, which a crash loses without a trace.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
-use super::fetch::{Isolation, memory_of, permits};
+use super::fetch::Isolation;
 use super::readers::Readers;
 use crate::log::ReadError;
+use crate::telemetry::{MemoryPool, TakenMemory};
 use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 /// Readers that are remembered; the one that read longest ago goes first.
@@ -44,7 +44,7 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Ahead {
     batches: oneshot::Receiver<Result<Vec<Bytes>, ReadError>>,
-    _memory: OwnedSemaphorePermit,
+    _memory: TakenMemory,
 }
 
 impl Ahead {
@@ -62,13 +62,13 @@ impl Ahead {
 pub(super) struct ReadAhead {
     /// The one that read last is last.
     places: Mutex<VecDeque<(Place, Option<Ahead>)>>,
-    memory: Arc<Semaphore>,
+    memory: MemoryPool,
 }
 
 impl ReadAhead {
-    /// Reads ahead at most so many bytes, of all readers together.
-    pub(super) fn new(bytes: usize) -> Self {
-        Self { places: Mutex::default(), memory: memory_of(bytes) }
+    /// Reads ahead into `memory`, of all readers together.
+    pub(super) fn new(memory: MemoryPool) -> Self {
+        Self { places: Mutex::default(), memory }
     }
 
     /// What is known at a place; it is forgotten by that.
@@ -121,11 +121,15 @@ impl ReadAhead {
     }
 
     /// Memory for so many bytes, for which those who read longest ago lose what was read for them.
-    fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    fn room(&self, bytes: usize) -> Option<TakenMemory> {
+        if bytes > self.memory.all_bytes() {
+            return None;
+        }
         let mut places = self.places.lock();
         loop {
-            if let Ok(memory) = Arc::clone(&self.memory).try_acquire_many_owned(permits(bytes)) {
-                return Some(memory);
+            let memory = self.memory.try_take(bytes);
+            if memory.is_some() {
+                return memory;
             }
             let oldest = places.iter().position(|(_, ahead)| ahead.is_some())?;
             places.remove(oldest);
@@ -137,6 +141,7 @@ impl ReadAhead {
 mod tests {
     use super::*;
     use crate::runtime::Runtime;
+    use crate::telemetry::Gauge;
     use crate::types::TopicId;
 
     fn place(offset: i64) -> Place {
@@ -155,7 +160,7 @@ mod tests {
     #[tokio::test]
     async fn readers_that_went_away_make_room_for_those_that_read() {
         let readers = Readers::start(&*Runtime::production().tasks, 1);
-        let read_ahead = ReadAhead::new(3 << 20);
+        let read_ahead = ReadAhead::new(MemoryPool::new(3 << 20, Gauge::default()));
         for offset in 0..10 {
             begin(&read_ahead, &readers, offset, 1 << 20);
         }
@@ -174,7 +179,7 @@ mod tests {
     #[tokio::test]
     async fn no_more_is_given_than_fits() {
         let readers = Readers::start(&*Runtime::production().tasks, 1);
-        let read_ahead = ReadAhead::new(3 << 20);
+        let read_ahead = ReadAhead::new(MemoryPool::new(3 << 20, Gauge::default()));
         for (limit, may_exceed, fits) in [(100, false, true), (99, true, true), (99, false, false)] {
             begin(&read_ahead, &readers, 0, 100);
             let Found::Ahead(ahead) = read_ahead.take(&place(0)) else { panic!("not read ahead") };

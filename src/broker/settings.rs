@@ -109,6 +109,7 @@ impl BrokerSettings {
             cache_directory: root.join("cache"),
             cache_bytes: 64 << 20,
             uploads: 1,
+            upload_bytes: 40 << 20,
             lanes: 1,
             reads: ReadSettings::default(),
             retention_interval: Duration::from_secs(30),

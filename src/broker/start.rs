@@ -15,7 +15,6 @@ use super::archive_seam::ArchiveReader;
 use super::archiver::{self, ArchiveStartError, Archiver};
 use super::cold_reads::ColdReads;
 use super::error::StartError;
-use super::fetch::memory_of;
 use super::fetch_session::FetchSessions;
 use super::partitions::Partitions;
 use super::producer_ids::ProducerIds;
@@ -23,7 +22,7 @@ use super::read_ahead::ReadAhead;
 use super::readers::Readers;
 use super::settings::{ArchiveSettings, BrokerSettings};
 use crate::archive::store::{LocationError, Store};
-use crate::group::Groups;
+use crate::group::{CoordinatorMetrics, Groups};
 use crate::log::{DirectoryMetrics, LogDirectory, Owner, RecoveryReport};
 use crate::metadata::command::RegisterBroker;
 use crate::metadata::{Command, CommandError, Metadata, MetadataSettings, Outcome};
@@ -31,7 +30,7 @@ use crate::runtime::Runtime;
 use crate::runtime::buffer;
 use crate::runtime::clock::{Clock, Interval};
 use crate::runtime::disk::DirectoryLock;
-use crate::telemetry::Metrics;
+use crate::telemetry::{MemoryPool, MemoryShare, Metrics};
 use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, PartitionIndex};
 
 /// Least memory that is kept for buffers to come, of the journal and of readers.
@@ -98,15 +97,21 @@ impl Broker {
         let offsets_topic = image.topic_named(OFFSETS_TOPIC).cloned();
         let offsets_partitions =
             offsets_topic.as_ref().map_or(settings.topics.offsets_partitions, |topic| topic.partition_count());
+        let used_bytes = |share| metrics.memory.used_bytes.of(share).clone();
+        let group_metrics =
+            CoordinatorMetrics { groups: metrics.group.clone(), used_bytes: used_bytes(MemoryShare::Groups) };
         let broker = Arc::new(Self {
             readers: Arc::new(Readers::start(&*runtime.tasks, settings.fetch.reader_lanes)),
             cold_reads: ColdReads::new(Arc::clone(&archive), clock, seconds),
             sessions: Mutex::new(FetchSessions::new(settings.fetch.max_sessions)),
             producer_ids: ProducerIds::default(),
             throttle: Mutex::default(),
-            answers: memory_of(settings.fetch.answer_bytes),
-            read_ahead: ReadAhead::new(settings.fetch.read_ahead_bytes),
-            groups: Groups::new(runtime.clone(), settings.groups.clone(), offsets_partitions, metrics.group.clone()),
+            answers: MemoryPool::new(settings.fetch.answer_bytes, used_bytes(MemoryShare::Frames)),
+            read_ahead: ReadAhead::new(MemoryPool::new(
+                settings.fetch.read_ahead_bytes,
+                used_bytes(MemoryShare::Frames),
+            )),
+            groups: Groups::new(runtime.clone(), settings.groups.clone(), offsets_partitions, group_metrics),
             coordinated: Mutex::new(None),
             image_applied: Notify::new(),
             background: Mutex::default(),
@@ -212,7 +217,8 @@ fn open_directories(
     let mut directories = Vec::new();
     let mut total = RecoveryReport::default();
     for path in &settings.directories {
-        let metrics = DirectoryMetrics { journal: metrics.journal.clone(), log: metrics.log.clone() };
+        let tail_bytes = metrics.memory.used_bytes.of(MemoryShare::Tail).clone();
+        let metrics = DirectoryMetrics { journal: metrics.journal.clone(), log: metrics.log.clone(), tail_bytes };
         let (directory, report) = LogDirectory::open(runtime, path, owner, settings.directory, metrics)?;
         total.add(&report);
         directories.push(Arc::new(directory));

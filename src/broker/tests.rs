@@ -8,6 +8,7 @@ use super::*;
 use crate::metadata::topic_config::{ConfigOperation, TopicConfig};
 use crate::record::*;
 use crate::sim::Random;
+use crate::telemetry::MemoryShare;
 use crate::types::*;
 
 async fn open(directory: &std::path::Path) -> Arc<Broker> {
@@ -351,6 +352,10 @@ async fn answers_that_nobody_takes_leave_room_for_others() {
         assert!(fetched[0].records.as_ref().is_ok_and(|records| !records.is_empty()), "{number}");
         untaken.push(memory);
     }
+    let used = &broker.metrics().memory.used_bytes.of(MemoryShare::Frames);
+    assert!((1 << 20..=2 << 20).contains(&used.get()), "{}", used.get());
+    untaken.clear();
+    assert_eq!(used.get(), 0);
     broker.shutdown().await;
 }
 

@@ -19,8 +19,6 @@ use crate::telemetry::{MemoryShare, Metrics};
 const READER_LANES: usize = 4;
 /// Lanes that encode Parquet, and as many that decode it, at low priority.
 const ARCHIVE_LANES: usize = 2;
-/// Memory of one segment that is being turned into Parquet.
-const UPLOAD_BYTES: u64 = 40 << 20;
 
 /// The broker's settings. Its endpoints are known once the listeners are bound.
 pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, LocationError> {
@@ -63,7 +61,6 @@ fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
     let own = config.data.directories[0].join("archive");
     let options = config.store.options.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
     let chunk_bytes = ChunkLimits::default().raw_bytes.max(1);
-    let uploads = to_usize(config.memory.share_bytes(MemoryShare::Uploads) / UPLOAD_BYTES).max(1);
     Ok(ArchiveSettings {
         location: Location::parse(config.store.url.as_str())?,
         store: StoreSettings {
@@ -78,10 +75,11 @@ fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
             spool_directory: own.join("spool"),
             cache_directory: own.join("cache"),
             cache_bytes: archive.cache.bytes(),
-            uploads: archive.uploads.min(uploads),
+            uploads: archive.uploads,
+            upload_bytes: to_usize(config.memory.share_bytes(MemoryShare::Uploads)),
             lanes: ARCHIVE_LANES,
             reads: ReadSettings {
-                memory_bytes: config.memory.share_bytes(MemoryShare::Readers),
+                memory_bytes: to_usize(config.memory.share_bytes(MemoryShare::Readers)),
                 read_ahead_chunks: to_usize(archive.read_ahead.bytes().div_ceil(chunk_bytes)),
             },
             retention_interval: config.data.settings.retention_interval.0,

@@ -9,10 +9,9 @@ use super::request::{
     DescribedGroup, FetchedTopic, Heartbeat, JoinGroup, JoinRefused, JoinedGroup, LeaveGroup, LeftMember, ListGroups,
     ListedGroup, OffsetCommit, OffsetDelete, OffsetFetch, PartitionResults, Reply, Request, SyncGroup, SyncedGroup,
 };
-use super::session::{OffsetsLog, Session};
+use super::session::{CoordinatorMetrics, OffsetsLog, Session};
 use super::{GroupError, GroupSettings, partition_of, snapshot};
 use crate::runtime::Runtime;
-use crate::telemetry::GroupMetrics;
 use crate::types::{PartitionIndex, TopicId};
 
 /// The coordinators that this broker runs, by partition of `__consumer_offsets`.
@@ -20,7 +19,7 @@ pub struct Groups {
     runtime: Runtime,
     settings: Arc<GroupSettings>,
     partitions: i32,
-    metrics: GroupMetrics,
+    metrics: CoordinatorMetrics,
     sessions: RwLock<BTreeMap<PartitionIndex, Session>>,
 }
 
@@ -36,7 +35,7 @@ macro_rules! expect_reply {
 
 impl Groups {
     /// Without any coordinator yet; `partitions` is what `__consumer_offsets` has.
-    pub fn new(runtime: Runtime, settings: GroupSettings, partitions: i32, metrics: GroupMetrics) -> Self {
+    pub fn new(runtime: Runtime, settings: GroupSettings, partitions: i32, metrics: CoordinatorMetrics) -> Self {
         Self { runtime, settings: Arc::new(settings), partitions, metrics, sessions: RwLock::default() }
     }
 

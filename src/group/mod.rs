@@ -26,6 +26,6 @@ pub use coordinator::{Action, Coordinator, CoordinatorStats, Event};
 pub use error::{FormatError, GroupError};
 pub use groups::Groups;
 pub use partition::{DEFAULT_PARTITIONS, partition_of};
-pub use session::{OffsetsLog, OffsetsLogError, Session};
+pub use session::{CoordinatorMetrics, OffsetsLog, OffsetsLogError, Session};
 pub use settings::GroupSettings;
 pub use timers::Now;

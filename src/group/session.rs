@@ -20,7 +20,7 @@ use super::request::{Reply, Request, Token};
 use super::{GroupError, GroupSettings, Now};
 use crate::record::{Batch, BatchBuilder, BatchOptions, RecordError, Records};
 use crate::runtime::clock::Clock;
-use crate::telemetry::GroupMetrics;
+use crate::telemetry::{Gauge, GroupMetrics};
 use crate::types::{LeaderEpoch, Monotonic, Offset};
 
 /// Requests that wait for one coordinator; more wait with their senders. Each costs the bytes that its client sent.
@@ -63,6 +63,15 @@ pub enum OffsetsLogError {
     },
 }
 
+/// What feeds the metrics of coordinators.
+#[derive(Clone, Debug, Default)]
+pub struct CoordinatorMetrics {
+    /// What they hold and do.
+    pub groups: GroupMetrics,
+    /// Memory that their state takes.
+    pub used_bytes: Gauge,
+}
+
 /// A running coordinator. Dropping it resigns, and ends the task.
 #[derive(Debug)]
 pub struct Session {
@@ -79,7 +88,7 @@ impl Session {
         log: Arc<dyn OffsetsLog>,
         settings: Arc<GroupSettings>,
         clock: Arc<dyn Clock>,
-        metrics: GroupMetrics,
+        metrics: CoordinatorMetrics,
     ) -> Self {
         let (sender, requests) = mpsc::channel(QUEUED_REQUESTS);
         let (lease, resigned) = oneshot::channel();
@@ -138,7 +147,7 @@ struct Driver {
     coordinator: Coordinator,
     log: Arc<dyn OffsetsLog>,
     clock: Arc<dyn Clock>,
-    metrics: GroupMetrics,
+    metrics: CoordinatorMetrics,
     /// What the metrics have been told.
     published: CoordinatorStats,
     waiting: HashMap<Token, oneshot::Sender<Reply>>,
@@ -172,7 +181,7 @@ impl Driver {
             self.step(event);
         }
         self.step(Event::Resign);
-        self.publish(CoordinatorStats { groups: 0, members: 0, offsets: 0, ..self.published });
+        self.publish(CoordinatorStats { groups: 0, members: 0, offsets: 0, state_bytes: 0, ..self.published });
     }
 
     fn step(&mut self, event: Event) {
@@ -222,12 +231,14 @@ impl Driver {
     fn publish(&mut self, stats: CoordinatorStats) {
         let grown = |new: usize, old: usize| i64::try_from(new).unwrap_or(0) - i64::try_from(old).unwrap_or(0);
         let earlier = std::mem::replace(&mut self.published, stats);
-        self.metrics.groups.inc_by(grown(stats.groups, earlier.groups));
-        self.metrics.members.inc_by(grown(stats.members, earlier.members));
-        self.metrics.offsets.inc_by(grown(stats.offsets, earlier.offsets));
-        self.metrics.rebalances.inc_by(stats.rebalances - earlier.rebalances);
-        self.metrics.expired_members.inc_by(stats.expired_members - earlier.expired_members);
-        self.metrics.committed_offsets.inc_by(stats.committed_offsets - earlier.committed_offsets);
+        let CoordinatorMetrics { groups, used_bytes } = &self.metrics;
+        used_bytes.inc_by(grown(stats.state_bytes, earlier.state_bytes));
+        groups.groups.inc_by(grown(stats.groups, earlier.groups));
+        groups.members.inc_by(grown(stats.members, earlier.members));
+        groups.offsets.inc_by(grown(stats.offsets, earlier.offsets));
+        groups.rebalances.inc_by(stats.rebalances - earlier.rebalances);
+        groups.expired_members.inc_by(stats.expired_members - earlier.expired_members);
+        groups.committed_offsets.inc_by(stats.committed_offsets - earlier.committed_offsets);
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::checkpoint::PartitionCheckpoint;
 use super::directory::Shared;
-use crate::telemetry::{JournalMetrics, LogMetrics};
+use crate::telemetry::{Gauge, JournalMetrics, LogMetrics};
 
 /// The metrics of data directories. Several directories may count together.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,8 @@ pub struct DirectoryMetrics {
     pub journal: JournalMetrics,
     /// The logs.
     pub log: LogMetrics,
+    /// Bytes of batches in memory.
+    pub tail_bytes: Gauge,
 }
 
 impl DirectoryMetrics {

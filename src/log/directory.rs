@@ -268,7 +268,9 @@ impl Drop for LogDirectory {
         // Logs hold the shared part, which holds the logs.
         self.shared.logs.lock().by_partition.clear();
         self.shared.dirty.lock().logs.clear();
-        self.shared.tails.lock().shares.clear();
+        let mut tails = self.shared.tails.lock();
+        tails.shares.clear();
+        self.shared.metrics.tail_bytes.dec_by(std::mem::take(&mut tails.bytes) as i64);
         self.shared.seal_times.clear();
         self.shared.to_archive.lock().clear();
     }
@@ -421,6 +423,7 @@ impl Shared {
     pub(super) fn note_tail(&self, log: &Arc<PartitionLog>, end: Offset, bytes: usize) {
         let mut tails = self.tails.lock();
         tails.bytes += bytes;
+        self.metrics.tail_bytes.inc_by(bytes as i64);
         tails.shares.push_back((Arc::clone(log), end, bytes));
     }
 
@@ -459,6 +462,7 @@ impl Shared {
             state.tail.evict_below(end);
             drop(state);
             tails.bytes -= bytes;
+            self.metrics.tail_bytes.dec_by(bytes as i64);
             tails.shares.pop_front();
         }
     }

@@ -29,7 +29,7 @@ use crate::runtime::net::Stream;
 use crate::telemetry::RefuseReason;
 
 /// Memory of requests is counted in units of this size.
-pub(super) const PERMIT_BYTES: usize = 1024;
+const PERMIT_BYTES: usize = 1024;
 /// What an idle connection has ready to read into: most requests fit, and ten thousand connections cost ten megabytes.
 const READ_AHEAD_BYTES: usize = 1024;
 /// An answer that waits to be written counts as one more request in flight for each time that it has so many bytes.
@@ -89,7 +89,7 @@ struct Arrived {
 }
 
 /// Permits for that many bytes.
-pub(super) fn permits(bytes: usize) -> u32 {
+fn permits(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX).max(1)
 }
 

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connection::{acquire, permits};
+use super::connection::acquire;
+use crate::telemetry::{Gauge, MemoryPool, TakenMemory};
 
 /// What is given at a time while most is free.
 const LARGE_STEP_BYTES: usize = 1 << 20;
@@ -20,37 +21,35 @@ const SMALL_STEP_BYTES: usize = 16 << 10;
 
 /// See the module.
 pub(super) struct FrameMemory {
-    free: Arc<Semaphore>,
+    pool: MemoryPool,
     overdraft: Arc<Semaphore>,
-    /// Permits in all.
-    limit: usize,
 }
 
 /// What a request holds; given back when dropped.
 #[derive(Default)]
 pub(super) struct FrameShare {
-    taken: Option<OwnedSemaphorePermit>,
+    taken: Option<TakenMemory>,
     overdraft: Option<OwnedSemaphorePermit>,
 }
 
 impl FrameMemory {
-    /// Memory of so many bytes.
-    pub(super) fn new(bytes: usize) -> Self {
+    /// Memory of so many bytes; `used_bytes` shows what is taken.
+    pub(super) fn new(bytes: usize, used_bytes: Gauge) -> Self {
         // Anything smaller could not give a large step.
-        let limit = permits(bytes.max(LARGE_STEP_BYTES)) as usize;
-        Self { free: Arc::new(Semaphore::new(limit)), overdraft: Arc::new(Semaphore::new(1)), limit }
+        let pool = MemoryPool::new(bytes.max(LARGE_STEP_BYTES), used_bytes);
+        Self { pool, overdraft: Arc::new(Semaphore::new(1)) }
     }
 
     /// Takes memory for the next bytes of a request of which that many are missing; returns for how many.
     pub(super) async fn grow(&self, share: &mut FrameShare, missing_bytes: usize) -> usize {
-        let is_relaxed = self.free.available_permits() >= self.limit / 2;
+        let is_relaxed = self.pool.free_bytes() >= self.pool.all_bytes() / 2;
         let step = missing_bytes.min(if is_relaxed { LARGE_STEP_BYTES } else { SMALL_STEP_BYTES });
         match &mut share.taken {
-            None => share.taken = Some(acquire(&self.free, permits(step)).await),
+            None => share.taken = Some(self.pool.take(step).await),
             Some(_) if share.overdraft.is_some() => {}
             Some(taken) => tokio::select! {
                 biased;
-                more = acquire(&self.free, permits(step)) => taken.merge(more),
+                more = self.pool.take(step) => taken.merge(more),
                 right = acquire(&self.overdraft, 1) => share.overdraft = Some(right),
             },
         }
@@ -73,7 +72,7 @@ mod tests {
 
     #[test]
     fn announcing_much_takes_little() {
-        let memory = FrameMemory::new(LIMIT);
+        let memory = FrameMemory::new(LIMIT, Gauge::default());
         let mut shares: Vec<FrameShare> = (0..100).map(|_| FrameShare::default()).collect();
         let given: Vec<_> = shares.iter_mut().map(|share| grow_at_once(&memory, share, LIMIT)).collect();
         assert_eq!(given[..5], [Some(LARGE_STEP_BYTES); 5]);
@@ -83,7 +82,7 @@ mod tests {
 
     #[test]
     fn requests_that_arrived_in_part_do_not_wait_for_each_other_for_ever() {
-        let memory = FrameMemory::new(LIMIT);
+        let memory = FrameMemory::new(LIMIT, Gauge::default());
         let mut shares: Vec<FrameShare> = (0..3).map(|_| FrameShare::default()).collect();
         // All are read at the same pace, until one is given the rest and the others wait.
         let mut read = [0; 3];

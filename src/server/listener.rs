@@ -18,7 +18,7 @@ use super::settings::ConnectionLimits;
 use crate::broker::Broker;
 use crate::metadata::broker_config;
 use crate::runtime::net::{Listener, Stream};
-use crate::telemetry::{RefuseReason, spans};
+use crate::telemetry::{MemoryShare, RefuseReason, spans};
 
 /// How long to wait after accepting failed, which it does while file descriptors are used up.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -42,9 +42,10 @@ struct Open {
 
 impl Shared {
     pub(super) fn new(broker: Arc<Broker>, limits: ConnectionLimits, drain_timeout: Duration) -> Self {
+        let used_bytes = broker.metrics().memory.used_bytes.of(MemoryShare::Frames).clone();
         Self {
             handlers: Handlers::new(broker.metrics()),
-            frames: FrameMemory::new(limits.total_frame_bytes),
+            frames: FrameMemory::new(limits.total_frame_bytes, used_bytes),
             broker,
             limits,
             drain_timeout,

@@ -20,6 +20,7 @@
 mod histogram;
 mod labels;
 mod logs;
+mod memory_pool;
 mod metrics;
 mod readiness;
 pub mod spans;
@@ -27,6 +28,7 @@ pub mod spans;
 pub use histogram::{LatencyHistogram, SizeHistogram};
 pub use labels::{ApiLabel, ErrorLabel, FetchSource, Label, Labeled, MemoryShare, RefuseReason, StoreOperation};
 pub use logs::{LogError, LogFormat, check_filter, install_logs};
+pub use memory_pool::{MemoryPool, TakenMemory};
 pub use metrics::{
     ApiMetrics, ArchiveMetrics, ArchiveReadMetrics, CacheMetrics, FetchMetrics, GroupMetrics, JournalMetrics,
     LogMetrics, MemoryMetrics, MetadataMetrics, Metrics, ProcessMetrics, ProduceMetrics, ServerMetrics, StoreMetrics,

@@ -6,8 +6,8 @@ use alluvium::archive::manifest::{
     Chunk, ClusterStamp, GroupSnapshotMark, Head, ProducerIdMark, Segment, SpillList, TopicDescription,
 };
 use alluvium::archive::parquet::{
-    COMPANION_HEADER_BYTES, Description, FileMetadata, check_companion_header, decode_chunk, read_companion_tail,
-    search_timestamp,
+    COMPANION_HEADER_BYTES, DecodeError, Description, FileMetadata, Run, check_companion_header, decode_chunk,
+    decode_run_into, read_companion_tail, search_timestamp,
 };
 use alluvium::group::records::{CommittedOffset, Key, StoredGroup};
 use alluvium::record::compression::decompress;
@@ -213,7 +213,7 @@ fn chunk(row_group: usize, parquet: std::ops::Range<u64>, rows: u64) -> Chunk {
         row_group,
         parquet,
         companion: 0..0,
-        raw_bytes: 0,
+        raw_bytes: 64 << 10,
         hash: 0,
     }
 }
@@ -230,9 +230,6 @@ fn footer_of(tail: &[u8]) -> Option<FileMetadata> {
     tail[at + 4..].copy_from_slice(b"PAR1");
     let metadata = FileMetadata::parse(&tail).ok()?;
     let _ = (metadata.key_value("alluvium.segment"), metadata.row_groups(), metadata.memory_bytes());
-    for row_group in 0..metadata.row_groups().min(8) {
-        let _ = metadata.search_range(row_group);
-    }
     Some(metadata)
 }
 
@@ -246,10 +243,27 @@ fn parquet_rows(bytes: &[u8]) {
     for row_group in 0..metadata.row_groups().min(4) {
         let chunk = chunk(row_group, 0..at as u64, 1000);
         let _ = decode_chunk(&chunk, Some((&metadata, rows.clone())), Bytes::new());
-        let Some(range) = metadata.search_range(row_group) else { continue };
-        let Some(searched) = usize::try_from(range.start).ok().filter(|start| *start <= rows.len()) else { continue };
-        let _ = search_timestamp(&metadata, &chunk, rows.slice(searched..), Offset(0), Timestamp(i64::MAX));
+        let _ = parquet_run(&metadata, &chunk, bytes);
+        let Ok(range) = metadata.search_range(&chunk) else { continue };
+        let searched = rows.slice(usize::try_from(range.start).expect("it lies within the rows")..);
+        let _ = search_timestamp(&metadata, &chunk, searched, Offset(0), Timestamp(i64::MAX));
     }
+}
+
+/// The first rows of a row group, by way of the page index.
+fn parquet_run(metadata: &FileMetadata, chunk: &Chunk, bytes: &[u8]) -> Option<()> {
+    let bytes = Bytes::copy_from_slice(bytes);
+    let part = |range: std::ops::Range<u64>| {
+        let range = usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?;
+        (range.start <= range.end && range.end <= bytes.len()).then(|| bytes.slice(range))
+    };
+    let index = part(metadata.page_index_range(chunk.row_group)?)?;
+    let pages = metadata.pages(chunk.row_group, &index).ok()?;
+    let run = Run { base: chunk.base, next: chunk.next, rows: 1..3, hash: 0 };
+    let ranges = pages.ranges(chunk, &run).ok()?;
+    let parts = ranges.into_iter().map(|range| Some((range.start, part(range)?))).collect::<Option<_>>()?;
+    let _ = decode_run_into::<DecodeError>(chunk, &run, &pages, parts, |_| Ok(()));
+    Some(())
 }
 
 fn group_records(bytes: &[u8]) {

@@ -3,8 +3,6 @@
 //! Each byte is looked at once. The ends of the objects come first, as the footer is needed to decode; then chunk by chunk.
 //! Nothing is read here: callers fetch, from the spool or from the bucket.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -35,10 +33,7 @@ impl SegmentCheck {
         if segment.parquet_bytes > 0 {
             let at = usize::try_from(segment.metadata_start.saturating_sub(segment.footer_start)).unwrap_or(usize::MAX);
             let tail = parquet_end.get(at..).unwrap_or_default();
-            // The reader of the bytes is not ours: damage that makes it panic is damage all the same.
-            let parsed = catch_unwind(AssertUnwindSafe(|| FileMetadata::parse(tail)));
-            let unreadable = DecodeError::Malformed { what: "the Parquet reader cannot cope with a footer", at: 0 };
-            metadata = Some(parsed.unwrap_or(Err(unreadable))?);
+            metadata = Some(FileMetadata::parse(tail)?);
         }
         if segment.companion_bytes > 0 {
             check_header(&companion_start)?;

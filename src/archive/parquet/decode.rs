@@ -4,6 +4,7 @@
 //! back in offset order, each byte for byte as it was in the log but for its compression. A checksum over them, made when
 //! they were archived, shows damage anywhere between: bucket, network, decoder.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -16,10 +17,10 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader};
-use parquet::file::reader::{ChunkReader, Length};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::companion::{ArchivedBatch, Fate, read_part};
+use super::parts::Parts;
 use super::runs::{self, FileRuns, RowGroupPages, Run};
 use super::{DecodeError, schema};
 use crate::archive::manifest::Chunk;
@@ -42,6 +43,10 @@ pub struct FileMetadata {
 impl FileMetadata {
     /// Parses the end of an object: from [`metadata_start`](crate::archive::manifest::Segment::metadata_start) on.
     pub fn parse(tail: &[u8]) -> Result<Self, DecodeError> {
+        guarded("the Parquet reader cannot cope with a footer", Offset(0), || Self::parse_unguarded(tail))
+    }
+
+    fn parse_unguarded(tail: &[u8]) -> Result<Self, DecodeError> {
         let metadata = tail
             .len()
             .checked_sub(8)
@@ -80,14 +85,17 @@ impl FileMetadata {
         self.arrow.metadata().num_row_groups()
     }
 
-    /// The bytes of a row group that a search by timestamp reads.
-    pub fn search_range(&self, row_group: usize) -> Option<std::ops::Range<u64>> {
-        let group = self.arrow.metadata().row_groups().get(row_group)?;
+    /// The bytes of a chunk's row group that a search by timestamp reads.
+    pub fn search_range(&self, chunk: &Chunk) -> Result<Range<u64>, DecodeError> {
+        let lacking = malformed("Parquet file lacks a row group", chunk.base);
+        let group = self.arrow.metadata().row_groups().get(chunk.row_group).ok_or(lacking)?;
         let ranges = schema::SEARCH_COLUMNS.iter().filter_map(|&column| group.columns().get(column));
         ranges
             .map(|column| column.byte_range())
             .map(|(start, length)| start..start + length)
             .reduce(|one, two| one.start.min(two.start)..one.end.max(two.end))
+            .filter(|range| chunk.parquet.start <= range.start && range.end <= chunk.parquet.end)
+            .ok_or(malformed("a column lies outside its row group", chunk.base))
     }
 }
 
@@ -103,50 +111,6 @@ fn check_ranges(metadata: &ParquetMetaData) -> Result<(), DecodeError> {
 
 pub(super) fn reader_options() -> ArrowReaderOptions {
     ArrowReaderOptions::new().with_skip_arrow_metadata(true)
-}
-
-/// Parts of a file in memory, in order of position, read as if they were the whole.
-#[derive(Clone, Debug)]
-struct Parts {
-    parts: Arc<[(u64, Bytes)]>,
-}
-
-impl Parts {
-    fn one(start: u64, bytes: Bytes) -> Self {
-        Self { parts: Arc::new([(start, bytes)]) }
-    }
-
-    fn from(&self, start: u64) -> Result<Bytes, ParquetError> {
-        let after = self.parts.partition_point(|(part, _)| *part <= start);
-        let part = after.checked_sub(1).map(|at| &self.parts[at]);
-        let found = part.and_then(|(part, bytes)| Some((bytes, usize::try_from(start - part).ok()?)));
-        found
-            .filter(|(bytes, at)| *at <= bytes.len())
-            .map(|(bytes, at)| bytes.slice(at..))
-            .ok_or_else(|| ParquetError::EOF("read outside the row group".to_owned()))
-    }
-}
-
-impl Length for Parts {
-    fn len(&self) -> u64 {
-        self.parts.last().map_or(0, |(start, bytes)| start + bytes.len() as u64)
-    }
-}
-
-impl ChunkReader for Parts {
-    type T = bytes::buf::Reader<Bytes>;
-
-    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        Ok(self.from(start)?.reader())
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        let bytes = self.from(start)?;
-        if bytes.len() < length {
-            return Err(ParquetError::EOF("read past the row group".to_owned()));
-        }
-        Ok(bytes.slice(..length))
-    }
 }
 
 /// Decodes one chunk from the bytes of its row group (with the file's metadata) and of its companion part.
@@ -174,7 +138,7 @@ pub fn decode_chunk_into<E: From<DecodeError>>(
     let mut proof = Proof::new(chunk.base, chunk.next, take);
     let mut beside = read_part(companion)?.into_iter().peekable();
     if let Some((metadata, bytes)) = rows {
-        let parts = Parts::one(chunk.parquet.start, bytes);
+        let parts = Parts::whole(chunk, chunk.parquet.start, bytes);
         let mut rebuild = Rebuild::open(|| Ok(open(&metadata.arrow, chunk, parts)?.build()?), chunk)?;
         while let Some(batches) = rebuild.next_batches()? {
             for batch in batches {
@@ -202,7 +166,7 @@ pub fn decode_run_into<E: From<DecodeError>>(
     take: impl FnMut(ArchivedBatch) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut proof = Proof::new(run.base, run.next, take);
-    let parts = Parts { parts: parts.into() };
+    let parts = Parts::pages(chunk, parts);
     let portions = || Ok(open(&pages.arrow, chunk, parts)?.with_row_selection(pages.selection(&run.rows)).build()?);
     let mut rebuild = Rebuild::open(portions, chunk)?;
     while let Some(batches) = rebuild.next_batches()? {
@@ -282,24 +246,31 @@ pub fn search_timestamp(
     from: Offset,
     timestamp: Timestamp,
 ) -> Result<Option<(Offset, Timestamp, LeaderEpoch)>, DecodeError> {
-    let range =
-        metadata.search_range(chunk.row_group).ok_or(malformed("Parquet file lacks a row group", chunk.base))?;
+    let range = metadata.search_range(chunk)?;
     let mask = ProjectionMask::leaves(metadata.arrow.parquet_schema(), schema::SEARCH_COLUMNS);
-    let parts = Parts::one(range.start, bytes);
-    for portion in open(&metadata.arrow, chunk, parts)?.with_projection(mask).build()? {
-        let portion = portion.map_err(ParquetError::from)?;
-        let offsets = column(&portion, schema::OFFSET, |array| array.as_primitive_opt::<Int64Type>())?;
-        let timestamps =
-            column(&portion, schema::TIMESTAMP, |array| array.as_primitive_opt::<TimestampMicrosecondType>())?;
-        let epochs = column(&portion, schema::LEADER_EPOCH, |array| array.as_primitive_opt::<Int32Type>())?;
-        let found = (0..portion.num_rows())
-            .find(|&row| offsets.value(row) >= from.0 && timestamps.value(row).div_euclid(1000) >= timestamp.0);
-        if let Some(row) = found {
-            let timestamp = Timestamp(timestamps.value(row).div_euclid(1000));
-            return Ok(Some((Offset(offsets.value(row)), timestamp, LeaderEpoch(epochs.value(row)))));
+    let parts = Parts::whole(chunk, range.start, bytes);
+    guarded(ROW_GROUP, chunk.base, || {
+        for portion in open(&metadata.arrow, chunk, parts)?.with_projection(mask).build()? {
+            let found = search_portion(&portion.map_err(ParquetError::from)?, from, timestamp)?;
+            if found.is_some() {
+                return Ok(found);
+            }
         }
-    }
-    Ok(None)
+        Ok(None)
+    })
+}
+
+fn search_portion(
+    portion: &RecordBatch,
+    from: Offset,
+    timestamp: Timestamp,
+) -> Result<Option<(Offset, Timestamp, LeaderEpoch)>, DecodeError> {
+    let offsets = column(portion, schema::OFFSET, |array| array.as_primitive_opt::<Int64Type>())?;
+    let timestamps = column(portion, schema::TIMESTAMP, |array| array.as_primitive_opt::<TimestampMicrosecondType>())?;
+    let epochs = column(portion, schema::LEADER_EPOCH, |array| array.as_primitive_opt::<Int32Type>())?;
+    let millis = |row| timestamps.value(row).div_euclid(1000);
+    let found = (0..portion.num_rows()).find(|&row| offsets.value(row) >= from.0 && millis(row) >= timestamp.0);
+    Ok(found.map(|row| (Offset(offsets.value(row)), Timestamp(millis(row)), LeaderEpoch(epochs.value(row)))))
 }
 
 fn column<'a, T>(
@@ -423,13 +394,13 @@ struct Rebuild {
 
 impl Rebuild {
     fn open(portions: impl FnOnce() -> Result<Portions, DecodeError>, chunk: &Chunk) -> Result<Self, DecodeError> {
-        let portions = guarded(chunk.base, portions)?;
+        let portions = guarded(ROW_GROUP, chunk.base, portions)?;
         Ok(Self { portions, chunk_base: chunk.base, open: None, batches: Vec::new(), rows: 0 })
     }
 
     /// The batches that end in the next portion; `None` after the last one.
     fn next_batches(&mut self) -> Result<Option<Vec<ArchivedBatch>>, DecodeError> {
-        guarded(self.chunk_base, || {
+        guarded(ROW_GROUP, self.chunk_base, || {
             match self.portions.next() {
                 Some(portion) => self.add(&Columns::of(&portion.map_err(ParquetError::from)?)?)?,
                 None if self.open.is_some() => self.close()?,
@@ -472,8 +443,14 @@ impl Rebuild {
     }
 }
 
-/// The reader of the bytes is not ours: damage that makes it panic is damage all the same.
-fn guarded<T>(base: Offset, read: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
-    catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(malformed("the Parquet reader cannot cope with a row group", base)))
+const ROW_GROUP: &str = "the Parquet reader cannot cope with a row group";
+
+/// The reader of the bytes is not ours: damage that makes it panic is damage all the same. All that it does with bytes
+/// from a bucket is done in here.
+pub(super) fn guarded<T>(
+    what: &'static str,
+    at: Offset,
+    read: impl FnOnce() -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(malformed(what, at)))
 }

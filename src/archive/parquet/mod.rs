@@ -10,6 +10,7 @@ mod companion;
 mod decode;
 mod encode;
 mod error;
+mod parts;
 mod rows;
 mod runs;
 mod schema;

@@ -16,7 +16,7 @@ use parquet::file::page_index::offset_index::OffsetIndexMetaData;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::DecodeError;
-use super::decode::{FileMetadata, reader_options};
+use super::decode::{FileMetadata, guarded, reader_options};
 use crate::archive::manifest::Chunk;
 use crate::types::Offset;
 
@@ -26,6 +26,8 @@ pub(super) const RUNS_KEY: &str = "alluvium.runs";
 const RUNS_PER_CHUNK: u64 = 16;
 /// A chunk of fewer runs is read as a whole: that is not much more.
 const RUNS_MIN: usize = 4;
+
+const PAGE_INDEX: &str = "the Parquet reader cannot cope with a page index";
 
 /// A run as stored: offsets covered, rows, checksum.
 type RunRow = (u64, u64, u64);
@@ -211,6 +213,10 @@ impl FileMetadata {
 
     /// Where the pages of a row group lie, out of the bytes of [`Self::page_index_range`].
     pub fn pages(&self, row_group: usize, index: &[u8]) -> Result<RowGroupPages, DecodeError> {
+        guarded(PAGE_INDEX, Offset(0), || self.pages_unguarded(row_group, index))
+    }
+
+    fn pages_unguarded(&self, row_group: usize, index: &[u8]) -> Result<RowGroupPages, DecodeError> {
         let lacking = || DecodeError::Malformed { what: "Parquet file lacks a page index", at: 0 };
         let start = self.page_index_range(row_group).ok_or_else(lacking)?.start;
         let metadata = self.arrow.metadata();
@@ -229,8 +235,19 @@ impl FileMetadata {
 }
 
 impl RowGroupPages {
-    /// The bytes that some rows are decoded from, in order of position.
-    pub fn ranges(&self, rows: &Range<u64>) -> Vec<Range<u64>> {
+    /// The bytes that the rows of a run are decoded from, in order of position. All lie within the chunk.
+    pub fn ranges(&self, chunk: &Chunk, run: &Run) -> Result<Vec<Range<u64>>, DecodeError> {
+        let ranges = guarded(PAGE_INDEX, chunk.base, || Ok(self.claimed_ranges(&run.rows)))?;
+        let within = |range: &Range<u64>| {
+            chunk.parquet.start <= range.start && range.start <= range.end && range.end <= chunk.parquet.end
+        };
+        match ranges.iter().all(within) {
+            true => Ok(ranges),
+            false => Err(DecodeError::Malformed { what: "a page lies outside its row group", at: chunk.base.0 }),
+        }
+    }
+
+    fn claimed_ranges(&self, rows: &Range<u64>) -> Vec<Range<u64>> {
         let group = self.arrow.metadata().row_group(self.row_group);
         let selection = self.selection(rows);
         let mut ranges = Vec::new();

@@ -466,7 +466,7 @@ fn a_search_by_timestamp_reads_only_the_small_columns() {
     let (encoded, _, _bench) = round_trip(&request(0, 40), ChunkLimits::default(), &sources);
     let metadata = metadata(&encoded).unwrap();
     let chunk = encoded.segment.chunks().next().unwrap();
-    let range = metadata.search_range(0).unwrap();
+    let range = metadata.search_range(&chunk).unwrap();
     assert!(range.end - range.start < (chunk.parquet.end - chunk.parquet.start) / 2);
     let search = |from, timestamp| {
         let bytes = read(encoded.parquet.as_ref(), &range);
@@ -489,7 +489,7 @@ fn decode_run(
     let index = read(encoded.parquet.as_ref(), &metadata.page_index_range(chunk.row_group).unwrap());
     let pages = metadata.pages(chunk.row_group, &index).unwrap();
     let mut fetched = 0;
-    let parts = pages.ranges(&run.rows).into_iter().map(|range| {
+    let parts = pages.ranges(chunk, run).unwrap().into_iter().map(|range| {
         let mut bytes = read(encoded.parquet.as_ref(), &range).to_vec();
         fetched += bytes.len() as u64;
         damage(&mut bytes);

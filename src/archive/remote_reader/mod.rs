@@ -4,7 +4,7 @@
 //! ([`RemoteReader::fetch`]); both give an [`AtHand`], which is read without waiting for the bucket. A chunk is fetched by ranged
 //! reads (its row group, its companion part, and once per file the footer), decoded on a worker straight into a file of the
 //! [`ChunkCache`] in the form that clients get. A reader that goes on where a read stopped has the next chunks fetched ahead
-//! of it, across segments; one that jumps gets a part of a chunk alone, which is not cached (decision 0015). All that is in memory on the way is taken from the readers' share (`read_memory`), in turn.
+//! of it, across segments; one that jumps gets a part of a chunk alone, which is not cached (decision 0015). All that is in memory on the way is taken from the readers' share, in turn.
 //! Reads change nothing; a slow or failing bucket slows only who reads from it.
 
 mod error;
@@ -20,13 +20,12 @@ use super::chunk_cache::{ChunkCache, ChunkForm, ChunkKey, FetchCompression};
 use super::chunk_source::ChunkSource;
 use super::manifest::{Chunk, Head, Position, Segment, SpillList};
 use super::partition::PartitionArchive;
-use super::read_memory::{ReadMemory, TakenMemory};
 use super::rebuilt_chunk::{ChunkWriter, RebuiltChunk, Stretch};
 use super::recent::Recent;
 use super::workers::Workers;
 use crate::record::{Batch, BatchBuilder, BatchOptions, RecordError};
 use crate::runtime::net::BoxFuture;
-use crate::telemetry::{ArchiveReadMetrics, Gauge};
+use crate::telemetry::{ArchiveReadMetrics, Gauge, MemoryPool, TakenMemory};
 use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 /// Spilled lists that are kept, most recently used; each takes about 200 KiB.
@@ -34,14 +33,14 @@ const SPILLS: usize = 32;
 /// Places where reads stopped that are remembered, to tell sequential reading.
 const PROGRESS: usize = 16_384;
 /// Memory for rebuilding a chunk beside its bytes: rows and columns of the portion that is being decoded, and a batch.
-const DECODE_BYTES: u64 = 6 << 20;
+const DECODE_BYTES: usize = 6 << 20;
 
 /// How the archive is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadSettings {
     /// Memory that archived data may take while it is fetched and decoded. A chunk takes what it has in the bucket and what
     /// it has uncompressed, about 25 MiB; at least one is always worked on, and others wait for their turn.
-    pub memory_bytes: u64,
+    pub memory_bytes: usize,
     /// Chunks that are fetched ahead of a sequential reader. More hides more latency and costs memory, disk and requests
     /// for readers that stop.
     pub read_ahead_chunks: usize,
@@ -75,7 +74,7 @@ impl ReadRequest {
 pub struct ReadMetrics {
     /// What was fetched and rebuilt.
     pub reads: ArchiveReadMetrics,
-    /// Memory in use.
+    /// Memory that is taken.
     pub used_bytes: Gauge,
 }
 
@@ -90,7 +89,7 @@ struct Inner {
     settings: ReadSettings,
     workers: Workers,
     cache: ChunkCache,
-    memory: ReadMemory,
+    memory: MemoryPool,
     metrics: ArchiveReadMetrics,
     source: ChunkSource,
     spills: Mutex<Recent<(TopicPartition, Offset, u64), Arc<SpillList>>>,
@@ -149,7 +148,7 @@ impl RemoteReader {
             source: ChunkSource::new(workers.clone(), metrics.reads.clone()),
             workers,
             cache,
-            memory: ReadMemory::new(settings.memory_bytes, metrics.used_bytes),
+            memory: MemoryPool::new(settings.memory_bytes, metrics.used_bytes),
             metrics: metrics.reads,
             spills: Mutex::new(Recent::new(SPILLS)),
             progress: Mutex::new(Recent::new(PROGRESS)),
@@ -396,20 +395,20 @@ impl Place {
         chunk.end() <= request.offset && !self.hides_batches(request) && self.chunk.next < head.next_offset
     }
 
-    const fn memory_bytes(&self) -> u64 {
+    fn memory_bytes(&self) -> usize {
         memory_bytes(&self.chunk)
     }
 
     /// Memory for rebuilding a part of the chunk: what is fetched of it, and about twice a part uncompressed.
-    const fn run_memory_bytes(&self) -> u64 {
-        self.chunk.raw_bytes / 4 + DECODE_BYTES / 2
+    fn run_memory_bytes(&self) -> usize {
+        usize::try_from(self.chunk.raw_bytes / 4).unwrap_or(usize::MAX).saturating_add(DECODE_BYTES / 2)
     }
 }
 
 /// Memory for rebuilding a chunk, should it have to stay there.
-const fn memory_bytes(chunk: &Chunk) -> u64 {
+fn memory_bytes(chunk: &Chunk) -> usize {
     let stored = (chunk.parquet.end - chunk.parquet.start) + (chunk.companion.end - chunk.companion.start);
-    stored + chunk.raw_bytes + DECODE_BYTES
+    usize::try_from(stored + chunk.raw_bytes).unwrap_or(usize::MAX).saturating_add(DECODE_BYTES)
 }
 
 /// An empty batch over `[from, next)`, which moves a consumer on where it may see nothing.

@@ -48,7 +48,7 @@ impl RemoteReader {
             let _memory = self.inner.memory.take(needed).await;
             if chunk.companion.is_empty() {
                 let metadata = self.inner.source.footer(store, keys, segment).await?;
-                let range = metadata.search_range(chunk.row_group).unwrap_or(chunk.parquet.clone());
+                let range = metadata.search_range(&chunk).map_err(damaged)?;
                 let bytes = self.inner.source.get(store, &keys.parquet(&name), range).await?;
                 let found = self
                     .inner

@@ -58,7 +58,7 @@ use crate::archive::workers::Workers;
 use crate::metadata::Image;
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
-use crate::telemetry::{MemoryShare, Metrics};
+use crate::telemetry::{MemoryPool, MemoryShare, Metrics};
 use crate::types::{
     BrokerIncarnationId, ClusterId, Incarnation, LeaderEpoch, Monotonic, NodeId, PartitionIndex, TopicPartition,
 };
@@ -75,8 +75,10 @@ pub struct ArchiverSettings {
     pub cache_directory: PathBuf,
     /// Most bytes of rebuilt chunks. More spares requests and decoding for readers that follow each other.
     pub cache_bytes: u64,
-    /// Segments encoded and uploaded at once; each takes about 40 MiB and up to a core, at low priority.
+    /// Most segments encoded and uploaded at once; each takes up to a core, at low priority.
     pub uploads: usize,
+    /// Bytes of memory for uploads: 40 MiB each, but one always goes on.
+    pub upload_bytes: usize,
     /// Lanes that encode, and as many that decode.
     pub lanes: usize,
     /// How old records are read.
@@ -207,10 +209,12 @@ impl Archiver {
         let spool = Spool::open(&*runtime.disk, &settings.spool_directory, settings.uploads)?;
         let (directory, bytes) = (settings.cache_directory.clone(), settings.cache_bytes);
         let cache = ChunkCache::open(runtime, directory, bytes, decoders.clone(), metrics.cache.clone())?;
-        let used_bytes = metrics.memory.used_bytes.of(MemoryShare::Readers).clone();
+        let used_bytes = |share| metrics.memory.used_bytes.of(share).clone();
+        let upload_memory = MemoryPool::new(settings.upload_bytes, used_bytes(MemoryShare::Uploads));
+        let used_bytes = used_bytes(MemoryShare::Readers);
         let read_metrics = ReadMetrics { reads: metrics.archive_read.clone(), used_bytes };
         Ok(Self {
-            uploader: Uploader::new(runtime.clone(), workers.clone(), spool, ChunkLimits::default()),
+            uploader: Uploader::new(runtime.clone(), workers.clone(), spool, upload_memory, ChunkLimits::default()),
             reader: RemoteReader::new(settings.reads, decoders, cache, read_metrics),
             runtime: runtime.clone(),
             heads: Heads::new(settings.head_bytes),

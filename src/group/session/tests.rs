@@ -71,6 +71,10 @@ impl OffsetsLog for Leader {
 }
 
 fn groups() -> Groups {
+    counted_groups(CoordinatorMetrics::default())
+}
+
+fn counted_groups(metrics: CoordinatorMetrics) -> Groups {
     let settings = GroupSettings {
         initial_rebalance_delay: Duration::from_millis(10),
         min_session_timeout: Duration::from_millis(10),
@@ -78,7 +82,7 @@ fn groups() -> Groups {
         rewrite_min_bytes: 10_000,
         ..GroupSettings::default()
     };
-    Groups::new(Runtime::production(), settings, 50, GroupMetrics::default())
+    Groups::new(Runtime::production(), settings, 50, metrics)
 }
 
 fn commit(group: &str, offset: i64) -> OffsetCommit {
@@ -126,7 +130,8 @@ async fn lead(groups: &Groups, group: &str, log: &Arc<MemoryLog>) {
 
 #[tokio::test]
 async fn many_commits_share_few_appends_and_survive_a_change_of_leader() {
-    let (log, first) = (Arc::new(MemoryLog::default()), groups());
+    let (log, metrics) = (Arc::new(MemoryLog::default()), CoordinatorMetrics::default());
+    let first = counted_groups(metrics.clone());
     assert_eq!(committed(&first, "g").await, Err(GroupError::NotCoordinator));
     lead(&first, "g", &log).await;
     let commits = (0..200).map(|offset| first.commit_offsets(commit("g", offset)));
@@ -135,9 +140,13 @@ async fn many_commits_share_few_appends_and_survive_a_change_of_leader() {
     assert!(log.appends.load(Ordering::Relaxed) < 20);
     first.commit_offsets(commit("g", 1000)).await.unwrap();
     assert_eq!(committed(&first, "g").await, Ok(1000));
+    assert!(metrics.used_bytes.get() > 0);
 
     first.resign(first.partition_of("g"));
     assert_eq!(committed(&first, "g").await, Err(GroupError::NotCoordinator));
+    while metrics.used_bytes.get() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let second = groups();
     lead(&second, "g", &log).await;
     assert_eq!(committed(&second, "g").await, Ok(1000));

@@ -10,13 +10,14 @@ use kafka_protocol::protocol::StrBytes;
 use super::wire::{brokers, leader_epoch, topic_id};
 use super::{Answer, Answering, Context};
 use crate::broker::{
-    AnswerMemory, Answered, Broker, FetchContext, FetchLimits, FetchPartition, Fetched, Isolation, PartitionError,
-    PartitionKey, SessionPartition, SessionRequest,
+    Answered, Broker, FetchContext, FetchLimits, FetchPartition, Fetched, Isolation, PartitionError, PartitionKey,
+    SessionPartition, SessionRequest,
 };
 use crate::metadata::Image;
 use crate::protocol::fetch_response::{FetchResponse, FetchedPartition, FetchedTopic, NodeEndpoint};
 use crate::protocol::{ErrorCode, ProtocolError, decode_request};
 use crate::server::errors::{partition_code, session_code};
+use crate::telemetry::TakenMemory;
 use crate::types::{Offset, TopicId};
 
 /// First version that names topics by identity.
@@ -42,7 +43,7 @@ pub(super) fn start(context: Context, body: Bytes) -> Result<Answering, Protocol
     }))
 }
 
-async fn fetch(context: &Context, request: FetchRequest) -> (FetchResponse, Option<AnswerMemory>) {
+async fn fetch(context: &Context, request: FetchRequest) -> (FetchResponse, Option<TakenMemory>) {
     let broker = &context.broker;
     let isolation = if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
     let limits = FetchLimits {

@@ -49,21 +49,21 @@ use kafka_protocol::messages::{
 
 use super::connection::Peer;
 use super::errors::group_code;
-use crate::broker::{AnswerMemory, Broker};
+use crate::broker::Broker;
 use crate::group::GroupError;
 use crate::protocol::{
     Api, ApiRequest, ErrorCode, ProtocolError, RequestHeader, decode_request, encode_response, split_request,
     unsupported_api_versions,
 };
 use crate::runtime::net::BoxFuture;
-use crate::telemetry::{ApiMetrics, Counted, Metrics};
+use crate::telemetry::{ApiMetrics, Counted, Metrics, TakenMemory};
 
 /// What a request comes to.
 pub(super) enum Answer {
     /// A frame in pieces, length included.
     Frame(Vec<Bytes>),
     /// The same, with its share of the memory for answers.
-    Records(Vec<Bytes>, AnswerMemory),
+    Records(Vec<Bytes>, TakenMemory),
     /// Nothing, as the client asked (`acks=0`).
     None,
     /// The end of the connection: the only way to tell a client of an error that it asked not to be told.

@@ -140,31 +140,72 @@ mod tests {
     use super::*;
     use crate::log::epoch_cache::EpochCache;
     use crate::log::producer_state::ProducerState;
+    use crate::record::{BatchBuilder, BatchOptions};
+    use crate::types::{ProducerEpoch, ProducerId, Timestamp};
 
-    #[test]
-    fn marks_read_back_and_garbage_is_an_error() {
-        let partition = TopicPartition::new(TopicId::from_bytes([5; 16]), 12);
-        let marks = [
+    /// What format 1 wrote, an entry a line; never to be changed.
+    const FORMAT_1: &str = include_str!("../fixtures/journal_entries_1.hex");
+
+    fn partition() -> TopicPartition {
+        TopicPartition::new(TopicId::from_bytes([5; 16]), 12)
+    }
+
+    fn producers() -> ProducerState {
+        let mut producers = ProducerState::default();
+        for base in [30, 38] {
+            let options = BatchOptions {
+                producer_id: ProducerId(7),
+                producer_epoch: ProducerEpoch(2),
+                ..BatchOptions::default()
+            };
+            let mut builder = BatchBuilder::new(BatchOptions { base_sequence: (base - 30) / 8, ..options });
+            builder.append(Timestamp(1_700_000_000_000), None, Some(b"value"), std::iter::empty());
+            let batch = builder.build(Offset(base.into()), LeaderEpoch(4)).unwrap();
+            producers.record(batch.header(), Offset(40), Timestamp(1_700_000_000_001));
+        }
+        producers
+    }
+
+    fn marks() -> Vec<Mark> {
+        let epochs = vec![(LeaderEpoch(1), Offset(0)), (LeaderEpoch(4), Offset(9))];
+        let epochs = EpochCache::from_starts(epochs).unwrap();
+        let continuation = Continuation { log_start: Offset(3), at: Offset(40), epochs, producers: producers() };
+        vec![
             Mark::Truncate(Offset(7)),
             Mark::LogStart(Offset(8)),
             Mark::EpochStart(LeaderEpoch(3), Offset(9)),
             Mark::Delete,
-            Mark::Continue(Arc::new(Continuation {
-                log_start: Offset(3),
-                at: Offset(40),
-                epochs: EpochCache::from_starts(vec![(LeaderEpoch(1), Offset(0)), (LeaderEpoch(4), Offset(9))])
-                    .unwrap(),
-                producers: ProducerState::default(),
-            })),
-        ];
-        for mark in &marks {
-            let mut bytes = Bytes::from(encode_mark(partition, mark));
-            assert_eq!(read_entry(&mut bytes), Ok((partition, Entry::Mark(mark.clone()))));
-            assert!(bytes.is_empty());
+            Mark::Continue(Arc::new(continuation)),
+        ]
+    }
+
+    #[test]
+    fn entries_of_format_1_are_read_and_written_for_ever() {
+        let mut expected = marks().into_iter().map(Entry::Mark).collect::<Vec<_>>();
+        expected.push(Entry::Append(Bytes::from_static(b"a batch")));
+        let lines = FORMAT_1.lines().map(|line| line.split_whitespace().next().unwrap());
+        let kept: Vec<String> = lines.map(str::to_owned).collect();
+        let written = expected.iter().map(|entry| match entry {
+            Entry::Mark(mark) => encode_mark(partition(), mark),
+            Entry::Append(batch) => {
+                let mut header = [0; ENTRY_HEADER_BYTES];
+                write_append_header(partition(), batch.len(), &mut header);
+                [&header, &batch[..]].concat()
+            }
+        });
+        let written: Vec<Vec<u8>> = written.collect();
+        let digits = |bytes: &Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(written.iter().map(digits).collect::<Vec<_>>(), kept);
+        for (bytes, entry) in written.into_iter().zip(expected) {
+            assert_eq!(read_entry(&mut Bytes::from(bytes)), Ok((partition(), entry)));
         }
-        let mut cut = Bytes::from(encode_mark(partition, &marks[0])).slice(..36);
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        let mut cut = Bytes::from(encode_mark(partition(), &marks()[0])).slice(..36);
         assert!(read_entry(&mut cut).is_err());
-        let mut unknown = encode_mark(partition, &Mark::Delete);
+        let mut unknown = encode_mark(partition(), &Mark::Delete);
         unknown[0] = 99;
         assert!(read_entry(&mut Bytes::from(unknown)).is_err());
     }

@@ -13,23 +13,18 @@ use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, BinaryArray, Int32Array, Int64Array, ListArray, RecordBatch, StringArray};
 use arrow_array::{StructArray, TimestampMicrosecondArray};
 use bytes::{Buf, Bytes};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-use parquet::errors::ParquetError;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::companion::{ArchivedBatch, Fate, read_part};
 use super::parts::Parts;
+use super::portions::Portions;
 use super::runs::{self, FileRuns, RowGroupPages, Run};
 use super::{DecodeError, schema};
 use crate::archive::manifest::Chunk;
 use crate::record::{Attributes, BatchBuilder, BatchOptions, Compression, HeaderView, RecordError, TimestampType};
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
-
-/// Most rows, and about how many bytes, that are decoded at a time.
-const PORTION_ROWS: usize = 8192;
-const PORTION_BYTES: u64 = 1 << 20;
 
 /// The parsed footer of a Parquet object; cheap to clone.
 #[derive(Clone, Debug)]
@@ -139,7 +134,7 @@ pub fn decode_chunk_into<E: From<DecodeError>>(
     let mut beside = read_part(companion)?.into_iter().peekable();
     if let Some((metadata, bytes)) = rows {
         let parts = Parts::whole(chunk, chunk.parquet.start, bytes);
-        let mut rebuild = Rebuild::open(|| Ok(open(&metadata.arrow, chunk, parts)?.build()?), chunk)?;
+        let mut rebuild = Rebuild::open(|| Portions::of_chunk(&metadata.arrow, chunk, parts), chunk)?;
         while let Some(batches) = rebuild.next_batches()? {
             for batch in batches {
                 let base = batch.batch.header().base_offset;
@@ -167,8 +162,7 @@ pub fn decode_run_into<E: From<DecodeError>>(
 ) -> Result<(), E> {
     let mut proof = Proof::new(run.base, run.next, take);
     let parts = Parts::pages(chunk, parts);
-    let portions = || Ok(open(&pages.arrow, chunk, parts)?.with_row_selection(pages.selection(&run.rows)).build()?);
-    let mut rebuild = Rebuild::open(portions, chunk)?;
+    let mut rebuild = Rebuild::open(|| Portions::of_run(pages, chunk, &run.rows, parts), chunk)?;
     while let Some(batches) = rebuild.next_batches()? {
         batches.into_iter().try_for_each(|batch| proof.pass(batch))?;
     }
@@ -216,27 +210,6 @@ impl<F> Proof<F> {
     }
 }
 
-type Portions = parquet::arrow::arrow_reader::ParquetRecordBatchReader;
-
-fn open(
-    metadata: &ArrowReaderMetadata,
-    chunk: &Chunk,
-    parts: Parts,
-) -> Result<ParquetRecordBatchReaderBuilder<Parts>, DecodeError> {
-    if chunk.row_group >= metadata.metadata().num_row_groups() {
-        return Err(malformed("Parquet file lacks a row group", chunk.base));
-    }
-    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(parts, metadata.clone())
-        .with_row_groups(vec![chunk.row_group])
-        .with_batch_size(portion_rows(chunk)))
-}
-
-/// Rows to decode at a time: about a portion's bytes, so that they are still in the processor's cache when they are used.
-fn portion_rows(chunk: &Chunk) -> usize {
-    let rows = chunk.rows.saturating_mul(PORTION_BYTES) / chunk.raw_bytes.max(1);
-    usize::try_from(rows).unwrap_or(usize::MAX).clamp(1, PORTION_ROWS)
-}
-
 /// The first record of a row group, from offset `from` on, whose timestamp is at least `timestamp`: its offset, timestamp
 /// and leader epoch. `bytes` are those of [`FileMetadata::search_range`].
 pub fn search_timestamp(
@@ -247,11 +220,11 @@ pub fn search_timestamp(
     timestamp: Timestamp,
 ) -> Result<Option<(Offset, Timestamp, LeaderEpoch)>, DecodeError> {
     let range = metadata.search_range(chunk)?;
-    let mask = ProjectionMask::leaves(metadata.arrow.parquet_schema(), schema::SEARCH_COLUMNS);
     let parts = Parts::whole(chunk, range.start, bytes);
     guarded(ROW_GROUP, chunk.base, || {
-        for portion in open(&metadata.arrow, chunk, parts)?.with_projection(mask).build()? {
-            let found = search_portion(&portion.map_err(ParquetError::from)?, from, timestamp)?;
+        let mut portions = Portions::of_columns(&metadata.arrow, chunk, parts, &schema::SEARCH_COLUMNS)?;
+        while let Some(portion) = portions.next()? {
+            let found = search_portion(&portion, from, timestamp)?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -401,8 +374,8 @@ impl Rebuild {
     /// The batches that end in the next portion; `None` after the last one.
     fn next_batches(&mut self) -> Result<Option<Vec<ArchivedBatch>>, DecodeError> {
         guarded(ROW_GROUP, self.chunk_base, || {
-            match self.portions.next() {
-                Some(portion) => self.add(&Columns::of(&portion.map_err(ParquetError::from)?)?)?,
+            match self.portions.next()? {
+                Some(portion) => self.add(&Columns::of(&portion)?)?,
                 None if self.open.is_some() => self.close()?,
                 None => return Ok(None),
             }

@@ -11,6 +11,7 @@ mod decode;
 mod encode;
 mod error;
 mod parts;
+mod portions;
 mod rows;
 mod runs;
 mod schema;

@@ -1,8 +1,8 @@
 //! The bytes that a decode was given, as the Parquet reader wants them: as if they were the whole file.
 //!
-//! The reader takes memory for as many bytes as a page's header says that the page decompresses to. What is taken for a chunk
-//! is counted beforehand, so a header that says more is refused before it is believed. It begins with the page's type and its
-//! size when decompressed, in Thrift's compact protocol, in this order; that is how all writers write it.
+//! The reader takes memory for as many bytes as a page's header says that the page decompresses to, and for as many values as a
+//! dictionary is said to have. What is taken for a chunk is counted beforehand, so a header that says more is refused before it
+//! is believed. The header is in Thrift's compact protocol, with its fields in order, as all writers write it.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -19,6 +19,11 @@ const PAGE_BYTES_PER_BYTE: u64 = 4;
 const PAGE_BYTES_MORE: u64 = 64 << 10;
 /// The first field of a struct, or the one after the field before, is a 32-bit number.
 const NEXT_FIELD_I32: u8 = 0x15;
+/// The fourth field after the field before is a struct: what dictionaries have behind the three numbers that all pages have.
+const DICTIONARY_HEADER: u8 = 0x4c;
+const DICTIONARY_PAGE: i64 = 2;
+/// Every type that has dictionaries takes at least so many bytes for a value.
+const DICTIONARY_VALUE_BYTES: u64 = 4;
 
 /// Parts of a file in memory, in order of position, read as if they were the whole.
 #[derive(Clone, Debug)]
@@ -100,12 +105,20 @@ impl Read for HeaderReader {
 }
 
 fn check_page_header(mut header: &[u8], most: u64) -> io::Result<()> {
-    let size = next_number(&mut header).and_then(|_page_type| next_number(&mut header));
-    match size.map(u64::try_from) {
-        Some(Ok(size)) if size <= most => Ok(()),
-        Some(_) => Err(io::Error::other("a page claims to be larger than its chunk")),
-        None => Err(io::Error::other("a page has no header")),
+    let unreadable = || io::Error::other("a page has no header");
+    let [page_type, size, _stored] = [(); 3].map(|()| next_number(&mut header));
+    let (page_type, size) = page_type.zip(size).ok_or_else(unreadable)?;
+    let size = u64::try_from(size).ok().filter(|size| *size <= most);
+    let size = size.ok_or_else(|| io::Error::other("a page claims to be larger than its chunk"))?;
+    if page_type == DICTIONARY_PAGE {
+        let mut dictionary = header.strip_prefix(&[DICTIONARY_HEADER]).ok_or_else(unreadable)?;
+        let values = next_number(&mut dictionary).ok_or_else(unreadable)?;
+        u64::try_from(values)
+            .ok()
+            .filter(|values| values.saturating_mul(DICTIONARY_VALUE_BYTES) <= size)
+            .ok_or_else(|| io::Error::other("a dictionary claims more values than it has bytes"))?;
     }
+    Ok(())
 }
 
 /// The next field, if it is a 32-bit number: zigzag, seven bits a byte, the least first.
@@ -132,6 +145,13 @@ mod tests {
         assert!(check_page_header(&endless, u64::MAX).is_err());
         let negative = [0x15, 0, 0x15, 0xd7, 0x04];
         assert!(check_page_header(&negative, u64::MAX).is_err());
+        let dictionary = [0x15, 4, 0x15, 40, 0x15, 40, 0x4c, 0x15, 10];
+        assert!(check_page_header(&dictionary, 300).is_ok());
+        for (at, byte) in [(8, 12), (8, 1), (6, 0x5c), (7, 0x25)] {
+            let mut damaged = dictionary;
+            damaged[at] = byte;
+            assert!(check_page_header(&damaged, 300).is_err(), "{at} {byte}");
+        }
         for short in 0..4 {
             assert!(check_page_header(&header[..short], u64::MAX).is_err());
         }

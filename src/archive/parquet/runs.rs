@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::DecodeError;
 use super::decode::{FileMetadata, guarded, reader_options};
+use super::schema::is_of_headers;
 use crate::archive::manifest::Chunk;
 use crate::types::Offset;
 
@@ -249,9 +250,9 @@ impl RowGroupPages {
 
     fn claimed_ranges(&self, rows: &Range<u64>) -> Vec<Range<u64>> {
         let group = self.arrow.metadata().row_group(self.row_group);
-        let selection = self.selection(rows);
+        let selections = [false, true].map(|is_of_headers| self.selection(rows, is_of_headers));
         let mut ranges = Vec::new();
-        for (column, index) in group.columns().iter().zip(&self.index.columns) {
+        for (at, (column, index)) in group.columns().iter().zip(&self.index.columns).enumerate() {
             let pages = index.page_locations();
             let (start, length) = column.byte_range();
             // What lies before the first data page is the dictionary.
@@ -259,15 +260,17 @@ impl RowGroupPages {
             if start < first {
                 ranges.push(start..first);
             }
-            ranges.extend(selection.scan_ranges(pages));
+            ranges.extend(selections[usize::from(is_of_headers(at))].scan_ranges(pages));
         }
         ranges.sort_by_key(|range| range.start);
         ranges
     }
 
-    pub(super) fn selection(&self, rows: &Range<u64>) -> RowSelection {
+    /// What is read for some rows: they alone, or for headers everything before them too.
+    pub(super) fn selection(&self, rows: &Range<u64>, is_of_headers: bool) -> RowSelection {
         let all = usize::try_from(self.arrow.metadata().row_group(self.row_group).num_rows()).unwrap_or(0);
         let place = |row: u64| usize::try_from(row).unwrap_or(usize::MAX).min(all);
-        RowSelection::from_consecutive_ranges(std::iter::once(place(rows.start)..place(rows.end)), all)
+        let start = if is_of_headers { 0 } else { place(rows.start) };
+        RowSelection::from_consecutive_ranges(std::iter::once(start..place(rows.end)), all)
     }
 }

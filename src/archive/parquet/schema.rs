@@ -52,6 +52,9 @@ const OFFSET_COLUMN: i32 = 1;
 /// Leaf columns that a search by timestamp needs: offset, timestamp and leader epoch.
 pub(super) const SEARCH_COLUMNS: [usize; 3] = [1, 2, 3];
 
+/// Leaf columns of the headers: their keys and values.
+const HEADER_COLUMNS: [usize; 2] = [13, 14];
+
 /// Values encoded between two looks at the page size, so that pages of large values end in time.
 const WRITE_BATCH_ROWS: usize = 256;
 const PAGE_ROWS: usize = 20_000;
@@ -111,6 +114,11 @@ pub(super) fn descriptor() -> SchemaDescPtr {
         Arc::new(converted.expect("all types of the schema are ones that Parquet has"))
     };
     Arc::clone(DESCRIPTOR.get_or_init(convert))
+}
+
+/// Whether a leaf column is part of the headers.
+pub(super) fn is_of_headers(column: usize) -> bool {
+    HEADER_COLUMNS.contains(&column)
 }
 
 /// How the columns are written.

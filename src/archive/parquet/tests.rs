@@ -550,6 +550,16 @@ fn every_run_of_a_chunk_is_read_alone_and_from_few_bytes() {
 }
 
 #[test]
+fn the_columns_of_headers_are_known_by_number() {
+    let columns = schema::descriptor();
+    for (number, column) in columns.columns().iter().enumerate() {
+        let is_of_headers = column.path().parts()[0] == schema::HEADERS;
+        assert_eq!(schema::is_of_headers(number), is_of_headers, "{}", column.path());
+        assert_eq!(column.max_rep_level() > 0, is_of_headers, "only headers are lists");
+    }
+}
+
+#[test]
 fn damage_in_a_run_is_found() {
     let sources = bulky_batches(100);
     let (encoded, _, _bench) = round_trip(&request(0, 600), ChunkLimits { raw_bytes: 1 << 20, rows: 10_000 }, &sources);

@@ -1,10 +1,12 @@
 //! Opening a broker and shutting it down, and the two tasks that run meanwhile: following the image, and the clock's tick.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -115,6 +117,7 @@ impl Broker {
             coordinated: Mutex::new(None),
             image_applied: Notify::new(),
             background: Mutex::default(),
+            broken: Arc::default(),
             _metadata_lock: metadata_lock,
             runtime,
             settings,
@@ -158,9 +161,17 @@ impl Broker {
         }
     }
 
-    /// Waits until the metadata quorum has stopped, after which the broker can't go on.
-    pub async fn stopped(&self) {
-        self.metadata.stopped().await;
+    /// Waits until the broker can't go on, and says why.
+    pub async fn stopped(&self) -> &'static str {
+        tokio::select! {
+            () = self.metadata.stopped() => "the metadata can't be written any more; look at the first data directory's disk",
+            () = self.broken.notified() => "a background task panicked; see the panic's message above",
+        }
+    }
+
+    /// Whether any data directory takes appends.
+    pub fn is_writable(&self) -> bool {
+        self.partitions.directories().iter().any(|directory| !directory.is_offline())
     }
 
     /// Submits a command to the metadata quorum.
@@ -175,19 +186,30 @@ impl Broker {
 
 /// Starts what the broker does by itself, until it is shut down.
 fn start_background(broker: &Arc<Broker>, archiver: Arc<Archiver>) -> Vec<JoinHandle<()>> {
+    let broken = &broker.broken;
     vec![
-        tokio::spawn(follow_image(Arc::clone(broker))),
-        tokio::spawn(tick(Arc::clone(broker))),
-        tokio::spawn(Arc::clone(broker).catch_up_forever(Arc::clone(&archiver))),
-        tokio::spawn(Arc::clone(broker).upload_forever(Arc::clone(&archiver))),
-        tokio::spawn(Arc::clone(&archiver).prove_later()),
-        tokio::spawn(Arc::clone(broker).make_room_forever(Arc::clone(&archiver))),
-        tokio::spawn(Arc::clone(broker).retain_forever(Arc::clone(&archiver))),
-        tokio::spawn(Arc::clone(broker).throttle_forever(Arc::clone(&archiver))),
-        tokio::spawn(Arc::clone(broker).sweep_forever(Arc::clone(&archiver))),
-        tokio::spawn(Arc::clone(broker).describe_forever(Arc::clone(&archiver))),
-        tokio::spawn(Arc::clone(broker).snapshot_groups_forever(archiver)),
+        spawn_watched(broken, follow_image(Arc::clone(broker))),
+        spawn_watched(broken, tick(Arc::clone(broker))),
+        spawn_watched(broken, Arc::clone(broker).catch_up_forever(Arc::clone(&archiver))),
+        spawn_watched(broken, Arc::clone(broker).upload_forever(Arc::clone(&archiver))),
+        spawn_watched(broken, Arc::clone(&archiver).prove_later()),
+        spawn_watched(broken, Arc::clone(broker).make_room_forever(Arc::clone(&archiver))),
+        spawn_watched(broken, Arc::clone(broker).retain_forever(Arc::clone(&archiver))),
+        spawn_watched(broken, Arc::clone(broker).throttle_forever(Arc::clone(&archiver))),
+        spawn_watched(broken, Arc::clone(broker).sweep_forever(Arc::clone(&archiver))),
+        spawn_watched(broken, Arc::clone(broker).describe_forever(Arc::clone(&archiver))),
+        spawn_watched(broken, Arc::clone(broker).snapshot_groups_forever(archiver)),
     ]
+}
+
+/// Spawns a task that nobody else looks after; `broken` hears of it when it panics.
+fn spawn_watched(broken: &Arc<Notify>, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    let broken = Arc::clone(broken);
+    tokio::spawn(async move {
+        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+            broken.notify_one();
+        }
+    })
 }
 
 /// Waits for coordinators that were just told to end to let go of their logs.
@@ -311,5 +333,22 @@ async fn tick(broker: Arc<Broker>) {
             directory.tick();
         }
         broker.cold_reads.expire();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_background_task_that_panics_is_heard_of_and_one_that_is_aborted_is_not() {
+        let broken = Arc::new(Notify::new());
+        let aborted = spawn_watched(&broken, std::future::pending());
+        aborted.abort();
+        assert!(aborted.await.unwrap_err().is_cancelled());
+        let heard = tokio::time::timeout(Duration::from_millis(20), broken.notified());
+        assert!(heard.await.is_err());
+        spawn_watched(&broken, async { panic!("planned") }).await.unwrap();
+        broken.notified().await;
     }
 }

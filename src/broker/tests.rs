@@ -371,3 +371,13 @@ async fn a_fetch_that_is_given_up_waits_no_more() {
     assert_eq!(broker.metrics().fetch.waiting.get(), 0);
     broker.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_whose_metadata_has_stopped_says_that_it_cannot_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path()).await;
+    assert!(broker.is_writable());
+    assert!(tokio::time::timeout(Duration::from_millis(50), broker.stopped()).await.is_err());
+    broker.metadata.shutdown().await;
+    assert!(broker.stopped().await.contains("metadata"));
+}

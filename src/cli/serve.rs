@@ -1,5 +1,6 @@
 //! `alluvium serve`: runs a broker until it is told to stop.
 
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,7 @@ pub(super) fn run(arguments: &ServeArguments, context: &mut Context) -> Result<(
 
 async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Context) -> Result<(), Failure> {
     let mut stop = StopSignal::listen()?;
+    forget_ready_file(arguments, context)?;
     let runtime = context.runtime.clone();
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     readiness.not_ready("kafka", "starting");
@@ -55,18 +57,45 @@ async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Contex
     let http = HttpServer::start(config.http, state).await.map_err(|error| cannot_listen(config, &error))?;
     let broker = broker_settings(config).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let server = server_settings(config);
-    let server = Server::start(server, broker, runtime, metrics, readiness).await;
-    let server = server.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    // A task of its own, since recovery keeps its thread busy, and signals are heeded meanwhile.
+    let starting = tokio::spawn(Server::start(server, broker, runtime, metrics, readiness));
+    let server = tokio::select! {
+        started = starting => started.map_err(Failure::of)?.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?,
+        () = stop.wait() => end_at_once(Exit::Done, "stopped by a signal before it served; the next start recovers"),
+    };
     announce(arguments, config, context, &server, &http)?;
-    stop.wait().await;
+    let broken = tokio::select! {
+        () = stop.wait() => None,
+        why = server.broker().stopped() => Some(Failure::new(Exit::Failed, format!("the broker can't go on: {why}"))),
+    };
     tracing::info!("stopping; a second signal ends at once");
     let drained = async {
         server.shutdown().await;
         http.stop(HTTP_STOP_LIMIT).await;
     };
     tokio::select! {
-        () = drained => Ok(()),
-        () = stop.wait() => Err(Failure::new(Exit::Failed, "ended by a second signal before everything was drained")),
+        () = drained => broken.map_or(Ok(()), Err),
+        () = stop.wait() => end_at_once(Exit::Failed, "ended by a second signal before everything was drained"),
+    }
+}
+
+/// Ends the process as it is: nothing waits for a disk or a store that may hang. Recovery is made for that.
+fn end_at_once(exit: Exit, why: &str) -> ! {
+    // Nobody is left to tell when this fails.
+    let _ = writeln!(std::io::stderr(), "{why}");
+    std::process::exit(exit as i32)
+}
+
+/// A ready file that an earlier process left would tell that this one is ready.
+fn forget_ready_file(arguments: &ServeArguments, context: &Context) -> Result<(), Failure> {
+    let Some(path) = &arguments.ready_file else { return Ok(()) };
+    let path = context.working_directory.join(path);
+    match context.runtime.disk.remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            let text = format!("cannot remove the ready file {} of an earlier start: {error}", path.display());
+            Err(Failure::new(Exit::Failed, text))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -100,6 +129,9 @@ fn announce(
     }
     if recovery.unavailable > 0 {
         context.output.line(format!("  MISSING   segments of {} partitions, see the log", recovery.unavailable))?;
+    }
+    for warning in &config.warnings {
+        context.output.line(format!("  WARNING   {warning}"))?;
     }
     context.output.flush()?;
     let Some(path) = &arguments.ready_file else { return Ok(()) };

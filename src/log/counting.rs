@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::checkpoint::PartitionCheckpoint;
 use super::directory::Shared;
 use crate::telemetry::{Gauge, JournalMetrics, LogMetrics};
+use crate::types::Timestamp;
 
 /// The metrics of data directories. Several directories may count together.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +41,14 @@ pub(super) struct Counted {
 }
 
 impl Shared {
+    /// What a start has found, and that the journal's part which was replayed is needed until a checkpoint passes it.
+    pub(super) fn note_replayed(&self, bytes: u64, now: Timestamp) {
+        self.checkpoint_clock.lock().note_written(usize::try_from(bytes).unwrap_or(usize::MAX));
+        self.metrics.journal.replay_bytes.inc_by(bytes.cast_signed());
+        let partitions: Vec<_> = self.logs().iter().map(|log| log.checkpoint(now)).collect();
+        self.note_content(&partitions);
+    }
+
     /// What all partitions hold, as a checkpoint has just listed it, and the journal's size.
     pub(super) fn note_content(&self, partitions: &[PartitionCheckpoint]) {
         let sum = |of: &dyn Fn(&PartitionCheckpoint) -> u64| partitions.iter().map(of).sum::<u64>();

@@ -373,7 +373,7 @@ impl PartitionLog {
             return None;
         }
         let segment = state.segments.iter().find(|segment| segment.extent().next_offset > archived_to);
-        segment.map(|segment| segment.created_at()).or(state.unwritten_since)
+        segment.map(|segment| state.oldest_of(segment)).or(state.unwritten_since)
     }
 
     /// True while the archive is not known to hold all of [`Self::archivable_segments`].

@@ -13,13 +13,14 @@
 //! the same to do: recovering twice equals recovering once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::checkpoint::{Checkpoint, PartitionCheckpoint, SegmentRecord, Stored};
 use super::counting::DirectoryMetrics;
-use super::directory::{RecoveryReport, Shared, partition_path};
+use super::directory::{RecoveryReport, Shared, is_full, partition_path};
 use super::epoch_cache::EpochCache;
 use super::error::{Missing, OpenError, ReadError};
 use super::journal::{Block, Entry, Journal, JournalFiles, Mark, read_entry};
@@ -121,13 +122,14 @@ pub(super) fn recover(
     let replayed_bytes = replay.replayed_bytes;
     for log in shared.logs() {
         if !log.truncated() {
-            log.write_behind(runtime.clock.wall())?;
+            write_replayed(&shared, &log, runtime.clock.wall())?;
         }
     }
     if rebuilt != Rebuilt::default() {
         shared.checkpoint_requested.store(true, Ordering::Relaxed);
     }
     let logs = shared.logs();
+    shared.note_replayed(replayed_bytes, runtime.clock.wall());
     for log in &logs {
         log.enter_seal_time(runtime.clock.wall());
         shared.note_to_archive(log);
@@ -142,6 +144,19 @@ pub(super) fn recover(
         duration: runtime.clock.monotonic().since(began),
     };
     Ok((shared, report))
+}
+
+/// Writes what was replayed to segments. Where there is no room it stays in memory and in the journal for now: what is there
+/// can be read, and room brings service back.
+fn write_replayed(shared: &Shared, log: &Arc<PartitionLog>, now: Timestamp) -> io::Result<()> {
+    match log.write_behind(now) {
+        Err(error) if is_full(&error) => {
+            shared.handle_write_error(&error);
+            shared.retry_write_behind(log);
+            Ok(())
+        }
+        written => written.map(drop),
+    }
 }
 
 fn entries(
@@ -393,7 +408,7 @@ impl Replay<'_> {
         })?;
         if self.shared.is_short_of_memory() {
             for log in self.shared.take_dirty(true) {
-                log.write_behind(self.now)?;
+                write_replayed(self.shared, &log, self.now)?;
             }
         }
         self.shared.evict_tails();

@@ -78,6 +78,9 @@ pub(super) struct State {
     pub(super) unwritten_bytes: usize,
     /// When the oldest of them was appended.
     pub(super) unwritten_since: Option<Timestamp>,
+    /// When the oldest record of the active segment was appended, if that was since the start: the segment may have been empty
+    /// for long.
+    pub(super) active_since: Option<Timestamp>,
     /// The directory knows when the active segment reaches its age.
     pub(super) seal_time_entered: bool,
     /// Seal the active segment at the next write-behind, whatever its size.
@@ -117,6 +120,7 @@ impl State {
             cut: None,
             unwritten_bytes: 0,
             unwritten_since: None,
+            active_since: None,
             seal_time_entered: false,
             roll_requested: false,
             deletion: Deletion::No,
@@ -208,10 +212,16 @@ impl State {
 
     /// When the oldest record that is not in a sealed segment reaches the age at which segments are sealed.
     pub(super) fn seal_time(&self) -> Option<Timestamp> {
-        let active = self.active.as_ref().filter(|active| !active.is_empty()).map(|active| active.created_at());
+        let active = self.active.as_ref().filter(|active| !active.is_empty()).map(|active| self.oldest_of(active));
         let oldest = active.or(self.unwritten_since)?;
         let age_ms = i64::try_from(self.settings.segment_age.as_millis()).unwrap_or(i64::MAX);
         Some(Timestamp(oldest.0.saturating_add(age_ms)))
+    }
+
+    /// When the oldest record of a segment was appended, about.
+    pub(super) fn oldest_of(&self, segment: &Arc<Segment>) -> Timestamp {
+        let is_active = self.active.as_ref().is_some_and(|active| Arc::ptr_eq(active, segment));
+        self.active_since.filter(|_| is_active).unwrap_or_else(|| segment.created_at())
     }
 
     /// No truncation is under way, and what it touched is settled.

@@ -58,6 +58,15 @@ impl Fixture {
         log
     }
 
+    /// The same machine after the process was killed and started again.
+    fn reopened(self) -> Self {
+        let Self { machine, random, directory } = self;
+        machine.kill();
+        drop(directory);
+        let directory = open(&machine).unwrap();
+        Self { machine, random, directory }
+    }
+
     fn run(&mut self) {
         self.machine.tasks.run_all(&mut self.random);
     }
@@ -205,6 +214,57 @@ fn a_journal_without_room_for_another_file_waits_for_it() {
 }
 
 #[test]
+fn a_start_on_a_full_disk_serves_what_there_is_and_writes_once_there_is_room() {
+    let mut fixture = Fixture::new();
+    fixture.append(1);
+    fixture.machine.disk.set_capacity(70 << 10);
+    assert_eq!(acknowledged(fixture.append(40)), 40);
+    assert!(fixture.directory.is_full());
+    let mut fixture = fixture.reopened();
+    assert!(fixture.directory.is_full() && !fixture.directory.is_offline());
+    let log = fixture.log();
+    assert_eq!(log.offsets().log_end, Offset(41));
+    let first = log.read(Offset(0), Offset(41), 1).unwrap().execute().unwrap();
+    assert_eq!(first.len(), 1, "reads go on");
+    fixture.machine.disk.set_capacity(u64::MAX);
+    fixture.directory.tick();
+    fixture.run();
+    assert!(!fixture.directory.is_full());
+    assert_eq!(acknowledged(fixture.append(100)), 100);
+    let machine = fixture.crash();
+    assert_eq!(open(&machine).unwrap().logs()[0].offsets().log_end, Offset(141));
+}
+
+#[test]
+fn a_record_that_follows_long_after_the_others_left_is_sealed_at_its_own_age() {
+    let mut fixture = Fixture::new();
+    let log = fixture.log();
+    fixture.append(3);
+    log.request_roll();
+    fixture.run();
+    fixture.directory.request_checkpoint();
+    fixture.run();
+    log.advance_archived(Offset(3));
+    fixture.machine.pass_ms(1000);
+    fixture.directory.request_checkpoint();
+    fixture.run();
+    assert_eq!(log.remove_local_below(Offset(3)).unwrap(), 1);
+    fixture.machine.pass_ms(100 * 3_600_000);
+    let appended = fixture.machine.runtime().clock.wall();
+    fixture.append(1);
+    let tick = |fixture: &mut Fixture, ms| {
+        fixture.machine.pass_ms(ms);
+        fixture.directory.tick();
+        fixture.run();
+        log.archivable_segments().len()
+    };
+    assert_eq!(tick(&mut fixture, 3_599_000), 0);
+    assert_eq!(log.oldest_unarchived(), Some(appended));
+    tick(&mut fixture, 1000);
+    assert_eq!(tick(&mut fixture, 100), 1);
+}
+
+#[test]
 fn a_segment_is_sealed_at_its_age_and_waits_for_the_archive_once_that_is_certain() {
     let mut fixture = Fixture::new();
     let log = fixture.log();
@@ -250,6 +310,11 @@ fn what_a_directory_does_is_counted() {
     assert!(journal.checkpoints.get() > 0 && journal.allocated_bytes.get() > 0);
     assert_eq!((metrics.log.partitions.get(), metrics.log.segments.get()), (1, 1));
     assert!(metrics.log.local_bytes.get() > 40_000 && metrics.log.written_bytes.get() > 40_000);
+    let metrics = DirectoryMetrics::default();
+    let opened = LogDirectory::open(&fixture.machine.runtime(), Path::new("/data"), owner, settings(), metrics.clone());
+    assert_eq!((metrics.log.partitions.get(), metrics.log.segments.get()), (1, 1), "known from the start on");
+    assert!(metrics.log.local_bytes.get() > 40_000 && metrics.journal.allocated_bytes.get() > 0);
+    drop(opened);
 }
 
 #[test]

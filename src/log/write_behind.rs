@@ -156,6 +156,10 @@ impl PartitionLog {
                 continue;
             }
             let (run, left) = rest.split_at(count);
+            if segment.is_empty() {
+                let mut state = self.state.lock();
+                state.active_since = Some(state.unwritten_since.unwrap_or(now));
+            }
             let file = writer.file.as_mut().expect("the active segment has a handle");
             segment.append(file, run)?;
             writer.unsynced = true;
@@ -227,7 +231,10 @@ impl PartitionLog {
         }
         segment.forget_index();
         writer.file = None;
-        self.state.lock().active = None;
+        {
+            let mut state = self.state.lock();
+            (state.active, state.active_since) = (None, None);
+        }
         self.shared.metrics.log.rolled_segments.inc();
         self.shared.checkpoint_wanted.store(true, Ordering::Relaxed);
         Ok(())
@@ -308,7 +315,7 @@ impl PartitionLog {
     }
 
     /// What a checkpoint says of this partition, given that everything written is synced.
-    fn checkpoint(&self, now: Timestamp) -> PartitionCheckpoint {
+    pub(super) fn checkpoint(&self, now: Timestamp) -> PartitionCheckpoint {
         let mut state = self.state.lock();
         let expiration = i64::try_from(state.settings.producer_expiration.as_millis()).unwrap_or(i64::MAX);
         state.producers.expire(Timestamp(now.0.saturating_sub(expiration)));

@@ -21,7 +21,8 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::watch;
@@ -53,6 +54,9 @@ pub enum ServerError {
     Broker(#[from] StartError),
 }
 
+/// How often the data directories are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A broker that serves. Stopped by [`Server::shutdown`]; dropping it leaves the work to the next start's recovery.
 #[derive(Debug)]
 pub struct Server {
@@ -60,10 +64,12 @@ pub struct Server {
     addresses: BTreeMap<String, SocketAddr>,
     stop: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
+    readiness: Readiness,
+    watch: JoinHandle<()>,
 }
 
 impl Server {
-    /// Listens, opens the broker, and serves. Ready when it returns; `readiness` follows what may end that later.
+    /// Listens, opens the broker, and serves. Ready when it returns; `readiness` follows what may end that.
     ///
     /// `broker_settings.endpoints` is filled in here, from the addresses that were bound.
     ///
@@ -90,7 +96,8 @@ impl Server {
             listeners.push(tokio::spawn(serve));
         }
         readiness.ready("kafka");
-        Ok(Self { broker, addresses, stop, listeners })
+        let watch = tokio::spawn(watch_directories(readiness.clone(), Arc::downgrade(&broker)));
+        Ok(Self { broker, addresses, stop, listeners, readiness, watch })
     }
 
     /// The addresses that were bound, by name of listener.
@@ -106,6 +113,8 @@ impl Server {
     /// Accepts no more, lets requests under way end within the drain timeout, and closes everything so that the next start has
     /// nothing to recover.
     pub async fn shutdown(self) {
+        self.watch.abort();
+        self.readiness.not_ready("kafka", "stopping");
         self.stop.send_replace(true);
         for listener in self.listeners {
             if let Err(error) = listener.await {
@@ -113,6 +122,19 @@ impl Server {
             }
         }
         self.broker.shutdown().await;
+    }
+}
+
+/// A broker none of whose data directories takes appends is not ready.
+async fn watch_directories(readiness: Readiness, broker: Weak<Broker>) {
+    let mut ticks = tokio::time::interval(WATCH_INTERVAL);
+    while let Some(broker) = broker.upgrade() {
+        match broker.is_writable() {
+            true => readiness.ready("data"),
+            false => readiness.not_ready("data", "all data directories are offline"),
+        }
+        drop(broker);
+        ticks.tick().await;
     }
 }
 

@@ -98,6 +98,7 @@ fn the_ready_file_names_the_addresses_that_were_bound() {
     let directory = tempfile::tempdir().unwrap();
     let mut serve = command(&["serve", "--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     serve.args(["--ready-file", "ready.json"]).current_dir(directory.path());
+    std::fs::write(directory.path().join("ready.json"), "of an earlier start").unwrap();
     let mut child = serve.spawn().unwrap();
     let mut printed = String::new();
     let mut lines = BufReader::new(child.stdout.as_mut().unwrap());

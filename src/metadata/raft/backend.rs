@@ -20,7 +20,12 @@ impl StorageBackend for FileBackend {
         self.0.read_exact_at(out, offset)
     }
 
+    /// A file that grows gets its blocks at once: what redb writes later needs no room, and a disk that others have filled
+    /// stops the metadata only when there is more of it.
     fn set_len(&self, length: u64) -> io::Result<()> {
+        if length > self.0.length()? {
+            self.0.preallocate(length)?;
+        }
         self.0.set_length(length)
     }
 

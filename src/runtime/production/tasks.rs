@@ -1,5 +1,6 @@
-//! Lanes as threads.
+//! Lanes as threads. A lane that panics ends the process.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -22,13 +23,24 @@ impl Tasks for Threads {
                 if priority == Priority::Background {
                     lower_priority();
                 }
-                while shared.wait() {
-                    work();
+                let ended = catch_unwind(AssertUnwindSafe(|| {
+                    while shared.wait() {
+                        work();
+                    }
+                }));
+                if ended.is_err() {
+                    end_the_process(thread::current().name().unwrap_or_default());
                 }
             })
             .expect("the operating system starts a thread at start-up");
         Arc::new(ThreadLane { state, thread: Mutex::new(Some(thread)) })
     }
+}
+
+/// Nobody else does a lane's work, and what it held is in doubt: the next start recovers.
+fn end_the_process(lane: &str) -> ! {
+    tracing::error!(lane, "a lane panicked, and the process ends; see the panic's message above");
+    std::process::abort();
 }
 
 /// Asks the scheduler to prefer other threads; a refusal costs nothing but the preference.
@@ -87,9 +99,9 @@ impl LaneControl for ThreadLane {
         let thread = self.thread.lock().take();
         if let Some(thread) = thread
             && thread.thread().id() != thread::current().id()
-            && thread.join().is_err()
         {
-            tracing::error!("a worker lane panicked; see the panic message above");
+            // A panic would have ended the process.
+            let _ = thread.join();
         }
     }
 }

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use futures_util::TryStreamExt;
 use serde_json::{Value, json};
 
-use super::client::admin::alter_settings;
+use super::client::admin::{alter_settings, describe_settings};
 use super::client::{ClientArguments, LATEST, LATEST_TIERED, block_on, list_offsets};
 use super::config::SettingArguments;
 use super::format::{Placed, TEMPLATE_HELP, Template, date, to_json};
@@ -129,7 +129,15 @@ pub(super) fn run(command: ArchiveCommand, context: &mut Context) -> Result<(), 
 async fn flush(arguments: &ClientArguments, name: &str, wait: bool, context: &mut Context) -> Result<(), Failure> {
     let mut cluster = arguments.cluster(context);
     let topic = cluster.topic(name, false).await?;
+    for setting in describe_settings(&mut cluster, name).await? {
+        // It would be waited for for ever.
+        if let ("remote.storage.enable", Some("false")) = (&*setting.name, setting.value.as_deref()) {
+            let text = format!("topic {name} is not archived: its remote.storage.enable is false");
+            return Err(Failure::new(Exit::Failed, text));
+        }
+    }
     let partitions: BTreeSet<i32> = topic.partitions.iter().map(|partition| partition.index).collect();
+    let progress = Progress::new(Arc::clone(&context.runtime.clock), "archiving", true);
     let ends = list_offsets(&mut cluster, &topic, &partitions, LATEST).await?;
     let now = context.runtime.clock.wall().to_string();
     alter_settings(&mut cluster, name, &[(FLUSH_SETTING.to_owned(), now)], &[]).await?;
@@ -138,8 +146,11 @@ async fn flush(arguments: &ClientArguments, name: &str, wait: bool, context: &mu
         cluster.pause().await;
         let archived = list_offsets(&mut cluster, &topic, &partitions, LATEST_TIERED).await?;
         let reached = |(index, end): (&i32, &Offset)| archived.get(index).is_some_and(|last| last.next() >= *end);
-        is_done = ends.iter().all(reached);
+        let left = ends.iter().filter(|end| !reached(*end)).count();
+        progress.note(&format!("{name}: {left} of {} partitions to go", partitions.len()));
+        is_done = left == 0;
     }
+    progress.clear();
     let what = if wait { "archived" } else { "archiving" };
     let offsets: i64 = ends.values().map(|end| end.0).sum();
     context.output.line(format!("{what} {name}: {offsets} offsets in {} partitions", partitions.len()))

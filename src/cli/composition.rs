@@ -126,11 +126,10 @@ fn broker_configs(config: &Config) -> BTreeMap<String, String> {
     let own =
         names_and_addresses(config).into_iter().chain(numbers(config).map(|(name, value)| (name, value.to_string())));
     let own = own.map(|(name, value)| (name.to_owned(), value));
-    // Topics look for their defaults under the broker's names for them.
-    let defaults = config.topics.defaults.0.iter().filter_map(|(name, value)| {
-        let synonyms = topic_config(name)?.broker_synonyms;
-        let (synonym, _) = synonyms.iter().find(|(_, factor)| *factor == 1)?;
-        Some(((*synonym).to_owned(), value.clone()))
+    // Topics look for their defaults under the broker's names for them, if it has any.
+    let defaults = config.topics.defaults.0.iter().map(|(name, value)| {
+        let synonym = topic_config(name).and_then(|known| known.broker_name());
+        (synonym.unwrap_or(name).to_owned(), value.clone())
     });
     defaults.chain(own).collect()
 }

@@ -95,7 +95,10 @@ fn parse_url(text: &str, working_directory: &Path) -> Result<Url, String> {
     if let Some(path) = text.strip_prefix("file://").filter(|path| !path.starts_with('/') && !path.is_empty()) {
         return file_url(&working_directory.join(path));
     }
-    let url = Url::parse(text).map_err(|error| wrong(&format!("{text:?} is not the URL of a store ({error})")))?;
+    // What does not read as credentials may be credentials all the same.
+    let shown =
+        if text.contains('@') { "what was given, which may hold credentials,".to_owned() } else { format!("{text:?}") };
+    let url = Url::parse(text).map_err(|error| wrong(&format!("{shown} is not the URL of a store ({error})")))?;
     if !SCHEMES.contains(&url.scheme()) {
         return Err(wrong(&format!("{}:// is not a kind of store", url.scheme())));
     }
@@ -138,7 +141,9 @@ mod tests {
 
     #[test]
     fn what_is_no_store_is_refused() {
-        for text in ["", "bucket", "http://x/y", "s3:///prefix", "file:///", "memory://host/", "s3://key:secret@bucket"]
+        let credentials = ["s3://key:secret@bucket", "s3://key:ab/secret@bucket"];
+        for text in
+            ["", "bucket", "http://x/y", "s3:///prefix", "file:///", "memory://host/"].into_iter().chain(credentials)
         {
             let error = parse_url(text, Path::new("/srv")).unwrap_err();
             assert!(error.ends_with("az://container/prefix") && !error.contains("secret@"), "{text}: {error}");

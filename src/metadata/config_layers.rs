@@ -73,6 +73,11 @@ impl<'a> BrokerLayers<'a> {
         Self { dynamic: None, dynamic_default: None, fixed }
     }
 
+    /// What a broker was started with.
+    pub(super) fn fixed_value(&self, name: &str) -> Option<&'a str> {
+        self.fixed.get(name).map(String::as_str)
+    }
+
     /// The values set under a name, highest precedence first.
     pub(super) fn values(&self, name: &str) -> impl Iterator<Item = (ConfigSource, &'a str)> {
         [

@@ -94,6 +94,24 @@ fn a_termination_signal_ends_a_broker_with_status_0() {
 }
 
 #[test]
+fn a_signal_during_a_start_that_waits_for_its_bucket_ends_it() {
+    let directory = tempfile::tempdir().unwrap();
+    // It accepts connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("archive.endpoint=http://{}", silent.local_addr().unwrap());
+    let mut serve = command(&["serve", "--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    serve.args(["--object-store", "s3://lake/case", "--set", &endpoint]).current_dir(directory.path());
+    serve.envs([("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_ALLOW_HTTP", "true")]);
+    let mut child = serve.spawn().unwrap();
+    silent.accept().unwrap();
+    let clock = SystemClock::new();
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let took = Duration::from_nanos(clock.monotonic().0);
+    assert!(took < Duration::from_secs(5), "took {took:?}");
+}
+
+#[test]
 fn the_ready_file_names_the_addresses_that_were_bound() {
     let directory = tempfile::tempdir().unwrap();
     let mut serve = command(&["serve", "--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);

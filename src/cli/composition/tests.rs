@@ -1,13 +1,13 @@
 //! Every setting arrives somewhere: changed alone, it changes what the broker, the server or the process is started with.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::*;
 use crate::config::{Assignment, Loaded, Machine, Sources, load, print_json, resolve};
 use crate::metadata::broker_config;
 use crate::metadata::config_layers::BrokerLayers;
-use crate::metadata::topic_config::TOPIC_CONFIGS;
+use crate::metadata::topic_config::{TOPIC_CONFIGS, describe};
 use crate::runtime::production::LocalDisk;
 
 type Flags = [(&'static str, &'static str)];
@@ -66,7 +66,7 @@ const OTHER: &[(&Flags, &Flags)] = &[
     (&[], &[("topics.auto_create", "false")]),
     (&[], &[("topics.partitions", "3")]),
     (&[], &[("topics.max_partitions", "3")]),
-    (&[], &[("topics.defaults", "{ \"segment.ms\" = \"5\" }")]),
+    (&[], &[("topics.defaults", "{ \"segment.ms\" = \"5\", \"remote.storage.enable\" = \"false\" }")]),
     (&[], &[("groups.session_timeout_min", "3s")]),
     (&[], &[("groups.session_timeout_max", "3h")]),
     (&[], &[("groups.initial_rebalance_delay", "0s")]),
@@ -178,4 +178,23 @@ fn tools_are_shown_what_is_configured() {
         broker_config::broker_config(name).is_none_or(|known| known.definition.normalize(value).as_ref() != Ok(*value))
     });
     assert_eq!(unreadable.collect::<Vec<_>>(), []);
+}
+
+#[test]
+fn every_default_for_topics_reaches_them_or_is_refused() {
+    for topic in TOPIC_CONFIGS.iter().filter(|topic| !topic.hidden) {
+        let name = topic.definition.name;
+        let default = topic.definition.default.unwrap_or_default();
+        let other = ["true", "false", "5", "lz4", "LogAppendTime", "1:2", "delete"];
+        let other = other.iter().find(|value| **value != default && topic.definition.normalize(value).is_ok());
+        let Some(value) = other else { continue };
+        let table = format!("{{ \"{name}\" = \"{value}\" }}").leak();
+        let broker = broker_settings(&config([("topics.defaults", &*table)].into_iter()).unwrap()).unwrap();
+        let layers = BrokerLayers::fixed(&broker.broker_configs);
+        let described = describe(&BTreeMap::new(), &layers);
+        let entry = described.iter().find(|entry| entry.name == name).unwrap();
+        assert_eq!(entry.value, topic.definition.normalize(value).ok(), "{name}");
+    }
+    let refused = config([("topics.defaults", "{ \"cleanup.policy\" = \"compact,delete\" }")].into_iter());
+    assert!(refused.unwrap_err().contains("compaction is not supported"));
 }

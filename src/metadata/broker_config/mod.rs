@@ -51,8 +51,8 @@ pub fn alter(
     operations: &[(String, ConfigOperation)],
     layers: &BrokerLayers<'_>,
 ) -> Result<ConfigChange, ConfigError> {
-    topic_config::resolve(current, operations, dynamic, |definition| effective(definition.name, layers))
-        .map_err(on_broker)
+    let change = topic_config::resolve(current, operations, dynamic, |definition| effective(definition.name, layers));
+    change.and_then(supported).map_err(on_broker)
 }
 
 /// Resolves a full replacement (AlterConfigs): what is not named is removed.
@@ -69,7 +69,20 @@ pub fn replace(current: &Configs, values: &BTreeMap<String, String>) -> Result<C
     if values.len() > MAX_CONFIGS {
         return Err(ConfigError::TooMany);
     }
-    Ok(change)
+    supported(change).map_err(on_broker)
+}
+
+/// Refuses what topics would inherit and can't have.
+fn supported(change: ConfigChange) -> Result<ConfigChange, ConfigError> {
+    let policy = change.values.get("log.cleanup.policy").and_then(Option::as_ref);
+    match policy.filter(|policy| policy.split(',').any(|one| one == "compact")) {
+        Some(value) => Err(ConfigError::Contradiction {
+            name: "log.cleanup.policy",
+            value: value.clone(),
+            reason: topic_config::NO_COMPACTION.to_owned(),
+        }),
+        None => Ok(change),
+    }
 }
 
 /// A configuration that we don't know.

@@ -538,11 +538,10 @@ const OWN: &[BrokerConfigDefinition] = &[
 /// the topic configuration has.
 static BROKER_CONFIGS: LazyLock<BTreeMap<&'static str, BrokerConfigDefinition>> = LazyLock::new(|| {
     let own = OWN.iter().map(|entry| (entry.definition.name, *entry));
-    let same_unit = |(_, factor): &&(&str, i64)| *factor == 1;
     let for_topics = TOPIC_CONFIGS.iter().filter_map(|topic| {
-        let (name, _) = topic.broker_synonyms.iter().find(same_unit)?;
+        let name = topic.broker_name()?;
         let definition = ConfigDefinition { name, ..topic.definition };
-        Some((*name, BrokerConfigDefinition { definition, dynamic: true }))
+        Some((name, BrokerConfigDefinition { definition, dynamic: true }))
     });
     own.chain(for_topics).collect()
 });

@@ -101,6 +101,18 @@ fn alterations_are_answered_as_kafka_answers_them() {
 }
 
 #[test]
+fn topics_can_not_inherit_compaction() {
+    let none = BTreeMap::new();
+    for (value, refused) in [("compact", true), ("delete,compact", true), ("delete", false), ("", false)] {
+        let operations = [("log.cleanup.policy".to_owned(), ConfigOperation::Set(value.to_owned()))];
+        let altered = alter(&Configs::default(), &operations, &BrokerLayers::fixed(&none));
+        assert_eq!(altered.is_err(), refused, "{value}");
+        let values = [("log.cleanup.policy".to_owned(), value.to_owned())].into();
+        assert_eq!(replace(&Configs::default(), &values).is_err(), refused, "{value}");
+    }
+}
+
+#[test]
 fn what_tools_decide_by_is_there() {
     for name in ["inter.broker.protocol.version", "delete.topic.enable", "auto.create.topics.enable"] {
         assert!(broker_config(name).unwrap().definition.default.is_some(), "{name}");

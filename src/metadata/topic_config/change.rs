@@ -161,6 +161,10 @@ fn check_after(
     check_together(&after, kind, layers)
 }
 
+/// Why no topic is compacted.
+pub const NO_COMPACTION: &str =
+    "compaction is not supported yet; use 'delete', or leave the list empty to keep all records";
+
 /// Checks what values mean together, as Kafka's `LogConfig` does.
 fn check_together(
     values: &BTreeMap<String, String>,
@@ -173,8 +177,7 @@ fn check_together(
         Err(ConfigError::Contradiction { name, value, reason })
     };
     if config.cleanup_policy.compact && kind == TopicKind::Ordinary {
-        let reason = "compaction is not supported yet; use 'delete', or leave the list empty to keep all records";
-        return contradiction("cleanup.policy", reason.to_owned());
+        return contradiction("cleanup.policy", NO_COMPACTION.to_owned());
     }
     let number = |name| effective(name, values, layers).and_then(|value| value.parse().ok()).unwrap_or(0);
     let (min_lag_ms, max_lag_ms) = (number("min.compaction.lag.ms"), number("max.compaction.lag.ms"));

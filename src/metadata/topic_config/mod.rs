@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) use change::resolve;
-pub use change::{ConfigOperation, TopicKind, alter, create, replace, topic_config_names};
+pub use change::{ConfigOperation, NO_COMPACTION, TopicKind, alter, create, replace, topic_config_names};
 pub use registry::{TOPIC_CONFIGS, TopicConfigDefinition, topic_config};
 
 use super::config_layers::{BrokerLayers, ConfigEntry, ConfigSource, ConfigSynonym};
@@ -174,6 +174,9 @@ fn synonyms<'a>(
         .broker_synonyms
         .iter()
         .flat_map(|(name, factor)| layers.values(name).map(move |(source, value)| (*name, source, value, *factor)));
+    // A default that the broker was started with, and that Kafka's brokers have no name for.
+    let unnamed = entry.broker_name().is_none().then(|| layers.fixed_value(name)).flatten();
+    let unnamed = unnamed.map(|value| (name, ConfigSource::StaticBroker, value, 1));
     let default = entry.broker_synonyms.first().zip(entry.definition.default);
     let default = default.map(|((name, _), value)| (*name, ConfigSource::Default, value, 1));
     let readable = move |(name, source, value, factor): (&str, ConfigSource, &str, i64)| {
@@ -184,7 +187,7 @@ fn synonyms<'a>(
         let value = entry.definition.normalize(&scaled).ok()?;
         Some(ConfigSynonym { name: name.to_owned(), value, source })
     };
-    own.into_iter().chain(broker).chain(default).filter_map(readable)
+    own.into_iter().chain(broker).chain(unnamed).chain(default).filter_map(readable)
 }
 
 /// Reads effective values as types. Every visible definition has a default that its type and rule accept.

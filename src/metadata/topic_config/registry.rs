@@ -17,6 +17,13 @@ pub struct TopicConfigDefinition {
     pub hidden: bool,
 }
 
+impl TopicConfigDefinition {
+    /// The broker configuration of the same unit.
+    pub fn broker_name(&self) -> Option<&'static str> {
+        self.broker_synonyms.iter().find(|(_, factor)| *factor == 1).map(|(name, _)| *name)
+    }
+}
+
 const CODECS: &str = "uncompressed, zstd, lz4, snappy, gzip, producer";
 const DAY_MS: &str = "86400000";
 const NEVER: &str = "9223372036854775807";
@@ -86,21 +93,21 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         "What happens to old records: 'delete' drops them when retention.ms or retention.bytes says so; an empty list \
          keeps them for ever. 'compact' is not supported yet and is refused.",
     ),
-    active(
+    stored(
         "compression.gzip.level",
         ConfigType::Int,
         "-1",
         Rule::LevelOrDefault(1, 9),
         &[("compression.gzip.level", 1)],
-        "Level used when compression.type=gzip makes the broker compress; -1 is the codec's own default.",
+        "Level used when compression.type=gzip makes the broker compress. Without effect: the codec's own default is used.",
     ),
-    active(
+    stored(
         "compression.lz4.level",
         ConfigType::Int,
         "9",
         Rule::Between(1, 17),
         &[("compression.lz4.level", 1)],
-        "Level used when compression.type=lz4 makes the broker compress.",
+        "Level used when compression.type=lz4 makes the broker compress. Without effect: the codec's own default is used.",
     ),
     active(
         "compression.type",
@@ -111,13 +118,13 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         "Codec of the batches in the log. 'producer' keeps what the producer sent, which costs the broker nothing; any \
          other codec makes the broker decompress and compress again where the producer chose differently.",
     ),
-    active(
+    stored(
         "compression.zstd.level",
         ConfigType::Int,
         "3",
         Rule::Between(-131_072, 22),
         &[("compression.zstd.level", 1)],
-        "Level used when compression.type=zstd makes the broker compress.",
+        "Level used when compression.type=zstd makes the broker compress. Without effect: the codec's own default is used.",
     ),
     stored(
         "delete.retention.ms",
@@ -161,14 +168,13 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         &[],
         "Replicas whose replication is throttled on the follower's side, as partition:broker pairs or '*'.",
     ),
-    active(
+    stored(
         "index.interval.bytes",
         ConfigType::Int,
         "4096",
         Rule::AtLeast(0),
         &[("log.index.interval.bytes", 1)],
-        "Bytes of log between two entries of the offset index. Smaller finds records with less reading and costs more \
-         index.",
+        "Bytes of log between two entries of the offset index. Without effect: there is an entry for every 4,096 bytes.",
     ),
     hidden(active(
         "internal.segment.bytes",
@@ -292,7 +298,8 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         "false",
         Rule::Any,
         &[],
-        "Has the archive of a topic deleted when remote.storage.enable goes from true to false, which it must allow.",
+        "Must be true for remote.storage.enable to go from true to false. Without effect on the bucket so far: what was \
+         archived stays there, and is no longer read after the broker's next start.",
     ),
     active(
         "remote.storage.enable",
@@ -336,13 +343,13 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         &[("log.index.size.max.bytes", 1)],
         "Largest index file of a segment in Kafka. Without effect: indexes grow with their segment.",
     ),
-    active(
+    stored(
         "segment.jitter.ms",
         ConfigType::Long,
         "0",
         Rule::AtLeast(0),
         &[("log.roll.jitter.ms", 1), ("log.roll.jitter.hours", HOUR_IN_MS)],
-        "Random time by which segment.ms is shortened, so that many partitions don't seal at once.",
+        "Random time by which segment.ms is shortened. Without effect: uploads are spread by what the archive takes.",
     ),
     active(
         "segment.ms",
@@ -361,15 +368,15 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         &[("unclean.leader.election.enable", 1)],
         "Whether a replica that is not in sync may become leader when no other is left, at the price of lost records.",
     ),
-    stored(
+    active(
         "write.caching",
         ConfigType::Boolean,
         "false",
         Rule::Any,
         &[],
         "Acknowledges records when they are written but not yet on stable storage, as Kafka does: faster on slow disks, \
-         and a power cut of all replicas at once can lose acknowledged records. Without effect so far: records are \
-         always on stable storage first. Specific to alluvium.",
+         and a power cut of all replicas at once can lose acknowledged records; the death of the process loses none. \
+         Specific to alluvium.",
     ),
 ];
 

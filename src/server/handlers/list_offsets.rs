@@ -1,5 +1,8 @@
 //! ListOffsets: offsets by timestamp and by what they mean.
 
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt};
 use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
@@ -9,9 +12,14 @@ use super::{Context, Handle};
 use crate::broker::{Broker, FoundOffset, Isolation, OffsetQuery, PartitionError};
 use crate::metadata::Image;
 use crate::protocol::ErrorCode;
+use crate::runtime::clock;
 use crate::server::errors::partition_code;
 use crate::types::TopicId;
 
+/// Partitions searched at once; a slow one does not hold the others up.
+const CONCURRENT_SEARCHES: usize = 16;
+/// First version that says how long the client waits (KIP-1075).
+const FIRST_TIMEOUT_VERSION: i16 = 10;
 /// First version that is told leader epochs (KIP-320).
 const FIRST_EPOCH_VERSION: i16 = 4;
 
@@ -20,15 +28,29 @@ impl Handle for ListOffsetsRequest {
         let image = context.broker.image();
         let isolation = if self.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
         let mut topics = Vec::with_capacity(self.topics.len());
+        let clock = &context.broker.runtime().clock;
+        let (began, patience) = (clock.monotonic(), patience(context.version(), self.timeout_ms));
         for topic in self.topics {
-            let mut partitions = Vec::with_capacity(topic.partitions.len());
-            for partition in topic.partitions {
-                let found = find(context, &image, &topic.name, &partition, isolation).await;
-                partitions.push(described(context, partition.partition_index, found));
-            }
+            let (image, name) = (&image, &topic.name);
+            let found = topic.partitions.into_iter().map(|partition| async move {
+                let left = patience.saturating_sub(clock.monotonic().since(began));
+                let find = find(context, image, name, &partition, isolation);
+                let found = clock::timeout(&**clock, left, find).await.unwrap_or(Err(ErrorCode::RequestTimedOut));
+                described(context, partition.partition_index, found)
+            });
+            let partitions = stream::iter(found).buffered(CONCURRENT_SEARCHES).collect().await;
             topics.push(ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions));
         }
         ListOffsetsResponse::default().with_topics(topics)
+    }
+}
+
+/// How long the archive may be searched. Clients that can't say get the default of Kafka's
+/// `remote.list.offsets.request.timeout.ms` (KIP-1075).
+fn patience(version: i16, timeout_ms: i32) -> Duration {
+    match u64::try_from(timeout_ms) {
+        Ok(timeout_ms) if version >= FIRST_TIMEOUT_VERSION => Duration::from_millis(timeout_ms),
+        _ => Duration::from_secs(30),
     }
 }
 

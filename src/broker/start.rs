@@ -238,12 +238,30 @@ fn open_directories(
         Owner { cluster_id: metadata.cluster_id(), node_id: settings.node_id, incarnation: Incarnation::default() };
     let mut directories = Vec::new();
     let mut total = RecoveryReport::default();
+    let mut failures = Vec::new();
     for path in &settings.directories {
         let tail_bytes = metrics.memory.used_bytes.of(MemoryShare::Tail).clone();
         let metrics = DirectoryMetrics { journal: metrics.journal.clone(), log: metrics.log.clone(), tail_bytes };
-        let (directory, report) = LogDirectory::open(runtime, path, owner, settings.directory, metrics)?;
-        total.add(&report);
-        directories.push(Arc::new(directory));
+        let offline = metrics.log.offline_directories.clone();
+        match LogDirectory::open(runtime, path, owner, settings.directory, metrics) {
+            Ok((directory, report)) => {
+                total.add(&report);
+                directories.push(Arc::new(directory));
+            }
+            Err(error) if error.is_of_storage() => {
+                offline.inc();
+                failures.push((path, error));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if directories.is_empty()
+        && let Some((_, error)) = failures.pop()
+    {
+        return Err(error.into());
+    }
+    for (path, error) in &failures {
+        tracing::error!(%error, path = %path.display(), "log directory is offline: it can't be opened, and the others serve without it");
     }
     Ok((directories, total))
 }
@@ -282,7 +300,9 @@ async fn replace_lost_directories(
     let used = image.directories_in_use(settings.node_id);
     let mut lost_offsets = Vec::new();
     let online: BTreeSet<DirectoryId> = directories.iter().map(|directory| directory.identity().directory_id).collect();
-    let has_unused = online.iter().any(|directory| !used.contains_key(directory));
+    // One that can't be opened is not lost.
+    let all_open = directories.len() == settings.directories.len();
+    let has_unused = all_open && online.iter().any(|directory| !used.contains_key(directory));
     for (&directory, &partitions) in used.iter().filter(|(directory, _)| !online.contains(directory)) {
         if !has_unused {
             tracing::error!(

@@ -381,3 +381,48 @@ async fn a_broker_whose_metadata_has_stopped_says_that_it_cannot_go_on() {
     broker.metadata.shutdown().await;
     assert!(broker.stopped().await.contains("metadata"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_can_not_be_opened_is_offline_and_the_others_serve() {
+    let root = tempfile::tempdir().unwrap();
+    let mut settings = BrokerSettings::small(root.path());
+    settings.directories = vec![root.path().join("one"), root.path().join("two")];
+    let open = || Broker::open(Runtime::production(), settings.clone(), Metrics::new());
+    let broker = open().await.unwrap();
+    let leaders = create(&broker, "events", 4, &[]).await;
+    let first = broker.directories()[0].identity().directory_id;
+    let is_in_first: Vec<bool> =
+        leaders.iter().map(|leader| leader.partition.directory().identity().directory_id == first).collect();
+    assert!(is_in_first.contains(&true) && is_in_first.contains(&false));
+    for leader in &leaders {
+        produce(&broker, leader, &batch(BatchOptions::default(), &[vec![7; 100]])).await;
+    }
+    drop(leaders);
+    broker.shutdown().await;
+
+    let checkpoint = root.path().join("two/checkpoint");
+    let whole = std::fs::read(&checkpoint).unwrap();
+    std::fs::write(&checkpoint, b"damaged").unwrap();
+    std::fs::rename(root.path().join("two/journal"), root.path().join("journal")).unwrap();
+    let broker = open().await.unwrap();
+    assert_eq!(broker.metrics().log.offline_directories.get(), 1);
+    let topic = broker.image().topic_named("events").unwrap().clone();
+    for (number, is_in_first) in (0..).zip(&is_in_first) {
+        let leader = broker.leader(&topic, number, LeaderEpoch::NONE);
+        assert_eq!(leader.is_ok(), *is_in_first, "{number}");
+        if let Ok(leader) = leader {
+            produce(&broker, &leader, &batch(BatchOptions::default(), &[vec![8; 100]])).await;
+        }
+    }
+    broker.shutdown().await;
+
+    std::fs::write(&checkpoint, whole).unwrap();
+    std::fs::remove_dir_all(root.path().join("two/journal")).unwrap();
+    std::fs::rename(root.path().join("journal"), root.path().join("two/journal")).unwrap();
+    let broker = open().await.unwrap();
+    for (number, is_in_first) in (0..).zip(&is_in_first) {
+        let leader = broker.leader(&topic, number, LeaderEpoch::NONE).unwrap();
+        assert_eq!(leader.partition.log().offsets().log_end, Offset(1 + i64::from(*is_in_first)), "{number}");
+    }
+    broker.shutdown().await;
+}

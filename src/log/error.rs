@@ -88,6 +88,13 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether it is the directory that failed, and not the setting that names it: others can serve without it.
+    pub const fn is_of_storage(&self) -> bool {
+        !matches!(self, Self::Stamp { .. } | Self::BareStamp(_) | Self::Locked { .. })
+    }
+}
+
 /// A batch can't be appended. Nothing of it was stored.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AppendError {

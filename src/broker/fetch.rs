@@ -289,11 +289,14 @@ impl Broker {
                 self.metrics.fetch.read_ahead.inc();
                 batches
             }
-            None => match self.readers.run(move || read.execute()).await.unwrap_or_else(|| Ok(Vec::new())) {
-                // What left the disk since is found elsewhere by the next fetch.
-                Err(ReadError::Removed { .. }) => Vec::new(),
-                read => read?,
-            },
+            None => {
+                let of = Arc::clone(&log);
+                match self.readers.run(move || of.execute(read)).await.unwrap_or_else(|| Ok(Vec::new())) {
+                    // What left the disk since is found elsewhere by the next fetch.
+                    Err(ReadError::Removed { .. }) => Vec::new(),
+                    read => read?,
+                }
+            }
         };
         let batches = Budget { left: limit, untouched: may_exceed }.admit(batches, limit);
         if let Some(last) = batches.last() {

@@ -426,3 +426,36 @@ async fn a_directory_that_can_not_be_opened_is_offline_and_the_others_serve() {
     }
     broker.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_in_a_local_segment_is_read_around_once_the_archive_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path()).await;
+    let leader = create(&broker, "events", 1, &[]).await.remove(0);
+    let sent = batch(BatchOptions::default(), &[vec![7; 1000]]);
+    produce(&broker, &leader, &sent).await;
+    let log = Arc::clone(leader.partition.log());
+    let now = broker.runtime().clock.wall().0.to_string();
+    configure(&broker, "events", &[("archive.flush.timestamp", &now)]).await;
+    for _ in 0..3000 {
+        if log.offsets().archived_to == Offset(1) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(log.offsets().archived_to, Offset(1));
+    let segment = log.archivable_segments()[0].path().to_owned();
+    drop((leader, log));
+    broker.shutdown().await;
+
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[700] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let broker = open(directory.path()).await;
+    let topic = broker.image().topic_named("events").unwrap().clone();
+    let leader = broker.leader(&topic, 0, LeaderEpoch::NONE).unwrap();
+    let back = fetch(&broker, &leader, Offset(0), 1 << 20).await;
+    assert_eq!(content(&back[0]), content(&sent.placed(Offset(0), back[0].header().leader_epoch)));
+    assert!(!segment.exists());
+    broker.shutdown().await;
+}

@@ -9,6 +9,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
@@ -436,6 +437,27 @@ impl PartitionLog {
     pub(super) fn begin_segment(&self, writer: &mut super::write_behind::Writer, base: Offset) -> io::Result<()> {
         self.active_segment(writer, base, self.shared.runtime.clock.wall())?;
         self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path))
+    }
+
+    /// Runs a read that this log planned. Damage in a segment that the archive has as well ends its life here, and the read finds
+    /// nothing: planned again, it finds the archive.
+    pub fn execute(&self, read: DiskRead) -> Result<Vec<Bytes>, ReadError> {
+        let result = read.execute();
+        let Err(ReadError::Corrupt { path, .. }) = &result else { return result };
+        let end = {
+            let state = self.state.lock();
+            let damaged = state.sealed().iter().find(|segment| segment.path() == path);
+            damaged.map(|segment| segment.extent().next_offset).filter(|end| *end <= state.removable_to)
+        };
+        let Some(end) = end else { return result };
+        tracing::error!(path = %path.display(), "segment is damaged, and goes with all before it: the archive has them");
+        match self.remove_local_below(end) {
+            Ok(_) => Ok(Vec::new()),
+            Err(error) => {
+                tracing::error!(%error, path = %path.display(), "damaged segment can't be removed");
+                result
+            }
+        }
     }
 
     /// True while a sealed segment that ends at or below `below` is on local disk.

@@ -199,7 +199,8 @@ settings! {
 
     /// What new topics are like.
     topics: TopicsSettings {
-        /// Create a topic when a client produces to one that does not exist. A typing mistake then makes a topic.
+        /// Create a topic when a client asks for one that does not exist, to produce or to consume. A typing mistake then makes a
+        /// topic.
         auto_create: bool = true;
         /// Partitions of topics that are created without a number.
         partitions: i32 = 1;

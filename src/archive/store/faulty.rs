@@ -19,6 +19,10 @@ pub enum Fault {
     None,
     /// It fails without any effect, as by 503.
     Refused,
+    /// It fails without any effect, as by 403.
+    Denied,
+    /// The client panics.
+    Panics,
     /// It is carried out, and the answer is lost.
     ReplyLost,
     /// It has no effect and is never answered.
@@ -79,6 +83,8 @@ impl FaultyBackend {
         match self.fault(operation, key) {
             Fault::None | Fault::ConditionIgnored => request.await,
             Fault::Refused => Err(unavailable(key)),
+            Fault::Denied => Err(denied(key)),
+            Fault::Panics => panic!("planned panic"),
             Fault::ReplyLost => {
                 // A failure of the request itself is lost too.
                 let _ = request.await;
@@ -116,7 +122,9 @@ impl Backend for FaultyBackend {
         match self.fault(Operation::List, prefix) {
             Fault::None | Fault::ConditionIgnored => self.inner.list(prefix),
             Fault::Hangs => stream::pending().boxed(),
-            _ => stream::iter([Err(unavailable(prefix))]).boxed(),
+            Fault::Denied => stream::iter([Err(denied(prefix))]).boxed(),
+            Fault::Panics => panic!("planned panic"),
+            Fault::Refused | Fault::ReplyLost => stream::iter([Err(unavailable(prefix))]).boxed(),
         }
     }
 
@@ -134,6 +142,8 @@ impl Backend for FaultyBackend {
             match fault {
                 Fault::None => self.inner.replace(key, content, expected).await,
                 Fault::Refused => Err(unavailable(key)),
+                Fault::Denied => Err(denied(key)),
+                Fault::Panics => panic!("planned panic"),
                 Fault::ReplyLost => {
                     let _ = self.inner.replace(key, content, expected).await;
                     Err(unavailable(key))
@@ -146,6 +156,10 @@ impl Backend for FaultyBackend {
             }
         })
     }
+}
+
+fn denied(key: &str) -> StoreError {
+    StoreError::Denied { key: key.to_owned(), cause: "planned fault".into() }
 }
 
 fn unavailable(key: &str) -> StoreError {

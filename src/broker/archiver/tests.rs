@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::open_store;
+use crate::archive::store::Operation;
+use crate::archive::store::faulty::{Fault, FaultPlan, FaultyBackend};
 use crate::broker::*;
 use crate::group::request::{CommitPartition, CommitTopic, OffsetCommit, OffsetFetch};
 use crate::metadata::Command;
@@ -40,11 +43,25 @@ impl Home {
         self.open_with(&["first", "second"]).await
     }
 
-    async fn open_with(&self, directories: &[&str]) -> Arc<Broker> {
+    fn settings(&self, directories: &[&str]) -> BrokerSettings {
         let mut settings = BrokerSettings::small(self.root.path());
         settings.directories = directories.iter().map(|name| self.path(name)).collect();
         settings.archive.archiver.sweep_interval = self.sweep_interval;
-        Broker::open(Runtime::production(), settings, Metrics::new()).await.unwrap()
+        settings
+    }
+
+    async fn open_with(&self, directories: &[&str]) -> Arc<Broker> {
+        Broker::open(Runtime::production(), self.settings(directories), Metrics::new()).await.unwrap()
+    }
+
+    /// Over a store that fails by a plan.
+    async fn open_faulty(&self, directories: &[&str], plan: FaultPlan) -> Result<Arc<Broker>, StartError> {
+        let open = |runtime: &Runtime, settings: &ArchiveSettings, metrics: &Arc<Metrics>| {
+            let store = open_store(runtime, settings, metrics)?;
+            Ok(store.wrapped(|backend| Arc::new(FaultyBackend::new(backend, plan))))
+        };
+        let settings = self.settings(directories);
+        Broker::open_with(Runtime::production(), settings, Metrics::new(), open, |reader| reader).await
     }
 
     /// A broker with a topic that has a partition in each directory, and the number of the one in the second.
@@ -53,7 +70,10 @@ impl Home {
     }
 
     async fn begin_with(&self, configs: &[(&str, &str)]) -> (Arc<Broker>, i32) {
-        let broker = self.open().await;
+        self.begin_on(self.open().await, configs).await
+    }
+
+    async fn begin_on(&self, broker: Arc<Broker>, configs: &[(&str, &str)]) -> (Arc<Broker>, i32) {
         let configs = configs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         let topic = NewTopic { partitions: 2, replication_factor: 1, configs, ..NewTopic::by_default(TOPIC) };
         let topic = broker.create_topic(topic, false).await.unwrap();
@@ -529,5 +549,31 @@ async fn producer_ids_that_another_copy_gave_out_are_passed_over() {
     }
     let id = broker.new_producer_id().await.unwrap();
     assert!(id > given, "{id} was given out by the other copy, as far as {given}");
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_panics_is_tried_again() {
+    let home = Home::new();
+    let mut panics = 1;
+    let plan: FaultPlan = Box::new(move |_, operation, key| {
+        let is_hit = panics > 0 && operation == Operation::Put && key.ends_with(".parquet");
+        panics -= u32::from(is_hit);
+        if is_hit { Fault::Panics } else { Fault::None }
+    });
+    let broker = home.open_faulty(&["first", "second"], plan).await.unwrap();
+    let (broker, index) = home.begin_on(broker, &[]).await;
+    let expected = produce_all(&broker, index, 0..5, "kept").await;
+    archive(&broker, index).await;
+    let metrics = &broker.metrics().archive;
+    assert_eq!(metrics.failed_uploads.get(), 1);
+    for _ in 0..LOOKS {
+        if metrics.uploads.get() == 0 {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    assert_eq!(metrics.uploads.get(), 0);
+    assert_eq!(read_all(&broker, index).await, expected);
     broker.shutdown().await;
 }

@@ -4,10 +4,12 @@
 //! there are upload slots. A failure is logged, counted and tried again later, later each time; being fenced ends it until
 //! the broker leads in a newer epoch.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use thiserror::Error;
 
 use super::{Archiver, Attempts};
@@ -132,13 +134,16 @@ enum Failure {
     /// The upload failed.
     #[error(transparent)]
     Upload(#[from] UploadError),
+    /// Our own mistake, of which the panic hook has said where.
+    #[error("archiving it panicked")]
+    Panicked,
 }
 
 impl Failure {
     const fn is_fenced(&self) -> bool {
         match self {
             Self::Head(error) | Self::Upload(UploadError::Head(error)) => error.is_fenced(),
-            Self::Announcement(_) | Self::Upload(_) => false,
+            Self::Announcement(_) | Self::Upload(_) | Self::Panicked => false,
         }
     }
 }
@@ -169,7 +174,9 @@ impl Archiver {
     async fn upload(self: Arc<Self>, broker: &Broker, leader: Leader, segment: Arc<Segment>) {
         let id = leader.partition.log().partition();
         self.metrics.archive.uploads.inc();
-        let result = self.archive(broker, &leader, &segment).await;
+        // A panic fails this attempt like anything else, or the partition would count as under way for ever.
+        let attempt = AssertUnwindSafe(self.archive(broker, &leader, &segment)).catch_unwind().await;
+        let result = attempt.unwrap_or(Err(Failure::Panicked));
         self.metrics.archive.uploads.dec();
         self.under_way.lock().remove(&id);
         let mut attempts = self.attempts.lock();

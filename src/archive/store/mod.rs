@@ -32,6 +32,7 @@ pub use backend::{Attempt, Backend, Expected, Listed, Payload, Version};
 pub use error::{LocationError, ReplaceError, StoreError};
 pub use location::{Location, Scheme};
 pub use probe::ProbeError;
+pub use retry::jittered;
 
 use crate::archive::workers::Workers;
 use crate::runtime::Runtime;

@@ -1,9 +1,15 @@
-//! How long to wait before asking again: exponential backoff with full jitter, and a bounded number of times.
+//! How long to wait before asking again: exponential backoff with jitter, and a bounded number of times.
 
 use std::time::Duration;
 
 use super::StoreSettings;
 use crate::runtime::entropy::Entropy;
+
+/// A pause between half and all of `ceiling`: those who failed together do not come back together.
+pub fn jittered(ceiling: Duration, entropy: &dyn Entropy) -> Duration {
+    let half_ms = u64::try_from(ceiling.as_millis() / 2).unwrap_or(u64::MAX).max(1);
+    Duration::from_millis(half_ms + entropy.number() % half_ms)
+}
 
 /// The pauses of one operation.
 pub(super) struct Backoff<'a> {
@@ -26,10 +32,9 @@ impl<'a> Backoff<'a> {
     /// The next pause: between half and all of a ceiling that doubles; `None` when it is time to give up.
     pub(super) fn next_pause(&mut self) -> Option<Duration> {
         self.pauses_left = self.pauses_left.checked_sub(1)?;
-        let half = (self.ceiling_ms / 2).max(1);
-        let pause_ms = half + self.entropy.number() % half;
+        let pause = jittered(Duration::from_millis(self.ceiling_ms), self.entropy);
         self.ceiling_ms = self.ceiling_ms.saturating_mul(2).min(self.longest_ms);
-        Some(Duration::from_millis(pause_ms))
+        Some(pause)
     }
 }
 

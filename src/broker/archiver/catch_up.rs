@@ -13,14 +13,13 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::Archiver;
+use super::pauses::pause_after;
 use crate::archive::manifest::{EpochStart, Head};
 use crate::archive::partition::{HeadError, PartitionArchive};
 use crate::broker::Broker;
 use crate::log::{AppendError, Continuation, EpochCache, Offsets, PartitionLog, ProducerState};
 use crate::types::{LeaderEpoch, Offset};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often a log is looked at that is being changed.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -47,7 +46,7 @@ impl Broker {
     /// Sets logs right that are behind the archive, for as long as the broker runs.
     pub(in crate::broker) async fn catch_up_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         archiver.proved().await;
-        let mut pause = FIRST_PAUSE;
+        let mut failures = 0_u32;
         loop {
             let waiting = self.partitions.behind();
             let mut failed = false;
@@ -61,10 +60,10 @@ impl Broker {
                 }
             }
             if failed {
-                self.runtime().clock.sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                self.runtime().clock.sleep(pause_after(failures, &*self.runtime().entropy)).await;
+                failures = failures.saturating_add(1);
             } else {
-                pause = FIRST_PAUSE;
+                failures = 0;
                 self.partitions.when_behind().await;
             }
         }

@@ -15,6 +15,7 @@ mod complaints;
 mod groups;
 mod lost_offsets;
 mod observer;
+mod pauses;
 mod pressure;
 mod proof;
 mod reads;

@@ -12,12 +12,12 @@ use tokio::sync::Notify;
 
 use super::{ArchiveStartError, Archiver, Owner};
 use crate::archive::bucket::{Bucket, BucketError};
-use crate::archive::store::ProbeError;
+use crate::archive::store::{ProbeError, jittered};
 use crate::runtime::clock;
 
 /// How long a start waits for a store that does not answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// Pause before the store is asked again.
+/// Longest pause before the store is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 impl ArchiveStartError {
@@ -99,7 +99,7 @@ impl Archiver {
     /// Proves a bucket that did not answer at the start.
     pub(in crate::broker) async fn prove_later(self: Arc<Self>) {
         while !self.is_proved() {
-            self.runtime.clock.sleep(RETRY_INTERVAL).await;
+            self.runtime.clock.sleep(jittered(RETRY_INTERVAL, &*self.runtime.entropy)).await;
             match prove(&self.bucket, self.owner).await {
                 Ok(()) => {
                     tracing::info!("the object store answers");

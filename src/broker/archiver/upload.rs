@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use thiserror::Error;
 
+use super::pauses::pause_after;
 use super::{Archiver, Attempts};
 use crate::archive::manifest::Head;
 use crate::archive::parquet::EncodeError;
@@ -30,8 +31,6 @@ use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Every so many looks all partitions are looked at for the age of their oldest record, sealed or not.
 const AGE_EVERY: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A segment that waits to be archived.
 struct Candidate {
@@ -184,8 +183,8 @@ impl Archiver {
         match result {
             Ok(()) => *attempts = Attempts { owned_in: attempts.owned_in, ..Attempts::default() },
             Err(error) => {
-                let pause = (FIRST_PAUSE * 2_u32.saturating_pow(attempts.failures.min(16))).min(LONGEST_PAUSE);
-                attempts.failures += 1;
+                let pause = pause_after(attempts.failures, &*self.runtime.entropy);
+                attempts.failures = attempts.failures.saturating_add(1);
                 attempts.not_before = self.runtime.clock.monotonic() + pause;
                 attempts.owned_in = None;
                 self.metrics.archive.failed_uploads.inc();

@@ -1,0 +1,32 @@
+//! How long the archive's loops wait after a failure, so that a bucket that comes back is not met by all of them in step. Pure.
+
+use std::time::Duration;
+
+use crate::archive::store::jittered;
+use crate::runtime::entropy::Entropy;
+
+const FIRST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// The pause after so many failures before this one: the longest it may be doubles from half a second to a minute.
+pub(super) fn pause_after(failures: u32, entropy: &dyn Entropy) -> Duration {
+    jittered((FIRST * 2_u32.saturating_pow(failures.min(16))).min(LONGEST), entropy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::runtime::production::KernelEntropy;
+
+    #[test]
+    fn pauses_grow_to_the_longest_and_are_not_in_step() {
+        for (failures, ceiling_ms) in [(0, 500), (1, 1000), (5, 16_000), (7, 60_000), (u32::MAX, 60_000)] {
+            let ceiling = Duration::from_millis(ceiling_ms);
+            let pauses: BTreeSet<_> = (0..100).map(|_| pause_after(failures, &KernelEntropy)).collect();
+            assert!(pauses.iter().all(|pause| (ceiling / 2..=ceiling).contains(pause)), "{pauses:?}");
+            assert!(pauses.len() > 10, "{pauses:?}");
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! Proof that the store keeps its promises and that the bucket is this cluster's, before anything is written to it.
 //!
 //! A new data directory does not start without it. One that was used before had its bucket proved then: when the store does
-//! not answer now, the broker serves all the same, since a bucket that is gone must not keep a crashed broker from coming
-//! back. Nothing is archived and nothing of the bucket is changed until the proof succeeds; local data waits.
+//! not answer now, or denies access, the broker serves all the same, since a bucket that is gone must not keep a crashed broker
+//! from coming back. Nothing is archived and nothing of the bucket is changed until the proof succeeds; local data waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::{ArchiveStartError, Archiver, Owner};
 use crate::archive::bucket::{Bucket, BucketError};
-use crate::archive::store::{ProbeError, jittered};
+use crate::archive::store::{ProbeError, StoreError, jittered};
 use crate::runtime::clock;
 
 /// How long a start waits for a store that does not answer.
@@ -21,15 +21,22 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 impl ArchiveStartError {
+    /// What the store said, if it failed.
+    const fn store_error(&self) -> Option<&StoreError> {
+        match self {
+            Self::Probe(ProbeError::Failed { source, .. }) | Self::Bucket(BucketError::Store(source)) => Some(source),
+            Self::Silent | Self::Probe(_) | Self::Bucket(_) | Self::Location(_) | Self::Directory(_) => None,
+        }
+    }
+
     /// Whether the store only did not answer, as it may later.
     fn is_transient(&self) -> bool {
-        match self {
-            Self::Probe(ProbeError::Failed { source, .. }) | Self::Bucket(BucketError::Store(source)) => {
-                source.is_transient()
-            }
-            Self::Silent => true,
-            Self::Probe(_) | Self::Bucket(_) | Self::Location(_) | Self::Directory(_) => false,
-        }
+        matches!(self, Self::Silent) || self.store_error().is_some_and(StoreError::is_transient)
+    }
+
+    /// Whether the store says nothing of itself: it does not answer, or lets nobody in, as with credentials that ran out.
+    fn is_outage(&self) -> bool {
+        self.is_transient() || matches!(self.store_error(), Some(StoreError::Denied { .. }))
     }
 }
 
@@ -77,7 +84,7 @@ async fn prove(bucket: &Bucket, owner: Owner) -> Result<(), ArchiveStartError> {
 pub(super) async fn prove_at_start(bucket: &Bucket, owner: Owner) -> Result<bool, ArchiveStartError> {
     match prove(bucket, owner).await {
         Ok(()) => Ok(true),
-        Err(error) if error.is_transient() && !owner.is_new => {
+        Err(error) if error.is_outage() && !owner.is_new => {
             tracing::error!(%error, "starting without the object store: nothing is archived until it answers");
             Ok(false)
         }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -576,4 +577,26 @@ async fn an_upload_that_panics_is_tried_again() {
     assert_eq!(metrics.uploads.get(), 0);
     assert_eq!(read_all(&broker, index).await, expected);
     broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_denies_access_stops_new_data_directories_alone() {
+    let home = Home::new();
+    let (broker, index) = home.begin().await;
+    let mut expected = produce_all(&broker, index, 0..5, "kept").await;
+    archive(&broker, index).await;
+    broker.shutdown().await;
+
+    let denies = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&denies);
+    let plan = Box::new(move |_, _, _: &str| if asked.load(Ordering::Relaxed) { Fault::Denied } else { Fault::None });
+    let broker = home.open_faulty(&["first", "second"], plan).await.unwrap();
+    expected.extend(produce_all(&broker, index, 5..10, "kept").await);
+    denies.store(false, Ordering::Relaxed);
+    archive(&broker, index).await;
+    assert_eq!(read_all(&broker, index).await, expected);
+    broker.shutdown().await;
+
+    let refused = home.open_faulty(&["new"], Box::new(|_, _, _| Fault::Denied)).await.unwrap_err();
+    assert!(matches!(refused, StartError::Archive(ArchiveStartError::Probe(_))), "{refused}");
 }

@@ -23,6 +23,7 @@
 #![doc = include_str!("0023-configuration-is-resolved-before-the-log.md")]
 #![doc = include_str!("0024-a-known-bucket-may-be-away-at-a-start.md")]
 #![doc = include_str!("0025-one-process-stores-what-a-restore-begins-with.md")]
+#![doc = include_str!("0026-a-bucket-that-denies-access-is-away.md")]
 #![doc = include_str!("0030-coordinator-state-changes-by-durable-records.md")]
 #![doc = include_str!("0031-rewriting-until-compaction.md")]
 #![doc = include_str!("0032-where-groups-differ-from-apache-kafka.md")]

@@ -94,6 +94,20 @@ pub fn local_retention(view: &PartitionView, keep: LocalRetention, now: Timestam
     start
 }
 
+/// Segments that retention deletes for good in one pass: a clock that jumps ahead takes many passes to do harm, and shows
+/// meanwhile.
+pub const EXPIRED_PER_PASS: usize = 64;
+
+/// The log start that retention calls for in one pass where no archive is: what it passes is gone.
+pub fn retention_without_archive(view: &PartitionView, keep: LocalRetention, now: Timestamp) -> Offset {
+    let everything = PartitionView { archived_to: Some(view.archivable_to), ..view.clone() };
+    let start = local_retention(&everything, keep, now, true);
+    // What was deleted before may still be on the disk.
+    let live = view.sealed.iter().filter(|segment| segment.next > view.log_start_offset);
+    let most = live.take(EXPIRED_PER_PASS).last().map_or(start, |last| last.next);
+    start.min(most).max(view.log_start_offset)
+}
+
 /// One archived segment of some partition that could leave the local disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evictable {
@@ -189,6 +203,26 @@ mod tests {
         assert_eq!(local_retention(&view(30), by_size, late, true), Offset(10));
         let by_age = LocalRetention { retention_ms: Some(100), retention_bytes: None };
         assert_eq!(local_retention(&view(30), by_age, Timestamp(301), true), Offset(20));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ahead_deletes_few_segments_a_pass() {
+        let count = EXPIRED_PER_PASS as i64 + 30;
+        let mut view = PartitionView {
+            sealed: (0..count).map(|number| sealed(number * 10, number * 10 + 10)).collect(),
+            log_start_offset: Offset(100),
+            local_log_start_offset: Offset(0),
+            archivable_to: Offset(count * 10),
+            archived_to: None,
+        };
+        let keep = LocalRetention { retention_ms: Some(0), retention_bytes: None };
+        let late = Timestamp(i64::MAX);
+        let start = retention_without_archive(&view, keep, late);
+        assert_eq!(start, Offset(100 + EXPIRED_PER_PASS as i64 * 10));
+        view.log_start_offset = start;
+        assert_eq!(retention_without_archive(&view, keep, late), Offset(count * 10), "the next pass goes on");
+        let forever = LocalRetention { retention_ms: None, retention_bytes: None };
+        assert_eq!(retention_without_archive(&view, forever, late), start);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::bucket::{Bucket, BucketError};
 use super::key::{SegmentName, TopicKeys, parse_topic};
 use super::manifest::{Head, Retention, Segment, Tombstone, Tombstoned, TopicDescription, TopicState, Writer};
 use super::partition::{HeadError, PartitionArchive};
+use super::planner::EXPIRED_PER_PASS;
 use super::store::{Store, StoreError};
 use crate::types::{Offset, Timestamp, TopicId};
 
@@ -27,8 +28,6 @@ const TOMBSTONES_PER_PASS: usize = 64;
 const LISTED_PER_PASS: usize = 1000;
 /// Deletions of one pass that are under way at once.
 const CONCURRENT_DELETES: usize = 4;
-/// Segments that retention expires in one pass: a clock that jumps ahead takes many passes to do harm, and shows meanwhile.
-const EXPIRED_PER_PASS: usize = 64;
 
 /// Why cleaning stopped.
 #[derive(Debug, Error)]

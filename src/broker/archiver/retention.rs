@@ -18,7 +18,7 @@ use crate::log::{LogDirectory, PartitionLog, ReadError};
 use crate::metadata::topic_config::TopicConfig;
 use crate::runtime::clock::Interval;
 use crate::telemetry::MemoryShare;
-use crate::types::{LeaderEpoch, Offset, Timestamp};
+use crate::types::{LeaderEpoch, Monotonic, Offset, Timestamp};
 
 /// How often local disks are looked at, at most.
 const LOCAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -37,11 +37,17 @@ impl Broker {
     /// Removes local copies for as long as the broker runs. Without an archive only the local log is retained by.
     pub(in crate::broker) async fn make_room_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         let mut pause = Duration::ZERO;
+        let mut expires_at = Monotonic::default();
         loop {
             self.runtime().clock.sleep(pause).await;
             let (held, took) = self.look(&archiver).await;
             pause = LOCAL_INTERVAL.max(took * PAUSE_FACTOR);
-            self.make_local_room(&archiver, &held).await;
+            let now = self.runtime().clock.monotonic();
+            let expires = now >= expires_at;
+            if expires {
+                expires_at = now + archiver.settings.retention_interval;
+            }
+            self.make_local_room(&archiver, &held, expires).await;
             let heads = &self.metrics().memory.used_bytes.of(MemoryShare::Heads);
             heads.set(i64::try_from(archiver.heads.used().0).unwrap_or(i64::MAX));
         }
@@ -102,9 +108,10 @@ impl Broker {
         .collect()
     }
 
-    async fn make_local_room(&self, archiver: &Archiver, held: &[Held]) {
+    /// Topics without an archive are retained by only when it is time for that: `expires`.
+    async fn make_local_room(&self, archiver: &Archiver, held: &[Held], expires: bool) {
         let now = self.runtime().clock.wall();
-        let mut removable: Vec<Offset> = held.iter().map(|held| held.local_start(now)).collect();
+        let mut removable: Vec<Offset> = held.iter().map(|held| held.local_start(now, expires)).collect();
         let mut evict = |candidates: Vec<Evictable>, local_bytes: u64, budget_bytes: u64| {
             for evicted in planner::over_budget(candidates, local_bytes, budget_bytes) {
                 let start = &mut removable[evicted.partition];
@@ -177,13 +184,13 @@ impl Held {
     }
 
     /// First offset that stays on local disk, by the topic's retention.
-    fn local_start(&self, now: Timestamp) -> Offset {
+    fn local_start(&self, now: Timestamp, expires: bool) -> Offset {
         if self.leader.partition.topic().is_internal() {
             // Coordinators say what they no longer need.
             return self.view.log_start_offset;
         }
         if !self.config.remote_storage_enable {
-            return self.retain_locally(now);
+            return if expires { self.retain_locally(now) } else { self.view.log_start_offset };
         }
         let retention_ms = self.config.local_retention_ms.and_then(|ms| u64::try_from(ms).ok());
         let keep = LocalRetention { retention_ms, retention_bytes: self.config.local_retention_bytes };
@@ -195,8 +202,7 @@ impl Held {
     fn retain_locally(&self, now: Timestamp) -> Offset {
         let retention_ms = self.config.retention_ms.and_then(|ms| u64::try_from(ms).ok());
         let keep = LocalRetention { retention_ms, retention_bytes: self.config.retention_bytes };
-        let everything = PartitionView { archived_to: Some(self.view.archivable_to), ..self.view.clone() };
-        let start = planner::local_retention(&everything, keep, now, true);
+        let start = planner::retention_without_archive(&self.view, keep, now);
         if start > self.view.log_start_offset
             && let Err(error) = self.log().advance_log_start(start)
         {

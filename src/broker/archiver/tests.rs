@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::open_store;
+use crate::archive::planner::EXPIRED_PER_PASS;
 use crate::archive::store::Operation;
 use crate::archive::store::faulty::{Fault, FaultPlan, FaultyBackend};
 use crate::broker::*;
@@ -29,11 +30,16 @@ const LOOKS: usize = 3000;
 struct Home {
     root: tempfile::TempDir,
     sweep_interval: Duration,
+    retention_interval: Duration,
 }
 
 impl Home {
     fn new() -> Self {
-        Self { root: tempfile::tempdir().unwrap(), sweep_interval: Duration::from_secs(3600) }
+        Self {
+            root: tempfile::tempdir().unwrap(),
+            sweep_interval: Duration::from_secs(3600),
+            retention_interval: Duration::from_secs(30),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -48,6 +54,7 @@ impl Home {
         let mut settings = BrokerSettings::small(self.root.path());
         settings.directories = directories.iter().map(|name| self.path(name)).collect();
         settings.archive.archiver.sweep_interval = self.sweep_interval;
+        settings.archive.archiver.retention_interval = self.retention_interval;
         settings
     }
 
@@ -599,4 +606,35 @@ async fn a_bucket_that_denies_access_stops_new_data_directories_alone() {
 
     let refused = home.open_faulty(&["new"], Box::new(|_, _, _| Fault::Denied)).await.unwrap_err();
     assert!(matches!(refused, StartError::Archive(ArchiveStartError::Probe(_))), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pass_of_retention_without_an_archive_deletes_few_segments_and_the_next_one_is_not_near() {
+    let mut home = Home::new();
+    home.retention_interval = Duration::from_secs(100_000);
+    // The records are years old, and each has a segment.
+    let configs = [("remote.storage.enable", "false"), ("retention.ms", "1000"), ("internal.segment.bytes", "4000")];
+    let (broker, index) = home.begin_with(&configs).await;
+    produce_all(&broker, index, 0..80, &"long ".repeat(700)).await;
+    let log = Arc::clone(leader(&broker, index).await.partition.log());
+    let id = log.partition();
+    let expected = log.segments()[EXPIRED_PER_PASS].base_offset();
+    assert!(log.offsets().log_end - expected > 10, "segments are left: {:?}", log.offsets());
+    assert_eq!(log.offsets().log_start, Offset::ZERO);
+    drop(log);
+    broker.shutdown().await;
+
+    let broker = home.open().await;
+    let log = broker.directories().iter().find_map(|directory| directory.log(id)).unwrap();
+    for _ in 0..LOOKS {
+        if log.offsets().log_start > Offset::ZERO {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    // Local disks are looked at each second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(log.offsets().log_start, expected);
+    drop(log);
+    broker.shutdown().await;
 }

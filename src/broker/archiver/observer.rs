@@ -25,8 +25,7 @@ impl StoreObserver for Observer {
         let metrics = &self.metrics.store;
         metrics.requests.of(label).inc();
         metrics.request_seconds.of(label).observe(elapsed);
-        // An object that is not there is an answer.
-        let failed = error.is_some_and(|error| !matches!(error, StoreError::NotFound { .. }));
+        let failed = error.is_some_and(|error| !is_answer(error));
         if failed {
             metrics.errors.of(label).inc();
         }
@@ -42,5 +41,35 @@ impl StoreObserver for Observer {
             Operation::Put | Operation::Replace => self.metrics.store.written_bytes.inc_by(bytes),
             _ => self.metrics.store.read_bytes.inc_by(bytes),
         };
+    }
+}
+
+/// Whether the store works and only says no: the object is not there, or another's conditional write came first.
+const fn is_answer(error: &StoreError) -> bool {
+    matches!(error, StoreError::NotFound { .. } | StoreError::ConditionFailed { .. } | StoreError::Contended { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_no_failures() {
+        let observer = Observer { metrics: Metrics::new() };
+        let metrics = &observer.metrics.store;
+        let (errors, key) = (metrics.errors.of(StoreOperation::Replace), || "key".to_owned());
+        let request = |error: &StoreError| observer.request(Operation::Replace, Duration::ZERO, Some(error));
+        request(&StoreError::TimedOut { key: key(), timeout_ms: 1 });
+        assert_eq!((errors.get(), metrics.available.get()), (1, 0));
+        for answer in [
+            StoreError::NotFound { key: key() },
+            StoreError::ConditionFailed { key: key() },
+            StoreError::Contended { key: key() },
+        ] {
+            metrics.available.set(0);
+            request(&answer);
+            assert_eq!((errors.get(), metrics.available.get()), (1, 1), "{answer}");
+        }
+        assert_eq!(metrics.requests.of(StoreOperation::Replace).get(), 4);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! An entry is a `RebuiltChunk` in a file. One build of a chunk runs at a time: later readers wait for it, and it runs to
 //! its end even when all of them have gone, so that a fetch that timed out finds it done. The least recently used entries
-//! make room; the file of one that is being read goes when that ends. Nothing is synced and nothing survives: opening the
+//! make room, for others and for whoever else needs the disk; the file of one that is being read goes when that ends. Nothing is synced and nothing survives: opening the
 //! cache empties its directory. A block whose checksum is wrong is never served; its entry is dropped and built again.
 
 use std::collections::BTreeMap;
@@ -89,13 +89,13 @@ pub struct ChunkCache {
 struct Inner {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
-    budget_bytes: u64,
     workers: Workers,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    budget_bytes: u64,
     entries: BTreeMap<ChunkKey, Entry>,
     /// Entries by when they were last used.
     by_use: BTreeMap<u64, ChunkKey>,
@@ -127,13 +127,28 @@ impl ChunkCache {
             disk.remove_directory(&directory)?;
         }
         disk.create_directory(&directory)?;
-        let state = Mutex::new(State { metrics, ..State::default() });
-        Ok(Self { inner: Arc::new(Inner { disk, directory, budget_bytes, workers, state }) })
+        let state = Mutex::new(State { budget_bytes, metrics, ..State::default() });
+        Ok(Self { inner: Arc::new(Inner { disk, directory, workers, state }) })
+    }
+
+    /// Bytes of entries, and of those that are being built.
+    pub fn bytes(&self) -> u64 {
+        self.inner.state.lock().bytes
+    }
+
+    /// Keeps at most so many bytes from now on, and lets go of what is too much.
+    pub async fn set_budget(&self, budget_bytes: u64) {
+        let evicted = {
+            let mut state = self.inner.state.lock();
+            state.budget_bytes = budget_bytes;
+            state.make_room(0)
+        };
+        self.remove_files(evicted).await;
     }
 
     /// Whether a chunk of that many bytes would be kept.
     pub fn keeps(&self, bytes: u64) -> bool {
-        bytes <= self.inner.budget_bytes
+        bytes <= self.inner.state.lock().budget_bytes
     }
 
     /// Whether the chunk is there or being built.
@@ -223,10 +238,10 @@ impl ChunkCache {
     /// Reserves room for a file; gives its path, and the files to remove for it. `None` when there is no room for it.
     fn reserve(&self, bytes: u64) -> Option<(PathBuf, Vec<PathBuf>)> {
         let mut state = self.inner.state.lock();
-        if !self.keeps(bytes) {
+        if bytes > state.budget_bytes {
             return None;
         }
-        let evicted = state.make_room(bytes, self.inner.budget_bytes);
+        let evicted = state.make_room(bytes);
         state.files += 1;
         state.add_bytes(bytes);
         Some((self.inner.directory.join(format!("{}.batches", state.files)), evicted))
@@ -267,7 +282,7 @@ impl Building {
     fn list(&mut self, chunk: &Arc<RebuiltChunk>, path: PathBuf) -> Vec<PathBuf> {
         let mut state = self.cache.inner.state.lock();
         state.remove_bytes(std::mem::take(&mut self.reserved));
-        let evicted = state.make_room(chunk.bytes(), self.cache.inner.budget_bytes);
+        let evicted = state.make_room(chunk.bytes());
         state.add_bytes(chunk.bytes());
         state.insert(self.key, Arc::clone(chunk), path);
         evicted
@@ -319,9 +334,9 @@ impl State {
     }
 
     /// Removes the least recently used entries until `bytes` more fit; returns the files to delete.
-    fn make_room(&mut self, bytes: u64, budget_bytes: u64) -> Vec<PathBuf> {
+    fn make_room(&mut self, bytes: u64) -> Vec<PathBuf> {
         let mut removed = Vec::new();
-        while self.bytes + bytes > budget_bytes {
+        while self.bytes + bytes > self.budget_bytes {
             let Some((_, &oldest)) = self.by_use.first_key_value() else { break };
             removed.extend(self.remove(&oldest));
             self.metrics.evictions.inc();

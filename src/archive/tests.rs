@@ -475,6 +475,31 @@ async fn the_cache_stays_within_its_budget_and_never_serves_damage() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_whose_disk_runs_short_gives_its_files_back_and_grows_again() {
+    let broker = Broker::with(open_store("memory:///"), ReadSettings::default(), 1 << 20);
+    broker.describe_topic().await;
+    let log = log(7, 200);
+    broker.archive(writer(1), &log, 100, end(&log)).await.unwrap();
+    assert_same(&broker.read_all(Offset(0), false).await, &log, "");
+    let cache = broker.reader.cache();
+    let on_disk = || {
+        let files = std::fs::read_dir(&broker.cache_directory).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>()
+    };
+    let whole = cache.bytes();
+    assert!(whole > 10 << 10 && on_disk() == whole, "{whole} {}", on_disk());
+    cache.set_budget(10 << 10).await;
+    assert!(cache.bytes() <= 10 << 10 && on_disk() == cache.bytes(), "{} {}", cache.bytes(), on_disk());
+    cache.set_budget(0).await;
+    assert_eq!((cache.bytes(), on_disk()), (0, 0));
+    assert_same(&broker.read_all(Offset(0), false).await, &log, "");
+    assert_eq!((cache.bytes(), on_disk()), (0, 0));
+    cache.set_budget(1 << 20).await;
+    assert_same(&broker.read_all(Offset(0), false).await, &log, "");
+    assert_eq!(cache.bytes(), whole);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fetches_are_compressed_as_configured() {
     let store = open_store("memory:///");
     let broker = Broker::new(store.clone());

@@ -156,6 +156,11 @@ impl RemoteReader {
         Self { inner: Arc::new(inner) }
     }
 
+    /// Where rebuilt chunks are kept.
+    pub fn cache(&self) -> &ChunkCache {
+        &self.inner.cache
+    }
+
     /// The batches at an offset, if they are in the cache; touches no disk.
     pub fn at_hand(&self, partition: &PartitionArchive, head: &Arc<Head>, request: ReadRequest) -> Option<AtHand> {
         let mut place = self.locate_in_memory(partition, head, request.offset)?;

@@ -1,5 +1,7 @@
-//! The loop that looks at the disks and at the archive's backlog, and sets how fast producers may write.
+//! The loop that looks at the disks and at the archive's backlog, and sets how fast producers may write. What makes room on a
+//! disk that runs short, one after the other as it gets shorter: rebuilt chunks, archived segments, slower producers.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,8 +20,10 @@ const RESERVE_PART: u64 = 20;
 const SCARCE_RESERVES: u64 = 4;
 /// Archived segments go when fewer reserves than this are free, before anybody is slowed down.
 const EVICT_RESERVES: u64 = 6;
+/// Rebuilt chunks go when fewer reserves than this are free, before any segment does.
+const CACHE_RESERVES: u64 = 7;
 
-/// The room on the file system of one data directory.
+/// The room on the file system of a directory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     available_bytes: u64,
@@ -34,6 +38,12 @@ impl Room {
     /// Bytes that archived segments should give back.
     pub(super) fn missing_bytes(&self) -> u64 {
         (self.reserve_bytes * EVICT_RESERVES).saturating_sub(self.available_bytes)
+    }
+
+    /// Bytes of rebuilt chunks that may be kept where `used_bytes` of them are, and `most_bytes` at most.
+    fn cache_bytes(&self, used_bytes: u64, most_bytes: u64) -> u64 {
+        let free_bytes = self.available_bytes.saturating_add(used_bytes);
+        free_bytes.saturating_sub(self.reserve_bytes * CACHE_RESERVES).min(most_bytes)
     }
 
     /// Bytes that may still be written.
@@ -73,15 +83,45 @@ impl Broker {
         }
     }
 
-    /// The room for each data directory, in their order; one whose file system does not answer counts as having plenty.
+    /// The room for each data directory, in their order.
     pub(super) async fn spaces(&self, archiver: &Archiver) -> Vec<Room> {
-        let disk = Arc::clone(&self.runtime.disk);
-        let paths: Vec<_> = self.directories().iter().map(|directory| directory.path().to_owned()).collect();
-        let free_bytes = archiver.settings.free_bytes;
+        archiver.rooms(self.directories().iter().map(|directory| directory.path().to_owned()).collect()).await
+    }
+}
+
+impl Archiver {
+    /// The room for each directory; one whose file system does not answer counts as having plenty.
+    async fn rooms(&self, paths: Vec<PathBuf>) -> Vec<Room> {
+        let (disk, free_bytes) = (Arc::clone(&self.runtime.disk), self.settings.free_bytes);
         let look = move || {
             let plenty = Space { total_bytes: 0, available_bytes: u64::MAX };
             paths.iter().map(|path| Room::new(disk.space(path).unwrap_or(plenty), free_bytes)).collect()
         };
-        archiver.workers.run(look).await
+        self.workers.run(look).await
+    }
+
+    /// Makes the cache of rebuilt chunks as small as its disk asks for, or as large as it may be.
+    pub(super) async fn fit_cache(&self) {
+        let cache = self.reader.cache();
+        for room in self.rooms(vec![self.settings.cache_directory.clone()]).await {
+            cache.set_budget(room.cache_bytes(cache.bytes(), self.settings.cache_bytes)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rebuilt_chunks_go_before_segments_and_producers_and_come_back() {
+        let room = |available_bytes| Room::new(Space { total_bytes: 2000, available_bytes }, 100);
+        assert_eq!(room(1000).cache_bytes(300, 500), 500, "all of it while there is room");
+        assert_eq!(room(800).cache_bytes(300, 500), 400, "it may take what is free beyond the mark");
+        assert_eq!(room(650).cache_bytes(300, 500), 250, "it gives what is missing");
+        assert_eq!(room(650 + 50).cache_bytes(250, 500), 250, "and then stays so");
+        assert_eq!(room(650).missing_bytes(), 0, "no segment goes meanwhile");
+        assert_eq!(room(300).cache_bytes(300, 500), 0);
+        assert_eq!(room(u64::MAX).cache_bytes(300, 500), 500);
     }
 }

@@ -119,7 +119,8 @@ impl Broker {
             }
         };
         evict(evictable(held, |_| true), local_bytes(held, |_| true), archiver.settings.local_bytes);
-        // A disk that runs short gets room from what it holds itself.
+        // A disk that runs short gets room from what it holds itself, rebuilt chunks first.
+        archiver.fit_cache().await;
         for (directory, space) in self.directories().iter().zip(self.spaces(archiver).await) {
             let here = |held: &Held| Arc::ptr_eq(held.directory(), directory);
             let missing = space.missing_bytes();

@@ -2,10 +2,11 @@
 //!
 //! A slot is a pair of files that one upload uses at a time. Slots are written over, not truncated: the space that an
 //! upload needed stays reserved for the next one, or a disk that filled up meanwhile could never archive its way out.
-//! Nothing here is synced and nothing survives: opening the spool empties its directory.
+//! For the same reason the files stay over a restart. Nothing here is synced, and what the files hold is never read before
+//! it is written again: only their room is kept.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -34,19 +35,27 @@ struct Slot {
 }
 
 impl Spool {
-    /// Empties `directory` and makes `slots` slots in it. Blocks on the disk: called at start-up.
-    pub fn open(disk: &dyn Disk, directory: &std::path::Path, slots: usize) -> io::Result<Self> {
-        if disk.exists(directory)? {
-            disk.remove_directory(directory)?;
-        }
+    /// Opens `slots` slots in `directory`, as far as they are there with the room that they have, and removes everything
+    /// else in it. Blocks on the disk: called at start-up.
+    pub fn open(disk: &dyn Disk, directory: &Path, slots: usize) -> io::Result<Self> {
         disk.create_directory(directory)?;
-        let file = |name: String| -> io::Result<Arc<dyn File>> {
-            let path: PathBuf = directory.join(name);
-            disk.open(&path, Open::CreateEmpty)
+        let names: Vec<[String; 2]> =
+            (0..slots.max(1)).map(|number| [format!("{number}.parquet"), format!("{number}.aux")]).collect();
+        let mut kept = Vec::new();
+        for entry in disk.list(directory)? {
+            let path = directory.join(&entry.name);
+            match entry.is_directory {
+                true => disk.remove_directory(&path)?,
+                false if names.as_flattened().contains(&entry.name) => kept.push(entry.name),
+                false => disk.remove_file(&path)?,
+            }
+        }
+        let file = |name: &String| -> io::Result<Arc<dyn File>> {
+            let how = if kept.contains(name) { Open::Write } else { Open::CreateEmpty };
+            disk.open(&directory.join(name), how)
         };
-        let slots = (0..slots.max(1)).map(|number| {
-            Ok(Slot { parquet: file(format!("{number}.parquet"))?, companion: file(format!("{number}.aux"))? })
-        });
+        let slots =
+            names.iter().map(|[parquet, companion]| Ok(Slot { parquet: file(parquet)?, companion: file(companion)? }));
         let free: Vec<Slot> = slots.collect::<io::Result<_>>()?;
         let permits = Arc::new(Semaphore::new(free.len()));
         Ok(Self { free: Arc::new(Mutex::new(free)), permits })
@@ -138,5 +147,49 @@ impl Write for SpoolWriter {
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::SimDisk;
+
+    const LENGTH: usize = 100_000;
+
+    async fn spooled(spool: &Spool, content: &[u8]) -> io::Result<Payload> {
+        let slot = spool.acquire().await;
+        let mut writer = slot.parquet();
+        writer.write_all(content)?;
+        Ok(writer.finish()?.0)
+    }
+
+    fn take_all(disk: &SimDisk, path: &Path) -> u64 {
+        let left = disk.space(path).unwrap().available_bytes;
+        let other = disk.open(path, Open::CreateEmpty).unwrap();
+        other.write_all_at(&vec![0; usize::try_from(left).unwrap()], 0).unwrap();
+        left
+    }
+
+    #[tokio::test]
+    async fn a_slot_keeps_its_room_over_a_restart_on_a_disk_that_others_filled() {
+        let disk = SimDisk::new(1);
+        disk.set_capacity(10 * LENGTH as u64);
+        let directory = Path::new("/data/spool");
+        let spool = Spool::open(&disk, directory, 1).unwrap();
+        spooled(&spool, &vec![1; LENGTH]).await.unwrap();
+        drop(spool);
+        disk.put(&directory.join("1.parquet"), vec![0; 1000]);
+
+        for round in 0..2 {
+            let spool = Spool::open(&disk, directory, 1).unwrap();
+            let names: Vec<_> = disk.list(directory).unwrap().into_iter().map(|entry| entry.name).collect();
+            assert_eq!(names, ["0.aux", "0.parquet"]);
+            take_all(&disk, Path::new(&format!("/data/other {round}")));
+            let payload = spooled(&spool, &vec![2; LENGTH - 7]).await.unwrap();
+            let read = payload.read(0, usize::MAX).unwrap();
+            assert!(read.len() == LENGTH - 7 && read.iter().all(|&byte| byte == 2), "nothing of what was there before");
+            assert!(spooled(&spool, &vec![2; LENGTH + 1]).await.is_err(), "the disk is full");
+        }
     }
 }

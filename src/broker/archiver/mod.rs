@@ -189,7 +189,7 @@ pub(super) fn open_store(
 }
 
 impl Archiver {
-    /// Proves the store and claims the bucket for the cluster, if it answers, and empties the archive's own directories.
+    /// Proves the store and claims the bucket for the cluster, if it answers, and empties the directory of its cache.
     ///
     /// # Errors
     /// [`ArchiveStartError`].

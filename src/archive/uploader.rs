@@ -93,7 +93,7 @@ pub struct Uploader {
 }
 
 impl Uploader {
-    /// A pipeline that encodes on `workers`, of background priority, and spools to `spool`.
+    /// A pipeline that encodes on `workers` and spools to `spool`.
     pub const fn new(
         runtime: Runtime,
         workers: Workers,
@@ -102,6 +102,12 @@ impl Uploader {
         limits: ChunkLimits,
     ) -> Self {
         Self { runtime, workers, spool, memory, limits }
+    }
+
+    /// The same pipeline on other lanes; slots and memory are shared.
+    #[must_use]
+    pub fn on(&self, workers: &Workers) -> Self {
+        Self { workers: workers.clone(), ..self.clone() }
     }
 
     /// Archives one run. `source` gives its batches in offset order; it is called on a worker and may block on the disk.

@@ -35,6 +35,19 @@ pub(super) struct Pressure {
     pub(super) scarce_bytes: u64,
 }
 
+impl Pressure {
+    fn backlog(&self) -> Backlog {
+        let whole = self.room_bytes.saturating_add(self.unarchived_bytes);
+        Backlog { comfortable_bytes: whole / 4, full_bytes: whole / 4 * 3 }
+    }
+
+    /// Whether archiving should no longer leave the cores to whoever else wants them: from half the backlog on at which
+    /// producers begin to be slowed down.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.unarchived_bytes > self.backlog().comfortable_bytes / 2
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
@@ -53,9 +66,7 @@ impl Throttle {
         self.observe_archive(now, &pressure);
         self.refill(now);
         let Pressure { unarchived_bytes, room_bytes, scarce_bytes, .. } = pressure;
-        let whole = room_bytes.saturating_add(unarchived_bytes);
-        let backlog = Backlog { comfortable_bytes: whole / 4, full_bytes: whole / 4 * 3 };
-        let by_archive = produce_limit(backlog, unarchived_bytes, self.archive_rate)
+        let by_archive = produce_limit(pressure.backlog(), unarchived_bytes, self.archive_rate)
             .map(|limit| limit.max(room_bytes / ARCHIVE_HORIZON_S));
         let by_disk = (room_bytes < scarce_bytes).then_some(room_bytes / DISK_HORIZON_S);
         self.limit = [by_archive, by_disk].into_iter().flatten().min().map(|limit| limit.max(1));
@@ -116,6 +127,25 @@ mod tests {
         let mut throttle = Throttle::default();
         assert_eq!(throttle.observe(at(0), pressure(10 * MIB, 0, 1000 * MIB)), None);
         assert_eq!(throttle.charge(at(1), usize::MAX), Duration::ZERO);
+    }
+
+    #[test]
+    fn archiving_is_urgent_well_before_anybody_is_slowed_down() {
+        let mut throttle = Throttle::default();
+        let mut urgent_at = None;
+        for unarchived in 0..1000 {
+            let pressure = pressure(unarchived * MIB, 0, (1000 - unarchived) * MIB);
+            if pressure.is_urgent() {
+                urgent_at = urgent_at.or(Some(unarchived));
+            } else {
+                assert_eq!(urgent_at, None, "once urgent, more makes it no less so");
+            }
+            if throttle.observe(at(unarchived * 1000), pressure).is_some() {
+                assert_eq!((urgent_at, unarchived), (Some(126), 251));
+                return;
+            }
+        }
+        panic!("nobody was slowed down");
     }
 
     /// A producer that pauses as it is told, an archive that takes `archive` bytes a second, and a disk.

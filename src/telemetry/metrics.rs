@@ -156,6 +156,8 @@ metrics! {
         lag_seconds: Gauge,
         /// Bytes of sealed segments that are not yet archived.
         lag_bytes: Gauge,
+        /// 1 while so much waits that archiving takes cores like requests do.
+        urgent: Gauge,
         /// Segments uploaded, verified and committed.
         archived_segments: Counter,
         /// Bytes of batches that were archived.

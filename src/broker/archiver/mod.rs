@@ -30,7 +30,7 @@ mod upload;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -80,7 +80,7 @@ pub struct ArchiverSettings {
     pub uploads: usize,
     /// Bytes of memory for uploads: 40 MiB each, but one always goes on.
     pub upload_bytes: usize,
-    /// Lanes that encode, and as many that decode.
+    /// Lanes that encode, as many that take their place when it is urgent, and as many that decode.
     pub lanes: usize,
     /// How old records are read.
     pub reads: ReadSettings,
@@ -125,6 +125,8 @@ struct Progress {
     waiting_bytes: AtomicU64,
     /// Bytes archived since the start.
     archived_bytes: AtomicU64,
+    /// Whether so much waits that uploads go on the urgent lanes.
+    is_urgent: AtomicBool,
 }
 
 /// What is remembered of one partition between attempts.
@@ -146,6 +148,8 @@ pub struct Archiver {
     /// See [`proof`].
     proved: Latch,
     workers: Workers,
+    /// As many lanes, of the usual priority, for when so much waits that producers will be slowed down.
+    urgent: Workers,
     uploader: Uploader,
     reader: RemoteReader,
     images: watch::Receiver<Arc<Image>>,
@@ -203,6 +207,7 @@ impl Archiver {
     ) -> Result<Self, ArchiveStartError> {
         let settings = settings.clone();
         let workers = Workers::start(&*runtime.tasks, "archive", Priority::Background, settings.lanes);
+        let urgent = Workers::start(&*runtime.tasks, "urgent", Priority::Foreground, settings.lanes);
         // Lanes of their own: a segment takes seconds to encode, and readers wait for a chunk.
         let decoders = Workers::start(&*runtime.tasks, "decode", Priority::Background, settings.lanes);
         let bucket = Bucket::new(store, runtime.clone(), owner.cluster_id);
@@ -225,6 +230,7 @@ impl Archiver {
             bucket,
             proved: Latch::new(proved),
             workers,
+            urgent,
             images,
             partitions: Mutex::default(),
             attempts: Mutex::default(),

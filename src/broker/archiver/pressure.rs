@@ -67,6 +67,7 @@ impl Broker {
                 room_bytes: least.room_bytes(),
                 scarce_bytes: least.reserve_bytes * SCARCE_RESERVES,
             };
+            archiver.note_urgency(pressure.is_urgent());
             let limit = self.throttle.lock().observe(self.runtime.clock.monotonic(), pressure);
             if limit.is_some() != limited {
                 limited = limit.is_some();

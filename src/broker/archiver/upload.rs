@@ -18,7 +18,7 @@ use crate::archive::manifest::Head;
 use crate::archive::parquet::EncodeError;
 use crate::archive::partition::{HeadError, PartitionArchive};
 use crate::archive::planner;
-use crate::archive::uploader::{UploadError, UploadPlan};
+use crate::archive::uploader::{UploadError, UploadPlan, Uploader};
 use crate::broker::Broker;
 use crate::broker::partitions::Leader;
 use crate::log::{PartitionLog, ProducerRun, Segment};
@@ -170,6 +170,17 @@ impl Archiver {
         self.metrics.archive.lag_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
+    pub(super) fn note_urgency(&self, is_urgent: bool) {
+        self.progress.is_urgent.store(is_urgent, Ordering::Relaxed);
+        self.metrics.archive.urgent.set(i64::from(is_urgent));
+    }
+
+    /// The pipeline, on the lanes that it should take now.
+    fn uploader(&self) -> Uploader {
+        let is_urgent = self.progress.is_urgent.load(Ordering::Relaxed);
+        self.uploader.on(if is_urgent { &self.urgent } else { &self.workers })
+    }
+
     async fn upload(self: Arc<Self>, broker: &Broker, leader: Leader, segment: Arc<Segment>) {
         let id = leader.partition.log().partition();
         self.metrics.archive.uploads.inc();
@@ -251,7 +262,7 @@ impl Archiver {
         let producers = self.producers_at(leader, &archive, &head, base).await?;
         let plan = UploadPlan { writer, base, next: extent.next_offset, aborted: Vec::new(), producers };
         let source = Arc::clone(segment);
-        let uploaded = self.uploader.archive(&archive, plan, move || source.batches(base)).await?;
+        let uploaded = self.uploader().archive(&archive, plan, move || source.batches(base)).await?;
         log.advance_archived(uploaded.head.next_offset);
         let metrics = &self.metrics.archive;
         metrics.archived_segments.inc();

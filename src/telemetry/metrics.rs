@@ -145,6 +145,9 @@ metrics! {
         offline_directories: Gauge,
         /// Free bytes of the fullest data directory's file system.
         available_bytes: Gauge,
+        /// Seconds until the first data directory is full at the pace of the last ten minutes, with local copies of archived
+        /// records counted as room; at most 2592000, also while none fills.
+        time_to_full_seconds: Gauge,
         /// Producers whose sequence numbers are remembered.
         producer_ids: Gauge,
         /// Time that the recovery of one data directory took.

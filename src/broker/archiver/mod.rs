@@ -12,6 +12,7 @@
 
 mod catch_up;
 mod complaints;
+mod filling;
 mod groups;
 mod lost_offsets;
 mod observer;

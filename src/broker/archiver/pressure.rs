@@ -47,7 +47,7 @@ impl Room {
     }
 
     /// Bytes that may still be written.
-    fn room_bytes(&self) -> u64 {
+    pub(super) fn room_bytes(&self) -> u64 {
         self.available_bytes.saturating_sub(self.reserve_bytes)
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Archiver;
+use super::filling::Filling;
 use crate::archive::cleaner::{self, CleanError};
 use crate::archive::manifest::Retention;
 use crate::archive::planner::{self, Evictable, LocalRetention, PartitionView, SealedSegment};
@@ -38,6 +39,7 @@ impl Broker {
     pub(in crate::broker) async fn make_room_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         let mut pause = Duration::ZERO;
         let mut expires_at = Monotonic::default();
+        let mut fillings: Vec<Filling> = self.directories().iter().map(|_| Filling::default()).collect();
         loop {
             self.runtime().clock.sleep(pause).await;
             let (held, took) = self.look(&archiver).await;
@@ -48,6 +50,7 @@ impl Broker {
                 expires_at = now + archiver.settings.retention_interval;
             }
             self.make_local_room(&archiver, &held, expires).await;
+            self.note_filling(&archiver, &held, &mut fillings).await;
             let heads = &self.metrics().memory.used_bytes.of(MemoryShare::Heads);
             heads.set(i64::try_from(archiver.heads.used().0).unwrap_or(i64::MAX));
         }
@@ -106,6 +109,20 @@ impl Broker {
             (!is_idle).then_some(Held { leader, config, view })
         })
         .collect()
+    }
+
+    /// Tells when the first data directory will be full. Local copies of what is archived count as room, since they go when it
+    /// is needed: what grows is what only this disk has.
+    async fn note_filling(&self, archiver: &Archiver, held: &[Held], fillings: &mut [Filling]) {
+        let (now, spaces) = (self.runtime().clock.monotonic(), self.spaces(archiver).await);
+        let disks = self.directories().iter().zip(spaces).zip(fillings);
+        let seconds = disks.map(|((directory, space), filling)| {
+            let here = |held: &Held| Arc::ptr_eq(held.directory(), directory);
+            let can_go: u64 = evictable(held, here).iter().map(|evictable| evictable.segment.bytes).sum();
+            filling.observe(now, space.room_bytes().saturating_add(can_go))
+        });
+        let first = seconds.min().unwrap_or(u64::MAX);
+        self.metrics().log.time_to_full_seconds.set(i64::try_from(first).unwrap_or(i64::MAX));
     }
 
     /// Topics without an archive are retained by only when it is time for that: `expires`.

@@ -148,6 +148,7 @@ impl Broker {
 
     /// The local record with the largest timestamp. The log can only say whether any batch reaches a timestamp, so the
     /// largest is closed in on from below: in steps that double while a batch is found, and are halved once none is.
+    /// A batch in which the log start lies counts whole, as in Kafka: the answer may be a record of it that was deleted.
     async fn local_max_timestamp(
         &self,
         partition: &Partition,

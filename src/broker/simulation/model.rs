@@ -227,7 +227,10 @@ impl Model {
             return Ok(());
         };
         ensure!(largest.is_none_or(|largest| largest <= time), "largest timestamp {time}, where {largest:?} is");
-        ensure!(offset >= starts.0 && offset < bounds.1, "the largest timestamp is not in the log: {offset}");
+        // The batch in which the log start lies counts whole.
+        let first = self.batches.iter().find(|written| written.next() > starts.0);
+        let first = first.map_or(starts.0, |written| written.base().min(starts.0));
+        ensure!(offset >= first && offset < bounds.1, "the largest timestamp is not in the log: {offset}");
         let is_there = records().any(|(written, record)| record == (offset, time) && written.epoch() == epoch);
         ensure!(is_there, "the largest timestamp is of no record: {found:?}");
         Ok(())

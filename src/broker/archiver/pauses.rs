@@ -1,4 +1,4 @@
-//! How long the archive's loops wait after a failure, so that a bucket that comes back is not met by all of them in step. Pure.
+//! How long the archive's loops wait after a failure, so that a bucket that comes back is not met by all of them in step.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Brokers that lose a data directory, get an old one back, and find leftovers in the bucket.
+//! Brokers that lose a data directory, get an old one back, find leftovers in the bucket, or are let down by it. Long because
+//! they share a home whose disks and bucket can be lost.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -21,8 +21,10 @@ from harness.broker import run
 
 WRITERS = [client for client in ALL if hasattr(client, "produce_file")]
 PARTITIONS = 3
-# Small segments, so that there are several files. The flights are of 2013: by age all of them may go at any time.
-CONFIGS = {"segment.bytes": 4 << 20, "retention.ms": -1, "local.retention.ms": -1, "local.retention.bytes": -1}
+# Small segments, so that there are several files, and the batches that the clients like. The flights are of 2013: by age all of
+# them may go at any time.
+CONFIGS = {"segment.bytes": 4 << 20, "max.message.bytes": 4 << 20}
+CONFIGS |= {"retention.ms": -1, "local.retention.ms": -1, "local.retention.bytes": -1}
 TIMES = 8  # that are looked up in each partition
 
 

@@ -8,7 +8,7 @@ COLOURS = {"kafka": "#9aa5b1", "alluvium": "#1f6f8b"}
 
 
 def draw(results, figure):
-    """Horizontal bars of the medians, a pair for each workload on a scale of its own, as workloads differ by hundreds of times."""
+    """Horizontal bars of the medians, a pair for each workload on a scale of its own: they differ by hundreds of times."""
     workloads = list(dict.fromkeys(workload for workload, _ in results))
     medians = {
         key: statistics.median(run[figure] for run in runs) for key, runs in results.items() if figure in runs[0]

@@ -11,12 +11,14 @@ import pytest
 
 from chaos import ledger, power
 from harness import topics
-from harness.broker import Alluvium
+from harness.broker import Alluvium, run
 
 SEED = int(os.environ.get("ALLUVIUM_SEED") or random.randrange(2**32))
-# Nothing leaves for the archive, which needs room itself.
-CONFIGS = {"segment.bytes": "1048576", "remote.storage.enable": "false"}
 MEBIBYTE = 1 << 20
+# Nothing goes to the archive, or all of it does; either way it stays on the disk.
+KEPT = {"segment.bytes": MEBIBYTE, "local.retention.ms": -1, "local.retention.bytes": -1}
+TOPICS = {"local": KEPT | {"remote.storage.enable": "false"}, "archived": KEPT}
+FULL = "no space left"
 
 
 @pytest.fixture
@@ -28,15 +30,61 @@ def disk(tmp_path):
     made.remove()
 
 
+@pytest.fixture
+def broker(disk, tmp_path):
+    """A broker whose data is on the small file system, while its archive and what it prints are elsewhere."""
+    store, directory, data = tmp_path / "store", tmp_path / "broker", disk.mountpoint / "data"
+    for each in (store, directory, data):
+        each.mkdir()
+    (directory / "data").symlink_to(data)
+    arguments = ["--object-store", f"file://{store}"]
+    for setting in ("data.journal_file=4MiB", "data.journal_max=16MiB", "data.free_min=1MiB", "data.checkpoint_interval=1s"):
+        arguments += ["--set", setting]
+    started = Alluvium(directory, *arguments)
+    started.ballast, started.store = disk.mountpoint / "ballast", store
+    yield started
+    started.kill()
+
+
+@pytest.fixture(params=TOPICS)
+def load(broker, request):
+    """A load on a topic of either kind."""
+    print(f"replay with ALLUVIUM_SEED={SEED}")
+    topics.create(broker.bootstrap, "full", ledger.PARTITIONS, TOPICS[request.param])
+    made = ledger.Load(broker.bootstrap, "full", SEED)
+    made.is_archived = request.param == "archived"
+    made.start()
+    wait_until(lambda: made.acknowledged > 2000, "nothing is produced", broker)
+    return made
+
+
 def fill(path):
-    """Takes all the room that there is."""
-    with path.open("wb", buffering=0) as ballast:
+    """Takes all the room that there is, to the last byte that a file can have."""
+    with path.open("ab", buffering=0) as ballast:
         chunk = bytes(MEBIBYTE)
         while chunk:
             try:
                 ballast.write(chunk)
             except OSError:
                 chunk = chunk[: len(chunk) // 2]
+
+
+def fill_until_all_wait(broker, load):
+    """Fills the disk until no producer is answered any more."""
+    fill(broker.ballast)
+    wait_until(lambda: FULL in broker.log.read_text(errors="replace"), "the disk does not fill", broker)
+    # The journal still has some room; then all wait.
+    stalled = -1
+    while load.acknowledged != stalled:
+        stalled = load.acknowledged
+        time.sleep(3)
+
+
+def read_all(broker, load):
+    """Reads go on: everything acknowledged is there."""
+    for writer in load.writers:
+        acknowledged = writer.acknowledged
+        assert len(topics.records(broker.bootstrap, writer.topic, writer.partition)) >= acknowledged, "reads do not go on"
 
 
 def wait_until(reached, failure, broker, within_s=60):
@@ -47,48 +95,35 @@ def wait_until(reached, failure, broker, within_s=60):
         time.sleep(0.1)
 
 
-def test_a_full_disk_loses_nothing_and_serves_again_once_there_is_room(disk, tmp_path):
-    print(f"replay with ALLUVIUM_SEED={SEED}")
-    store = tmp_path / "store"
-    store.mkdir()
-    arguments = ["--object-store", f"file://{store}"]
-    for setting in ("data.journal_file=4MiB", "data.journal_max=16MiB", "data.free_min=1MiB"):
-        arguments += ["--set", setting]
-    broker = Alluvium(disk.mountpoint / "broker", *arguments)
-    try:
-        topics.create(broker.bootstrap, "full", ledger.PARTITIONS, CONFIGS)
-        load = ledger.Load(broker.bootstrap, "full", SEED)
-        load.start()
-        wait_until(lambda: load.acknowledged > 2000, "nothing is produced", broker)
-        ballast = disk.mountpoint / "ballast"
-        fill(ballast)
-        full = "no space left"
-        wait_until(lambda: full in broker.log.read_text(errors="replace"), "the disk does not fill", broker)
-        # The journal still has some room; then all wait.
-        stalled = -1
-        while load.acknowledged != stalled:
-            stalled = load.acknowledged
-            time.sleep(3)
-        for writer in load.writers:
-            acknowledged = writer.acknowledged
-            assert len(topics.records(broker.bootstrap, writer.topic, writer.partition)) >= acknowledged, "reads do not go on"
-        ballast.unlink()
-        wait_until(lambda: load.acknowledged > stalled + 2000, "service does not come back", broker)
-        load.stop()
-        load.settle()
-        ledger.verify(broker.bootstrap, load.writers)
-        assert "offline" not in broker.log.read_text(errors="replace")
+def serves_again(broker, load):
+    """Makes room, which is all that it takes; then everything is there, also in the archive."""
+    stalled = load.acknowledged
+    broker.ballast.unlink()
+    wait_until(lambda: load.acknowledged > stalled + 2000, "service does not come back", broker)
+    load.stop()
+    load.settle()
+    ledger.verify(broker.bootstrap, load.writers)
+    assert "offline" not in broker.log.read_text(errors="replace")
+    if load.is_archived:
+        run("archive", "flush", "full", "--wait", "--bootstrap", broker.bootstrap)
+        run("archive", "verify", "full", "--object-store", f"file://{broker.store}")
+    print(f"{load.acknowledged} records acknowledged, {stalled} of them before there was room")
 
-        # Killed while it is full, it starts again in the room that it has, and has everything.
-        load.start()
-        fill(ballast)
-        time.sleep(1)
-        broker.kill()
-        load.stop()
-        ballast.unlink()
-        broker.start()
-        load.settle()
-        ledger.verify(broker.bootstrap, load.writers)
-        print(f"{load.acknowledged} records acknowledged, {stalled} of them before the disk was full")
-    finally:
-        broker.kill()
+
+def test_a_full_disk_loses_nothing_and_serves_again_once_there_is_room(broker, load):
+    fill_until_all_wait(broker, load)
+    read_all(broker, load)
+    serves_again(broker, load)
+
+
+def test_a_broker_that_was_killed_starts_on_a_full_disk_and_serves_again_once_there_is_room(broker, load):
+    fill_until_all_wait(broker, load)
+    broker.kill()
+    load.stop()
+    fill(broker.ballast)
+    broker.start()
+    read_all(broker, load)
+    load.start()
+    time.sleep(3)
+    read_all(broker, load)
+    serves_again(broker, load)

@@ -150,8 +150,9 @@ def run(*arguments, environment=None, status=0, within_s=240):
 
 
 def launch(kind, *arguments):
-    """A fresh broker of a kind."""
-    return {"kafka": Kafka, "alluvium": lambda *rest: Alluvium(None, *rest)}[kind](*arguments)
+    """A fresh broker of a kind; one of alluvium's looks often at what may leave its disk."""
+    often = ["--set", "data.retention_interval=1s"]
+    return {"kafka": Kafka, "alluvium": lambda *rest: Alluvium(None, *often, *rest)}[kind](*arguments)
 
 
 def free_ports(count):

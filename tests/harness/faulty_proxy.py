@@ -11,7 +11,8 @@ import socket
 import struct
 import threading
 
-FAULTS = ["errors", "storm", "slow", "hang", "reset", "gone", "lost_replies", "truncated"]
+FAULTS = ["errors", "storm", "denied", "slow", "hang", "reset", "gone", "lost_replies", "truncated"]
+REFUSALS = {"errors": (500, "InternalError"), "storm": (503, "SlowDown"), "denied": (403, "AccessDenied")}
 SLOW_S = 1.0
 STORM = 0.9  # share of requests that a storm refuses
 LINGER_ZERO = struct.pack("ii", 1, 0)
@@ -87,9 +88,9 @@ class FaultyProxy:
         fault = self.fault
         if fault == "storm" and self.random.random() >= STORM:
             fault = None
-        if fault in ("errors", "storm"):
+        if fault in REFUSALS:
             self.failed += 1
-            writer.write(error_answer(500, "InternalError") if fault == "errors" else error_answer(503, "SlowDown"))
+            writer.write(error_answer(*REFUSALS[fault]))
             await writer.drain()
             return True
         if fault == "hang":

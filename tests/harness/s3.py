@@ -2,6 +2,10 @@
 
 Both look the same to a test: a URL and an environment for alluvium, and what is in it by pyarrow's file systems, which
 share nothing with the broker's own code.
+
+    tests/tools exec python tests/harness/s3.py CMD ARGS...
+
+runs a command beside a bucket that ALLUVIUM_TEST_STORE names, with the AWS variables that open it.
 """
 
 import os
@@ -9,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -116,3 +121,18 @@ def is_free(port):
         except OSError:
             return False
         return True
+
+
+def main(*command):
+    """Runs a command beside a fresh bucket, and ends as it did."""
+    server = SeaweedFs()
+    try:
+        store = S3Store(server.port, "test")
+        environment = os.environ | store.environment | {"ALLUVIUM_TEST_STORE": store.url}
+        return subprocess.run(command, env=environment).returncode
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,6 +1,7 @@
 """A producer at a fixed rate and a consumer at the tail, both librdkafka, whose latencies are kept for each stretch of time."""
 
 import contextlib
+import math
 import struct
 import threading
 import time
@@ -18,7 +19,7 @@ class SteadyLoad:
         self.bootstrap, self.topic, self.interval = bootstrap, topic, 1 / per_second
         self.sent = self.acknowledged = self.seen = 0
         self.failures = []
-        self.produce_s, self.tail_s = [], []
+        self.produced, self.consumed = [], []  # when each record was, and after how many seconds
         self.stopping = threading.Event()
         self.threads = [threading.Thread(target=run, daemon=True) for run in (self._consume, self._produce)]
         for thread in self.threads:
@@ -34,11 +35,15 @@ class SteadyLoad:
 
     @contextlib.contextmanager
     def measured(self):
-        """Gives the latencies of a block, in milliseconds: what was acknowledged and what was seen in it."""
-        begun, stretch = (len(self.produce_s), len(self.tail_s)), {}
-        yield stretch
-        stretch["produce"] = sorted(1000 * latency for latency in self.produce_s[begun[0] :])
-        stretch["tail"] = sorted(1000 * latency for latency in self.tail_s[begun[1] :])
+        """Gives the latencies of each second of a block, in milliseconds: of what was acknowledged and what was seen in it."""
+        begun, slices = time.monotonic(), {}
+        first = {"produce": len(self.produced), "tail": len(self.consumed)}
+        yield slices
+        whole = max(1, int(time.monotonic() - begun))
+        for who, all_ in ("produce", self.produced), ("tail", self.consumed):
+            slices[who] = [[] for _ in range(whole)]
+            for when, latency_s in all_[first[who] :]:
+                slices[who][min(int(when - begun), whole - 1)].append(1000 * latency_s)
 
     def _produce(self):
         settings = {"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "linger.ms": 0, "acks": "all"}
@@ -49,7 +54,10 @@ class SteadyLoad:
             stamp = STAMP.pack(self.sent, time.monotonic())
             producer.produce(self.topic, stamp + PADDING, partition=0, on_delivery=self._delivered)
             self.sent += 1
-            producer.poll(max(0, due - time.monotonic()))
+            producer.poll(0)
+            # A poll ends with the first thing that it has to tell, and the next record may not come before its time.
+            while (left := due - time.monotonic()) > 0:
+                producer.poll(left)
         if left := producer.flush(30):
             self.failures.append(f"{left} records were not acknowledged")
 
@@ -58,7 +66,7 @@ class SteadyLoad:
             self.failures.append(str(error))
         else:
             self.acknowledged += 1
-            self.produce_s.append(message.latency())
+            self.produced.append((time.monotonic(), message.latency()))
 
     def _consume(self):
         settings = {"bootstrap.servers": self.bootstrap, "group.id": "unused", "enable.auto.commit": False}
@@ -82,7 +90,7 @@ class SteadyLoad:
             if number != self.seen:
                 self.failures.append(f"record {number} at the tail where {self.seen} should be")
             self.seen = number + 1
-            self.tail_s.append(time.monotonic() - made)
+            self.consumed.append((time.monotonic(), time.monotonic() - made))
         consumer.close()
 
 
@@ -92,5 +100,5 @@ def numbers(records):
 
 
 def percentile(latencies, share):
-    """Of sorted latencies, the one that this share of them does not exceed."""
-    return latencies[min(len(latencies) - 1, int(len(latencies) * share))]
+    """Of latencies, the one that this share of them does not exceed; where nothing was done it took for ever."""
+    return sorted(latencies)[min(len(latencies) - 1, int(len(latencies) * share))] if latencies else math.inf

@@ -16,6 +16,7 @@ use crate::broker::*;
 use crate::group::request::{CommitPartition, CommitTopic, OffsetCommit, OffsetFetch};
 use crate::metadata::Command;
 use crate::metadata::image::ArchiveMark;
+use crate::metadata::topic_config::ConfigOperation;
 use crate::record::{Batch, BatchBuilder, BatchOptions, Batches};
 use crate::runtime::Runtime;
 use crate::telemetry::Metrics;
@@ -631,6 +632,25 @@ async fn a_pass_of_retention_without_an_archive_deletes_few_segments_and_the_nex
     // Local disks are looked at each second.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(log.offsets().log_start, Offset(EXPIRED_PER_PASS as i64), "{:?}", log.offsets());
+    drop(log);
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_whose_copying_is_disabled_is_archived_once_that_ends() {
+    let home = Home::new();
+    let (broker, index) = home.begin_with(&[("remote.log.copy.disable", "true")]).await;
+    let expected = produce_all(&broker, index, 0..5, "kept").await;
+    let log = Arc::clone(leader(&broker, index).await.partition.log());
+    log.request_roll();
+    for _ in 0..50 {
+        assert_eq!(log.offsets().archived_to, Offset::ZERO);
+        tokio::time::sleep(PAUSE).await;
+    }
+    let edit = ConfigEdit::Operations(vec![("remote.log.copy.disable".to_owned(), ConfigOperation::Delete)]);
+    broker.alter_configs(&ConfigResource::Topic(TOPIC.to_owned()), &edit, false).await.unwrap();
+    archive(&broker, index).await;
+    assert_eq!(read_all(&broker, index).await, expected);
     drop(log);
     broker.shutdown().await;
 }

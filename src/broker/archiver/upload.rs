@@ -99,7 +99,9 @@ impl Broker {
         let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;
         // What an earlier placement left in another directory is not the partition's log.
         let is_current = Arc::ptr_eq(leader.partition.log(), log);
-        (is_current && leader.partition.topic().rules().config.remote_storage_enable).then_some(leader)
+        let rules = leader.partition.topic().rules();
+        let takes_more = rules.config.remote_storage_enable && !rules.config.remote_log_copy_disable;
+        (is_current && takes_more).then_some(leader)
     }
 
     /// Has the metadata know how far the partition is about to be archived, before that can happen: a log that is found to

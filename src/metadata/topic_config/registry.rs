@@ -289,8 +289,8 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         "false",
         Rule::Any,
         &[],
-        "Stops archiving new segments; what is archived can still be read. Local retention then follows retention.ms and \
-         retention.bytes.",
+        "Stops archiving new segments; what is archived can still be read, and what is not stays on local disk until it may \
+         be archived again.",
     ),
     active(
         "remote.log.delete.on.disable",

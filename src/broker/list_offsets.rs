@@ -124,10 +124,20 @@ impl Broker {
                 return Ok(Some(found));
             }
         }
-        self.local_search(plan, move |batch| {
-            first_record(&batch, |time, offset| time >= timestamp && offset >= log_start)
-        })
-        .await
+        let mut plan = plan;
+        loop {
+            let look = move |batch: Batch| {
+                let found = first_record(&batch, |time, offset| time >= timestamp && offset >= log_start)?;
+                Ok(Some(found.ok_or_else(|| batch.header().next_offset())))
+            };
+            match self.local_search(plan, look).await? {
+                // Of the batch that holds the log start, only a deleted record is late enough.
+                Some(Err(next)) => {
+                    plan = partition.log().find_timestamp_from(timestamp, next, isolation.bound(offsets));
+                }
+                found => return Ok(found.and_then(Result::ok)),
+            }
+        }
     }
 
     async fn max_timestamp(&self, partition: &Partition, bound: Offset) -> Result<Option<FoundOffset>, PartitionError> {

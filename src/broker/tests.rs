@@ -459,3 +459,24 @@ async fn damage_in_a_local_segment_is_read_around_once_the_archive_has_it() {
     assert!(!segment.exists());
     broker.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_by_time_goes_on_behind_the_batch_that_holds_the_log_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path()).await;
+    let leader = create(&broker, "events", 1, &[]).await.remove(0);
+    for timestamps in [&[100, 50][..], &[200]] {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for timestamp in timestamps {
+            builder.append(Timestamp(*timestamp), None, Some(b"value"), std::iter::empty());
+        }
+        produce(&broker, &leader, &builder.build(Offset(0), LeaderEpoch::NONE).unwrap()).await;
+    }
+    broker.delete_records(&leader, Offset(1), Duration::from_secs(30)).await.unwrap();
+    for (timestamp, offset) in [(0, Some(1)), (50, Some(1)), (80, Some(2)), (200, Some(2)), (201, None)] {
+        let query = OffsetQuery::At(Timestamp(timestamp));
+        let found = broker.offset(&leader, query, Isolation::ReadUncommitted).await.unwrap();
+        assert_eq!(found.map(|found| found.offset.0), offset, "{timestamp}");
+    }
+    broker.shutdown().await;
+}

@@ -293,8 +293,13 @@ impl PartitionLog {
 
     /// Plans the search for the first batch whose largest timestamp is at least `timestamp`, among local records.
     pub fn find_timestamp(&self, timestamp: Timestamp, bound: Offset) -> TimestampPlan {
+        self.find_timestamp_from(timestamp, Offset::ZERO, bound)
+    }
+
+    /// As [`Self::find_timestamp`], from the batch on that holds `from`.
+    pub fn find_timestamp_from(&self, timestamp: Timestamp, from: Offset, bound: Offset) -> TimestampPlan {
         let state = self.state.lock();
-        let from = state.offsets.local_log_start;
+        let from = from.max(state.offsets.local_log_start);
         let tail = state.tail.find_timestamp(timestamp, from, bound);
         let on_disk = state.disk_bound().min(bound);
         TimestampPlan::new(state.segments.clone(), timestamp, from, on_disk, tail)

@@ -18,6 +18,7 @@ use crate::archive::manifest::Head;
 use crate::archive::parquet::EncodeError;
 use crate::archive::partition::{HeadError, PartitionArchive};
 use crate::archive::planner;
+use crate::archive::store::StoreError;
 use crate::archive::uploader::{UploadError, UploadPlan, Uploader};
 use crate::broker::Broker;
 use crate::broker::partitions::Leader;
@@ -226,7 +227,8 @@ impl Archiver {
     ) -> Result<ProducerRun, HeadError> {
         let snapshot = match archive.read_producers(head).await {
             Ok(snapshot) => snapshot.filter(|snapshot| snapshot.offset == base),
-            Err(HeadError::Store(error)) if error.is_transient() => return Err(error.into()),
+            // Only what is gone or damaged is begun anew; a store that denies access may give it later.
+            Err(HeadError::Store(error)) if !matches!(error, StoreError::NotFound { .. }) => return Err(error.into()),
             Err(error) => {
                 tracing::error!(%error, "producers' state can't be read from the archive: it begins anew");
                 None

@@ -18,6 +18,8 @@ use crate::types::TopicId;
 
 /// Partitions searched at once; a slow one does not hold the others up.
 const CONCURRENT_SEARCHES: usize = 16;
+/// Local records are searched whatever the client says, as in Kafka, and found well within this.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// First version that says how long the client waits (KIP-1075).
 const FIRST_TIMEOUT_VERSION: i16 = 10;
 /// First version that is told leader epochs (KIP-320).
@@ -49,7 +51,9 @@ impl Handle for ListOffsetsRequest {
 /// `remote.list.offsets.request.timeout.ms` (KIP-1075).
 fn patience(version: i16, timeout_ms: i32) -> Duration {
     match u64::try_from(timeout_ms) {
-        Ok(timeout_ms) if version >= FIRST_TIMEOUT_VERSION => Duration::from_millis(timeout_ms),
+        Ok(timeout_ms @ 1..) if version >= FIRST_TIMEOUT_VERSION => {
+            LEAST_PATIENCE.max(Duration::from_millis(timeout_ms))
+        }
         _ => Duration::from_secs(30),
     }
 }

@@ -81,6 +81,9 @@ pub trait AtHand: Send + Sync {
 
 /// Reads of archived records.
 pub trait ArchiveReader: Send + Sync {
+    /// Whether what is archived outlives this process.
+    fn is_durable(&self) -> bool;
+
     /// The batches at an offset, if they are at hand. Touches neither disk nor network.
     fn at_hand(&self, wanted: ArchiveRead) -> Option<Arc<dyn AtHand>>;
 

@@ -111,6 +111,8 @@ struct FromDisk {
     log: Arc<PartitionLog>,
     place: Place,
     found: Found,
+    /// What the archive holds of the partition is there to stay, and is read.
+    archive_serves: bool,
     limit: usize,
     may_exceed: bool,
 }
@@ -232,7 +234,9 @@ impl Broker {
                 let (partition, epoch) = (log.partition(), leader.epoch);
                 let place = Place { partition, epoch, isolation, offset: wanted.offset };
                 let (log, found) = (Arc::clone(log), self.read_ahead.take(&place));
-                Plan::Disk(FromDisk { read, log, place, found, limit, may_exceed })
+                let archived = leader.partition.topic().rules().config.remote_storage_enable;
+                let archive_serves = archived && self.archive.is_durable();
+                Plan::Disk(FromDisk { read, log, place, found, archive_serves, limit, may_exceed })
             }
             Err(ReadError::Archived { offset, .. }) => self.plan_cold(leader, offset, limit, budget),
             Err(error) => Plan::Failed(error.into()),
@@ -278,7 +282,7 @@ impl Broker {
 
     /// Reads segments, and the piece after it for a reader that reads on.
     async fn read_disk(&self, from_disk: FromDisk) -> Result<Vec<Bytes>, PartitionError> {
-        let FromDisk { read, log, mut place, found, limit, may_exceed } = from_disk;
+        let FromDisk { read, log, mut place, found, archive_serves, limit, may_exceed } = from_disk;
         let reads_on = !matches!(found, Found::Nothing);
         let ahead = match found {
             Found::Ahead(ahead) => ahead.batches(limit, may_exceed).await,
@@ -291,7 +295,8 @@ impl Broker {
             }
             None => {
                 let of = Arc::clone(&log);
-                match self.readers.run(move || of.execute(read)).await.unwrap_or_else(|| Ok(Vec::new())) {
+                let read = move || of.execute(read, archive_serves);
+                match self.readers.run(read).await.unwrap_or_else(|| Ok(Vec::new())) {
                     // What left the disk since is found elsewhere by the next fetch.
                     Err(ReadError::Removed { .. }) => Vec::new(),
                     read => read?,

@@ -444,11 +444,14 @@ impl PartitionLog {
         self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path))
     }
 
-    /// Runs a read that this log planned. Damage in a segment that the archive has as well ends its life here, and the read finds
-    /// nothing: planned again, it finds the archive.
-    pub fn execute(&self, read: DiskRead) -> Result<Vec<Bytes>, ReadError> {
+    /// Runs a read that this log planned. If `archive_serves` what it holds, damage in a segment that it has ends the segment's
+    /// life here, and the read finds nothing: planned again, it finds the archive.
+    pub fn execute(&self, read: DiskRead, archive_serves: bool) -> Result<Vec<Bytes>, ReadError> {
         let result = read.execute();
         let Err(ReadError::Corrupt { path, .. }) = &result else { return result };
+        if !archive_serves {
+            return result;
+        }
         let end = {
             let state = self.state.lock();
             let damaged = state.sealed().iter().find(|segment| segment.path() == path);

@@ -348,6 +348,33 @@ fn damaged_segment_bytes_are_not_served() {
 }
 
 #[test]
+fn a_damaged_segment_goes_only_where_the_archive_has_it_and_serves_it() {
+    let mut fixture = Fixture::new();
+    fixture.append(30);
+    let log = fixture.log();
+    log.request_roll();
+    fixture.run();
+    fixture.directory.request_checkpoint();
+    fixture.run();
+    let segment = fixture.file("segment");
+    fixture.machine.disk.flip_bit(&segment, 128 + 500);
+    let read = |archive_serves| {
+        let ReadPlan::Disk(read) = log.read(Offset(0), Offset(30), 100).unwrap() else { panic!("the tail is small") };
+        log.execute(read, archive_serves)
+    };
+    assert!(matches!(read(true), Err(ReadError::Corrupt { .. })), "nothing is archived");
+    log.advance_archived(Offset(30));
+    fixture.machine.pass_ms(1000);
+    fixture.directory.request_checkpoint();
+    fixture.run();
+    assert!(matches!(read(false), Err(ReadError::Corrupt { .. })), "nobody reads the archive");
+    assert!(fixture.machine.disk.files().contains(&segment));
+    assert!(read(true).unwrap().is_empty());
+    assert!(!fixture.machine.disk.files().contains(&segment));
+    assert!(matches!(log.read(Offset(0), Offset(30), 100), Err(ReadError::Archived { .. })));
+}
+
+#[test]
 fn a_clean_stop_leaves_nothing_to_replay() {
     let mut fixture = Fixture::new();
     fixture.append(30);

@@ -51,6 +51,11 @@ impl Archiver {
 }
 
 impl ArchiveReader for Archiver {
+    fn is_durable(&self) -> bool {
+        // Of the archiver itself.
+        Self::is_durable(self)
+    }
+
     fn at_hand(&self, wanted: ArchiveRead) -> Option<Arc<dyn AtHand>> {
         let archive = self.partition(wanted.partition)?;
         let head = archive.head()?;

@@ -26,6 +26,10 @@ struct Gated {
 }
 
 impl ArchiveReader for Gated {
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     fn at_hand(&self, wanted: ArchiveRead) -> Option<Arc<dyn AtHand>> {
         self.at_hand.lock().contains(&wanted.offset).then(|| Arc::new(Batches(wanted.offset.0)) as _)
     }

@@ -96,6 +96,10 @@ impl OffByOne {
 }
 
 impl ArchiveReader for OffByOne {
+    fn is_durable(&self) -> bool {
+        self.reader.is_durable()
+    }
+
     fn at_hand(&self, wanted: ArchiveRead) -> Option<Arc<dyn AtHand>> {
         self.reader.at_hand(self.shift(wanted))
     }

@@ -265,14 +265,7 @@ impl LogDirectory {
 impl Drop for LogDirectory {
     fn drop(&mut self) {
         self.lanes.clear();
-        // Logs hold the shared part, which holds the logs.
-        self.shared.logs.lock().by_partition.clear();
-        self.shared.dirty.lock().logs.clear();
-        let mut tails = self.shared.tails.lock();
-        tails.shares.clear();
-        self.shared.metrics.tail_bytes.dec_by(std::mem::take(&mut tails.bytes) as i64);
-        self.shared.seal_times.clear();
-        self.shared.to_archive.lock().clear();
+        self.shared.forget();
     }
 }
 
@@ -417,6 +410,17 @@ impl Shared {
         if let Some(wakers) = self.wakers.get() {
             wakers.write_behind.wake();
         }
+    }
+
+    /// Lets go of the logs, which hold this, as this holds them.
+    pub(super) fn forget(&self) {
+        self.logs.lock().by_partition.clear();
+        self.dirty.lock().logs.clear();
+        let mut tails = self.tails.lock();
+        tails.shares.clear();
+        self.metrics.tail_bytes.dec_by(std::mem::take(&mut tails.bytes) as i64);
+        self.seal_times.clear();
+        self.to_archive.lock().clear();
     }
 
     /// Takes note of batches that entered a tail, and of the memory that they hold there.

@@ -23,7 +23,7 @@ use super::counting::DirectoryMetrics;
 use super::directory::{RecoveryReport, Shared, is_full, partition_path};
 use super::epoch_cache::EpochCache;
 use super::error::{Missing, OpenError, ReadError};
-use super::journal::{Block, Entry, Journal, JournalFiles, Mark, read_entry};
+use super::journal::{Block, Entry, Journal, JournalFiles, Mark, ReplayPosition, read_entry};
 use super::offsets::Offsets;
 use super::partition::PartitionLog;
 use super::producer_state::ProducerState;
@@ -107,24 +107,11 @@ pub(super) fn recover(
     let mut resumed = JournalFiles::open(runtime.clone(), &journal_path, identity, settings.journal)?;
     resumed.resume_at(start, end)?;
     let shared = Arc::new(Shared::new(runtime, path, identity, settings, Journal::new(resumed, end), start, metrics));
-    let mut kept = BTreeSet::new();
-    for stored in checkpoint.partitions {
-        if !survey.deleted.contains(&stored.partition) {
-            kept.insert(stored.partition);
-            let cut = survey.cuts.get(&stored.partition).filter(|cut| cut.end <= stored.recovery_point);
-            let recovered = set_back(&shared, &stored, cut)?;
-            shared.insert(stored.partition, LogSettings::default(), || recovered);
-        }
+    let restored = restore(&shared, checkpoint.partitions, &survey, &journal, start);
+    if restored.is_err() {
+        shared.forget();
     }
-    remove_unknown(&shared, &kept)?;
-    let mut replay = Replay { shared: &shared, survey: &survey, replayed_bytes: 0, now: runtime.clock.wall() };
-    journal.replay(start, |block| replay.apply(block))?;
-    let replayed_bytes = replay.replayed_bytes;
-    for log in shared.logs() {
-        if !log.truncated() {
-            write_replayed(&shared, &log, runtime.clock.wall())?;
-        }
-    }
+    let replayed_bytes = restored?;
     if rebuilt != Rebuilt::default() {
         shared.checkpoint_requested.store(true, Ordering::Relaxed);
     }
@@ -144,6 +131,36 @@ pub(super) fn recover(
         duration: runtime.clock.monotonic().since(began),
     };
     Ok((shared, report))
+}
+
+/// Fills a directory's logs with what the checkpoint and the journal say; returns the bytes of records replayed.
+fn restore(
+    shared: &Arc<Shared>,
+    partitions: Vec<PartitionCheckpoint>,
+    survey: &Survey,
+    journal: &JournalFiles,
+    start: ReplayPosition,
+) -> Result<u64, OpenError> {
+    let clock = &shared.runtime.clock;
+    let mut kept = BTreeSet::new();
+    for stored in partitions {
+        if !survey.deleted.contains(&stored.partition) {
+            kept.insert(stored.partition);
+            let cut = survey.cuts.get(&stored.partition).filter(|cut| cut.end <= stored.recovery_point);
+            let recovered = set_back(shared, &stored, cut)?;
+            shared.insert(stored.partition, LogSettings::default(), || recovered);
+        }
+    }
+    remove_unknown(shared, &kept)?;
+    let mut replay = Replay { shared, survey, replayed_bytes: 0, now: clock.wall() };
+    journal.replay(start, |block| replay.apply(block))?;
+    let replayed_bytes = replay.replayed_bytes;
+    for log in shared.logs() {
+        if !log.truncated() {
+            write_replayed(shared, &log, clock.wall())?;
+        }
+    }
+    Ok(replayed_bytes)
 }
 
 /// Writes what was replayed to segments. Where there is no room it stays in memory and in the journal for now: what is there

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Archiver;
 use super::filling::Filling;
+use super::pressure::Room;
 use crate::archive::cleaner::{self, CleanError};
 use crate::archive::manifest::Retention;
 use crate::archive::planner::{self, Evictable, LocalRetention, PartitionView, SealedSegment};
@@ -49,8 +50,11 @@ impl Broker {
             if expires {
                 expires_at = now + archiver.settings.retention_interval;
             }
-            self.make_local_room(&archiver, &held, expires).await;
-            self.note_filling(&archiver, &held, &mut fillings).await;
+            // A disk that runs short gets room from what it holds itself, rebuilt chunks first.
+            archiver.fit_cache().await;
+            let rooms = self.spaces(&archiver).await;
+            self.make_local_room(&archiver, &held, &rooms, expires).await;
+            self.note_filling(&held, &rooms, &mut fillings);
             let heads = &self.metrics().memory.used_bytes.of(MemoryShare::Heads);
             heads.set(i64::try_from(archiver.heads.used().0).unwrap_or(i64::MAX));
         }
@@ -113,20 +117,20 @@ impl Broker {
 
     /// Tells when the first data directory will be full. Local copies of what is archived count as room, since they go when it
     /// is needed: what grows is what only this disk has.
-    async fn note_filling(&self, archiver: &Archiver, held: &[Held], fillings: &mut [Filling]) {
-        let (now, spaces) = (self.runtime().clock.monotonic(), self.spaces(archiver).await);
-        let disks = self.directories().iter().zip(spaces).zip(fillings);
-        let seconds = disks.map(|((directory, space), filling)| {
-            let here = |held: &Held| Arc::ptr_eq(held.directory(), directory);
-            let can_go: u64 = evictable(held, here).iter().map(|evictable| evictable.segment.bytes).sum();
-            filling.observe(now, space.room_bytes().saturating_add(can_go))
+    fn note_filling(&self, held: &[Held], rooms: &[Room], fillings: &mut [Filling]) {
+        let now = self.runtime().clock.monotonic();
+        let disks = self.directories().iter().zip(rooms).zip(fillings);
+        let seconds = disks.map(|((directory, room), filling)| {
+            let here = held.iter().filter(|held| Arc::ptr_eq(held.directory(), directory));
+            let can_go: u64 = here.flat_map(Held::archived).map(|segment| segment.bytes).sum();
+            filling.observe(now, room.room_bytes().saturating_add(can_go))
         });
         let first = seconds.min().unwrap_or(u64::MAX);
         self.metrics().log.time_to_full_seconds.set(i64::try_from(first).unwrap_or(i64::MAX));
     }
 
     /// Topics without an archive are retained by only when it is time for that: `expires`.
-    async fn make_local_room(&self, archiver: &Archiver, held: &[Held], expires: bool) {
+    async fn make_local_room(&self, archiver: &Archiver, held: &[Held], rooms: &[Room], expires: bool) {
         let now = self.runtime().clock.wall();
         let mut removable: Vec<Offset> = held.iter().map(|held| held.local_start(now, expires)).collect();
         let mut evict = |candidates: Vec<Evictable>, local_bytes: u64, budget_bytes: u64| {
@@ -136,11 +140,9 @@ impl Broker {
             }
         };
         evict(evictable(held, |_| true), local_bytes(held, |_| true), archiver.settings.local_bytes);
-        // A disk that runs short gets room from what it holds itself, rebuilt chunks first.
-        archiver.fit_cache().await;
-        for (directory, space) in self.directories().iter().zip(self.spaces(archiver).await) {
+        for (directory, room) in self.directories().iter().zip(rooms) {
             let here = |held: &Held| Arc::ptr_eq(held.directory(), directory);
-            let missing = space.missing_bytes();
+            let missing = room.missing_bytes();
             if missing > 0 {
                 let bytes = local_bytes(held, here);
                 evict(evictable(held, here), bytes, bytes.saturating_sub(missing));
@@ -162,12 +164,9 @@ fn local_bytes(held: &[Held], which: impl Fn(&Held) -> bool) -> u64 {
 
 /// Archived segments of those partitions.
 fn evictable(held: &[Held], which: impl Fn(&Held) -> bool) -> Vec<Evictable> {
-    let of_one = |(partition, held): (usize, &Held)| {
-        let archived_to = held.view.archived_to.unwrap_or(Offset::ZERO);
-        let archived = held.view.sealed.iter().filter(move |segment| segment.next <= archived_to);
-        archived.map(move |&segment| Evictable { partition, segment }).collect::<Vec<_>>()
-    };
-    held.iter().enumerate().filter(|(_, held)| which(held)).flat_map(of_one).collect()
+    let partitions = held.iter().enumerate().filter(|(_, held)| which(held));
+    let segments = partitions.flat_map(|(partition, held)| held.archived().map(move |&segment| (partition, segment)));
+    segments.map(|(partition, segment)| Evictable { partition, segment }).collect()
 }
 
 fn view(log: &PartitionLog, is_archived: bool) -> Result<PartitionView, ReadError> {
@@ -194,6 +193,12 @@ impl Held {
 
     fn directory(&self) -> &Arc<LogDirectory> {
         self.leader.partition.directory()
+    }
+
+    /// Its local segments that the archive has.
+    fn archived(&self) -> impl Iterator<Item = &SealedSegment> {
+        let archived_to = self.view.archived_to.unwrap_or(Offset::ZERO);
+        self.view.sealed.iter().filter(move |segment| segment.next <= archived_to)
     }
 
     /// Whether the bucket has something of it, which the log remembers over restarts.

@@ -105,3 +105,29 @@ impl LaneControl for ThreadLane {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    const PLANTED: &str = "ALLUVIUM_TEST_LANE_PANICS";
+
+    #[test]
+    fn a_lane_that_panics_ends_the_process() {
+        if std::env::var_os(PLANTED).is_some() {
+            Threads.start_lane("planted", Priority::Foreground, Box::new(|| panic!("planned"))).wake();
+            loop {
+                thread::park();
+            }
+        }
+        // This test once more, in a process of its own.
+        let test = "runtime::production::tasks::tests::a_lane_that_panics_ends_the_process";
+        let mut itself = Command::new(std::env::current_exe().unwrap());
+        let ended = itself.args(["--exact", test, "--nocapture"]).env(PLANTED, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.signal() == Some(6) && said.contains("planned"), "{ended:?}");
+    }
+}

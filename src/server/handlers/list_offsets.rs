@@ -105,3 +105,17 @@ fn described(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_takes_as_long_as_the_client_says_and_never_too_little_for_local_records() {
+        for (version, timeout_ms, expected_ms) in
+            [(9, 5000, 30_000), (10, 5000, 5000), (11, 1, 1000), (11, 0, 30_000), (11, -1, 30_000)]
+        {
+            assert_eq!(patience(version, timeout_ms), Duration::from_millis(expected_ms), "{version} {timeout_ms}");
+        }
+    }
+}

@@ -15,6 +15,7 @@ use super::parquet::{AbortedTransaction, ChunkLimits};
 use super::partition::{HeadError, PartitionArchive};
 use super::remote_reader::{ReadError, ReadMetrics, ReadRequest, ReadSettings, RemoteReader};
 use super::spool::Spool;
+use super::store::conformance::server;
 use super::store::faulty::{Fault, FaultyBackend, split_mix};
 use super::store::{Location, Operation, Store, StoreOptions, StoreSettings, Unobserved};
 use super::uploader::{UploadError, UploadPlan, Uploader};
@@ -208,15 +209,15 @@ fn directory_url(directory: &tempfile::TempDir) -> String {
 async fn what_is_archived_is_read_back_from_memory_a_directory_and_a_server() {
     let directory = tempfile::tempdir().unwrap();
     let mut urls = vec!["memory:///".to_owned(), directory_url(&directory)];
-    let mut options = std::collections::BTreeMap::new();
-    if let Ok(url) = std::env::var("ALLUVIUM_TEST_STORE") {
-        options = std::env::vars().collect();
+    let mut options = StoreOptions::default();
+    if let Some((url, of_server)) = server() {
+        options = of_server;
         urls.push(format!("{url}/{:016x}", Runtime::production().entropy.number()));
     }
     for url in urls {
         let runtime = Runtime::production();
         let workers = Workers::start(runtime.tasks.as_ref(), "store", Priority::Foreground, 2);
-        let settings = StoreSettings { options: StoreOptions(options.clone()), ..settings() };
+        let settings = StoreSettings { options: options.clone(), ..settings() };
         let location = Location::parse(&url).unwrap();
         let store = Store::open(&runtime, &location, settings, workers, Arc::new(Unobserved)).unwrap();
         let broker = Broker::new(store);

@@ -1,4 +1,4 @@
-//! `alluvium serve`: runs a broker until it is told to stop.
+//! `alluvium serve`: runs a broker until it is told to stop, or can't go on.
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;

@@ -13,7 +13,7 @@ use super::settings::{
 };
 use super::store::StoreConfig;
 use super::units::ByteSize;
-use crate::metadata::topic_config::{NO_COMPACTION, topic_config, topic_config_names};
+use crate::metadata::topic_config::{NO_COMPACTION, compacts, topic_config, topic_config_names};
 use crate::telemetry::{Label, MemoryShare, check_filter};
 use crate::types::NodeId;
 
@@ -199,9 +199,7 @@ fn check_topic_defaults(loaded: &Loaded, problems: &mut Vec<Problem>) {
     for (name, value) in &loaded.settings.topics.defaults.0 {
         let wrong = match topic_config(name) {
             Some(known) => match known.definition.normalize(value) {
-                Ok(policy) if name == "cleanup.policy" && policy.split(',').any(|one| one == "compact") => {
-                    Some(NO_COMPACTION.to_owned())
-                }
+                Ok(policy) if name == "cleanup.policy" && compacts(&policy) => Some(NO_COMPACTION.to_owned()),
                 normal => normal.err().map(|error| error.to_string()),
             },
             None => Some(nearest_topic_config(name)),

@@ -2,7 +2,8 @@
 //!
 //! [`Metrics`] is a value, passed down as `Arc<Metrics>`: there are no globals, so several brokers can live in one
 //! process and a test can read its own. Counting costs one relaxed atomic addition, timing two. Nothing here survives a
-//! restart, and nothing decides by what it reads here.
+//! restart, and nothing decides by what it reads here. [`MemoryPool`] gives out the shares of memory that are shown here, so that
+//! what is shown is what is held.
 //!
 //! # Log levels
 //!

@@ -115,14 +115,21 @@ async fn a_directory_conforms() {
     conforms(&open(&directory_url(&directory), quick())).await;
 }
 
+/// The server's bucket that the environment names, and the options that open it.
+pub(in crate::archive) fn server() -> Option<(String, StoreOptions)> {
+    const PREFIXES: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
+    let url = std::env::var("ALLUVIUM_TEST_STORE").ok()?;
+    let options = std::env::vars().filter(|(name, _)| PREFIXES.iter().any(|prefix| name.starts_with(prefix)));
+    Some((url, StoreOptions(options.collect())))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_conforms() {
-    let Ok(url) = std::env::var("ALLUVIUM_TEST_STORE") else {
+    let Some((url, options)) = server() else {
         eprintln!("skipped: set ALLUVIUM_TEST_STORE=s3://bucket/prefix and AWS_* to run against a server");
         return;
     };
-    let options: BTreeMap<_, _> = std::env::vars().collect();
-    conforms(&open(&url, StoreSettings { options: StoreOptions(options), ..quick() })).await;
+    conforms(&open(&url, StoreSettings { options, ..quick() })).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

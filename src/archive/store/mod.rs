@@ -9,7 +9,7 @@
 mod backend;
 mod cloud;
 #[cfg(test)]
-mod conformance;
+pub(in crate::archive) mod conformance;
 mod error;
 pub mod faulty;
 mod file;

@@ -75,7 +75,7 @@ pub fn replace(current: &Configs, values: &BTreeMap<String, String>) -> Result<C
 /// Refuses what topics would inherit and can't have.
 fn supported(change: ConfigChange) -> Result<ConfigChange, ConfigError> {
     let policy = change.values.get("log.cleanup.policy").and_then(Option::as_ref);
-    match policy.filter(|policy| policy.split(',').any(|one| one == "compact")) {
+    match policy.filter(|policy| topic_config::compacts(policy)) {
         Some(value) => Err(ConfigError::Contradiction {
             name: "log.cleanup.policy",
             value: value.clone(),

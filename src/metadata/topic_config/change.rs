@@ -165,6 +165,11 @@ fn check_after(
 pub const NO_COMPACTION: &str =
     "compaction is not supported yet; use 'delete', or leave the list empty to keep all records";
 
+/// Whether a cleanup policy calls for it.
+pub fn compacts(policy: &str) -> bool {
+    policy.split(',').any(|one| one == "compact")
+}
+
 /// Checks what values mean together, as Kafka's `LogConfig` does.
 fn check_together(
     values: &BTreeMap<String, String>,

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) use change::resolve;
-pub use change::{ConfigOperation, NO_COMPACTION, TopicKind, alter, create, replace, topic_config_names};
+pub use change::{ConfigOperation, NO_COMPACTION, TopicKind, alter, compacts, create, replace, topic_config_names};
 pub use registry::{TOPIC_CONFIGS, TopicConfigDefinition, topic_config};
 
 use super::config_layers::{BrokerLayers, ConfigEntry, ConfigSource, ConfigSynonym};

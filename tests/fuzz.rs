@@ -70,6 +70,7 @@ targets! {
     parquet_rows
     group_records
     group_snapshots
+    subscriptions
     metadata_commands
     metadata_images
     quorum_records

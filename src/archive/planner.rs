@@ -117,6 +117,9 @@ pub struct Evictable {
     pub segment: SealedSegment,
 }
 
+/// An active segment of fewer bytes is not sealed before its time.
+const SEALED_EARLY_BYTES: u64 = 1 << 20;
+
 /// Archived segments to delete from the local disk, whatever retention says, until at most `budget_bytes` of
 /// `local_bytes` remain: the oldest first, over all partitions.
 pub fn over_budget(mut archived: Vec<Evictable>, local_bytes: u64, budget_bytes: u64) -> Vec<Evictable> {
@@ -130,6 +133,24 @@ pub fn over_budget(mut archived: Vec<Evictable>, local_bytes: u64, budget_bytes:
     let count = needed.count();
     archived.truncate(count);
     archived
+}
+
+/// Which active segments to seal before their time, so that the archive can take them and their disk gets room: of
+/// `unsealed_bytes` the largest first, until they make up `missing_bytes`. Small ones are left alone, as they would give little
+/// and cost an object each.
+pub fn seal_early(unsealed_bytes: &[u64], missing_bytes: u64) -> Vec<usize> {
+    let mut candidates: Vec<usize> =
+        (0..unsealed_bytes.len()).filter(|&at| unsealed_bytes[at] >= SEALED_EARLY_BYTES).collect();
+    candidates.sort_by_key(|&at| std::cmp::Reverse(unsealed_bytes[at]));
+    let mut missing = missing_bytes;
+    let needed = candidates.iter().take_while(|&&at| {
+        let needed = missing > 0;
+        missing = missing.saturating_sub(unsealed_bytes[at]);
+        needed
+    });
+    let count = needed.count();
+    candidates.truncate(count);
+    candidates
 }
 
 /// How far the local disk may fill with data that is not archived before producers are slowed down.
@@ -163,6 +184,16 @@ pub fn produce_limit(backlog: Backlog, unarchived_bytes: u64, archive_bytes_per_
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_active_segments_are_sealed_early_and_small_ones_never() {
+        const MIB: u64 = 1 << 20;
+        let bytes = [3 * MIB, MIB - 1, 9 * MIB, MIB];
+        assert_eq!(seal_early(&bytes, 0), [0; 0]);
+        assert_eq!(seal_early(&bytes, 1), [2]);
+        assert_eq!(seal_early(&bytes, 10 * MIB), [2, 0]);
+        assert_eq!(seal_early(&bytes, u64::MAX), [2, 0, 3]);
+    }
 
     fn sealed(base: i64, next: i64) -> SealedSegment {
         SealedSegment { base: Offset(base), next: Offset(next), bytes: 100, max_timestamp: Timestamp(next * 10) }

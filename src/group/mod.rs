@@ -13,6 +13,7 @@
 mod classic;
 mod coordinator;
 mod error;
+pub mod fuzz;
 mod groups;
 mod partition;
 pub mod records;

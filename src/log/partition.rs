@@ -396,6 +396,13 @@ impl PartitionLog {
         self.state.lock().segments.clone()
     }
 
+    /// Bytes that are in no sealed segment.
+    pub fn unsealed_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        let active = state.active.as_ref().filter(|active| !active.is_empty());
+        active.map_or(0, |active| active.extent().file_bytes) + state.unwritten_bytes as u64
+    }
+
     /// Bytes of the local log: of its segments, and of what waits to be written to them.
     pub fn local_bytes(&self) -> u64 {
         let state = self.state.lock();

@@ -31,17 +31,18 @@ def disk(tmp_path):
 
 
 @pytest.fixture
-def broker(disk, tmp_path):
+def broker(disk, tmp_path, request):
     """A broker whose data is on the small file system, while its archive and what it prints are elsewhere."""
     store, directory, data = tmp_path / "store", tmp_path / "broker", disk.mountpoint / "data"
     for each in (store, directory, data):
         each.mkdir()
     (directory / "data").symlink_to(data)
     arguments = ["--object-store", f"file://{store}"]
-    for setting in ("data.journal_file=4MiB", "data.journal_max=16MiB", "data.free_min=1MiB", "data.checkpoint_interval=1s"):
+    free_min = getattr(request, "param", "1MiB")
+    for setting in ("data.journal_file=4MiB", "data.journal_max=16MiB", f"data.free_min={free_min}", "data.checkpoint_interval=1s"):
         arguments += ["--set", setting]
     started = Alluvium(directory, *arguments)
-    started.ballast, started.store = disk.mountpoint / "ballast", store
+    started.disk, started.ballast, started.store = disk.mountpoint, disk.mountpoint / "ballast", store
     yield started
     started.kill()
 
@@ -58,11 +59,16 @@ def load(broker, request):
     return made
 
 
-def fill(path):
-    """Takes all the room that there is, to the last byte that a file can have."""
+def available_bytes(directory):
+    space = os.statvfs(directory)
+    return space.f_bavail * space.f_frsize
+
+
+def fill(path, leave_bytes=0):
+    """Takes all the room that there is, to the last byte that a file can have, or until so much is left."""
     with path.open("ab", buffering=0) as ballast:
         chunk = bytes(MEBIBYTE)
-        while chunk:
+        while chunk and not (leave_bytes and available_bytes(path.parent) <= leave_bytes):
             try:
                 ballast.write(chunk)
             except OSError:
@@ -127,3 +133,21 @@ def test_a_broker_that_was_killed_starts_on_a_full_disk_and_serves_again_once_th
     time.sleep(3)
     read_all(broker, load)
     serves_again(broker, load)
+
+
+@pytest.mark.parametrize("broker", ["8MiB"], indirect=True)
+def test_active_segments_are_archived_early_where_others_take_the_room(broker):
+    topics.create(broker.bootstrap, "active", ledger.PARTITIONS, {"local.retention.ms": -1, "local.retention.bytes": -1})
+    empty_bytes = available_bytes(broker.disk)
+    load = ledger.Load(broker.bootstrap, "active", SEED)
+    load.start()
+    wait_until(lambda: available_bytes(broker.disk) < empty_bytes - 30 * MEBIBYTE, "too little is produced", broker)
+    partitions = range(ledger.PARTITIONS)
+    local_starts = lambda: [topics.offset(broker.bootstrap, "active", at, topics.EARLIEST_LOCAL) for at in partitions]
+    assert not any(local_starts()), "no segment is sealed before the disk runs short"
+    # Room is made of archived segments once less than six times the reserve is free.
+    fill(broker.ballast, leave_bytes=40 * MEBIBYTE)
+    wait_until(lambda: any(local_starts()), "the active segments stay", broker)
+    load.stop()
+    load.settle()
+    ledger.verify(broker.bootstrap, load.writers)

@@ -112,6 +112,8 @@ fn add_batches(seeds: &mut Seeds) {
 }
 
 fn add_group_records(seeds: &mut Seeds) {
+    let subscription = b"\0\x03\0\0\0\x02\0\x01a\0\x02bb\xff\xff\xff\xff more".to_vec();
+    seeds.entry("subscriptions".to_owned()).or_default().push(subscription);
     let offset = CommittedOffset {
         offset: 5,
         leader_epoch: LeaderEpoch(1),

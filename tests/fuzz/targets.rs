@@ -62,6 +62,7 @@ pub const TARGETS: &[Target] = &[
     target("parquet_rows", parquet_rows, 400, 8192 * KIB),
     target("group_records", group_records, 60, 16 * KIB),
     target("group_snapshots", group_snapshots, 40, 16 * KIB),
+    target("subscriptions", group::fuzz::subscription, 60, 16 * KIB),
     target("metadata_commands", metadata_commands, 60, 64 * KIB),
     target("metadata_images", metadata_images, 60, 64 * KIB),
     target("quorum_records", metadata::fuzz::quorum_records, 60, 64 * KIB),

@@ -144,8 +144,14 @@ impl Broker {
             let here = |held: &Held| Arc::ptr_eq(held.directory(), directory);
             let missing = room.missing_bytes();
             if missing > 0 {
-                let bytes = local_bytes(held, here);
-                evict(evictable(held, here), bytes, bytes.saturating_sub(missing));
+                let (bytes, candidates) = (local_bytes(held, here), evictable(held, here));
+                evict(candidates, bytes, bytes.saturating_sub(missing));
+                // What is archived goes now, what is sealed goes once it is archived.
+                let will_go = held.iter().filter(|held| here(held) && held.view.archived_to.is_some());
+                let will_go: u64 = will_go.flat_map(|held| &held.view.sealed).map(|segment| segment.bytes).sum();
+                if archiver.is_durable() {
+                    self.seal_early(directory, missing.saturating_sub(will_go));
+                }
             }
         }
         for (held, below) in held.iter().zip(removable) {
@@ -153,6 +159,19 @@ impl Broker {
             if held.log().has_sealed_below(below) {
                 held.remove_local(archiver, below).await;
             }
+        }
+    }
+
+    /// Has active segments sealed for a disk that runs short of what sealed ones can give it: they can go once archived.
+    fn seal_early(&self, directory: &LogDirectory, missing_bytes: u64) {
+        if missing_bytes == 0 {
+            return;
+        }
+        let image = self.image();
+        let logs: Vec<_> = directory.logs().into_iter().filter(|log| self.archives(&image, log).is_some()).collect();
+        let unsealed: Vec<u64> = logs.iter().map(|log| log.unsealed_bytes()).collect();
+        for at in planner::seal_early(&unsealed, missing_bytes) {
+            logs[at].request_roll();
         }
     }
 }

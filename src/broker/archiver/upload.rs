@@ -94,7 +94,7 @@ impl Broker {
     }
 
     /// The leadership in which a log is archived, if it is.
-    fn archives(&self, image: &Image, log: &Arc<PartitionLog>) -> Option<Leader> {
+    pub(super) fn archives(&self, image: &Image, log: &Arc<PartitionLog>) -> Option<Leader> {
         let id = log.partition();
         let topic = image.topic(id.topic_id).filter(|topic| !topic.internal)?;
         let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;

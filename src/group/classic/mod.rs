@@ -30,6 +30,7 @@ use uuid::Uuid;
 
 pub(super) use self::group::ClassicGroup;
 pub(super) use self::member::member_bytes;
+pub(super) use self::subscription::topics as subscribed_topics;
 use super::records::StoredGroup;
 use super::request::{Heartbeat, JoinGroup, LeaveGroup, Reply, SyncGroup, Token};
 

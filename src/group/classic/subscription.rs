@@ -10,7 +10,7 @@ pub(super) const CONSUMER: &str = "consumer";
 
 /// The topics in a subscription, or `None` when it can't be read. Every version begins like version 0: `version` int16, an
 /// array of topic names; what follows is ignored.
-pub(super) fn topics(mut metadata: &[u8]) -> Option<BTreeSet<Arc<str>>> {
+pub(in crate::group) fn topics(mut metadata: &[u8]) -> Option<BTreeSet<Arc<str>>> {
     let _version = metadata.try_get_i16().ok()?;
     let count = metadata.try_get_i32().ok()?;
     let mut topics = BTreeSet::new();

@@ -275,7 +275,7 @@ impl Coordinator {
         self.next_offset = next_offset;
         self.timers.set(Timer::Expiry, now.monotonic + self.settings.offsets_retention_check_interval);
         self.phase = Phase::Active;
-        tracing::info!(groups = self.groups.len(), log_bytes = self.rewrite.log_bytes(), "coordinator is active");
+        tracing::debug!(groups = self.groups.len(), log_bytes = self.rewrite.log_bytes(), "coordinator is active");
     }
 
     /// A record that can't be read was written by a newer broker, or is corrupt past its checksum: to go on without it

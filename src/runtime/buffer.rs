@@ -16,14 +16,59 @@ use super::disk::DIRECT_ALIGNMENT_BYTES;
 /// Larger buffers are rare and not kept.
 const LARGEST_KEPT_BYTES: usize = 4 << 20;
 
-/// Buffers that nobody uses, by capacity.
-static FREE: Mutex<Free> = Mutex::new(Free { by_capacity: BTreeMap::new(), bytes: 0 });
+/// Buffers that nobody uses.
+static FREE: Mutex<Free> = Mutex::new(Free::new());
 /// See [`keep_at_most`].
 static KEPT_BYTES: AtomicUsize = AtomicUsize::new(16 << 20);
 
 struct Free {
-    by_capacity: BTreeMap<usize, Vec<BytesMut>>,
+    by_capacity: BTreeMap<usize, Class>,
     bytes: usize,
+    takes: u64,
+}
+
+/// Free buffers of one capacity.
+#[derive(Default)]
+struct Class {
+    buffers: Vec<BytesMut>,
+    /// Which take asked for one last.
+    last_take: u64,
+}
+
+impl Free {
+    const fn new() -> Self {
+        Self { by_capacity: BTreeMap::new(), bytes: 0, takes: 0 }
+    }
+
+    fn take(&mut self, capacity: usize) -> Option<BytesMut> {
+        self.takes += 1;
+        let class = self.by_capacity.entry(capacity).or_default();
+        class.last_take = self.takes;
+        let kept = class.buffers.pop()?;
+        self.bytes -= capacity;
+        Some(kept)
+    }
+
+    /// Keeps a buffer, in the place of those that were not asked for since one of its capacity was. What has to go is returned,
+    /// to be freed without the lock.
+    fn keep(&mut self, buffer: BytesMut, most_bytes: usize) -> Vec<BytesMut> {
+        let capacity = buffer.len();
+        let mut gone = Vec::new();
+        let last_take = self.by_capacity.entry(capacity).or_default().last_take;
+        while self.bytes + capacity > most_bytes {
+            let others = self.by_capacity.values_mut().filter(|class| !class.buffers.is_empty());
+            let stale = others.min_by_key(|class| class.last_take).filter(|class| class.last_take < last_take);
+            let Some(buffer_gone) = stale.and_then(|class| class.buffers.pop()) else {
+                gone.push(buffer);
+                return gone;
+            };
+            self.bytes -= buffer_gone.len();
+            gone.push(buffer_gone);
+        }
+        self.bytes += capacity;
+        self.by_capacity.entry(capacity).or_default().buffers.push(buffer);
+        gone
+    }
 }
 
 /// Bounds the memory that is kept for buffers to come, 16 MiB until this is called. Less costs page faults.
@@ -46,12 +91,7 @@ struct Memory {
 impl Memory {
     fn take(bytes: usize) -> Self {
         let capacity = class_of(bytes);
-        let kept = {
-            let mut free = FREE.lock();
-            let kept = free.by_capacity.get_mut(&capacity).and_then(Vec::pop);
-            free.bytes -= kept.as_ref().map_or(0, BytesMut::len);
-            kept
-        };
+        let kept = FREE.lock().take(capacity);
         let bytes = kept.unwrap_or_else(|| {
             let mut bytes = BytesMut::zeroed(capacity + DIRECT_ALIGNMENT_BYTES);
             bytes.advance(bytes.as_ptr().align_offset(DIRECT_ALIGNMENT_BYTES));
@@ -68,11 +108,8 @@ impl Drop for Memory {
         if capacity > LARGEST_KEPT_BYTES {
             return;
         }
-        let mut free = FREE.lock();
-        if free.bytes + capacity <= KEPT_BYTES.load(Ordering::Relaxed) {
-            free.bytes += capacity;
-            free.by_capacity.entry(capacity).or_default().push(std::mem::take(&mut self.bytes));
-        }
+        let gone = FREE.lock().keep(std::mem::take(&mut self.bytes), KEPT_BYTES.load(Ordering::Relaxed));
+        drop(gone);
     }
 }
 
@@ -190,6 +227,23 @@ mod tests {
         again.extend(&[1; 5000]);
         again.pad();
         assert_eq!(again.bytes()[5000..], [0; 3192]);
+    }
+
+    #[test]
+    fn buffers_that_nobody_asks_for_make_way_for_those_that_are_asked_for() {
+        let mut free = Free::new();
+        let buffer = |capacity| BytesMut::zeroed(capacity);
+        assert!(free.take(10).is_none());
+        for _ in 0..10 {
+            assert!(free.keep(buffer(10), 100).is_empty());
+        }
+        assert_eq!(free.keep(buffer(10), 100).len(), 1, "no more than may be kept");
+        assert_eq!(free.keep(buffer(30), 100).len(), 1, "nobody asked for it");
+        assert!(free.take(30).is_none());
+        assert_eq!(free.keep(buffer(30), 100).len(), 3);
+        assert_eq!(free.bytes, 100);
+        assert!(free.take(30).is_some() && free.take(30).is_none() && free.take(10).is_some());
+        assert_eq!(free.bytes, 60);
     }
 
     #[test]

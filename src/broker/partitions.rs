@@ -133,6 +133,7 @@ pub(super) struct Partitions {
     node_id: NodeId,
     broker_configs: BTreeMap<String, String>,
     max_producers: usize,
+    max_decompressed_bytes: usize,
     directories: Vec<Arc<LogDirectory>>,
     images: watch::Receiver<Arc<Image>>,
     open: RwLock<BTreeMap<TopicPartition, Arc<Partition>>>,
@@ -152,6 +153,7 @@ impl Partitions {
             node_id: settings.node_id,
             broker_configs: settings.broker_configs.clone(),
             max_producers: settings.max_producers_per_partition,
+            max_decompressed_bytes: settings.max_decompressed_bytes,
             directories,
             images,
             open: RwLock::default(),
@@ -218,7 +220,8 @@ impl Partitions {
         let topic = self.local_topic(&image, topic);
         let rules = topic.rules();
         let log = directory.log_or_create(id, rules.log);
-        if topic.internal || !rules.config.remote_storage_enable {
+        let was_archived = image.archive_mark(id).is_some() && !rules.config.gives_up_archive();
+        if topic.internal || !(rules.config.remote_storage_enable || was_archived) {
             // After its checkpoint was lost a log begins at 0, as if the archive had the rest.
             log.advance_log_start(log.offsets().local_log_start)?;
         }
@@ -273,6 +276,7 @@ impl Partitions {
         let produce = ProduceRules {
             max_message_bytes: config.max_message_bytes as usize,
             segment_bytes,
+            max_decompressed_bytes: self.max_decompressed_bytes,
             compression: config.compression,
             timestamp_type: config.message_timestamp_type,
             timestamp_before_max_ms: config.message_timestamp_before_max_ms,

@@ -12,6 +12,7 @@ use crate::config::{ByteSize, Config, Interval, Listener};
 use crate::group::GroupSettings;
 use crate::log::{DirectorySettings, JournalSettings};
 use crate::metadata::topic_config::topic_config;
+use crate::record::MAX_DECOMPRESSED_BYTES;
 use crate::server::{ConnectionLimits, ListenerSettings, ServerSettings};
 use crate::telemetry::{MemoryShare, Metrics};
 
@@ -44,6 +45,7 @@ pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, Locatio
         },
         groups: group_settings(config),
         max_producers_per_partition: config.producers.max_ids_per_partition,
+        max_decompressed_bytes: to_usize(config.memory.budget_bytes / 4).min(MAX_DECOMPRESSED_BYTES),
         archive: archive_settings(config)?,
     })
 }

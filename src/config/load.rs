@@ -169,14 +169,21 @@ fn unknown(assignment: &Assignment) -> Problem {
 /// The setting whose name is closest, whether the section or the key was mistyped, or the section was left out.
 fn nearest(key: &str) -> Option<String> {
     let leaf = key.rsplit('.').next().unwrap_or(key);
-    let candidates = SECTIONS.iter().flat_map(|section| {
+    let fields = SECTIONS.iter().flat_map(|section| {
         section.fields.iter().map(move |field| {
             let full = format!("{}.{}", section.name, field.name);
             let by_leaf = 1 + strsim::damerau_levenshtein(leaf, field.name);
             (strsim::damerau_levenshtein(key, &full).min(by_leaf), full)
         })
     });
-    let (distance, near) = candidates.min()?;
+    let listener = match key.split('.').collect::<Vec<_>>()[..] {
+        [_, _, name, _] => Some(LISTENER_FIELDS.map(|field| format!("listeners.kafka.{name}.{field}"))),
+        _ => None,
+    };
+    let sections = SECTIONS.iter().map(|section| section.name.to_owned());
+    let others = sections.chain(listener.into_iter().flatten());
+    let others = others.map(|full| (strsim::damerau_levenshtein(key, &full), full));
+    let (distance, near) = fields.chain(others).min()?;
     (distance <= 2.max(leaf.len() / 3)).then_some(near)
 }
 
@@ -233,10 +240,21 @@ fn collect(table: &dyn TableLike, path: &mut Vec<String>, found: &mut impl FnMut
         let start = table.key(name).and_then(toml_edit::Key::span).map_or(0, |span| span.start);
         path.push(name.to_owned());
         match item.as_table_like() {
+            // Nothing in it would tell that its name is wrong.
+            Some(inner) if inner.is_empty() && !is_table(path) => found(path, value_of(item), start),
             Some(inner) => collect(inner, path, found),
             None => found(path, value_of(item), start),
         }
         path.pop();
+    }
+}
+
+/// Whether settings may lie below a path.
+fn is_table(path: &[String]) -> bool {
+    match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [section] => SECTIONS.iter().any(|known| known.name == section),
+        ["listeners", "kafka"] | ["listeners", "kafka", _] | ["topics", "defaults"] => true,
+        _ => false,
     }
 }
 
@@ -319,7 +337,7 @@ mod tests {
     }
 
     /// What is refused, and with which words.
-    const REFUSED: [(&str, &str); 12] = [
+    const REFUSED: [(&str, &str); 13] = [
         (
             "[network]\nmax_frme = \"1MiB\"",
             "alluvium.toml:2: network.max_frme is not a setting; did you mean network.max_frame?",
@@ -354,7 +372,11 @@ mod tests {
             "[telemetry]\nlog_format = \"xml\"",
             "alluvium.toml:2: telemetry.log_format: found `xml`, expected one of text, json",
         ),
-        ("[listeners.kafka.a]\nadress = \"x\"", "alluvium.toml:2: listeners.kafka.a.adress is not a setting"),
+        (
+            "[listeners.kafka.a]\nadress = \"x\"",
+            "alluvium.toml:2: listeners.kafka.a.adress is not a setting; did you mean listeners.kafka.a.address?",
+        ),
+        ("[listners]\n", "alluvium.toml:1: listners is not a setting; did you mean listeners?"),
         ("[archive]\nsecret_access_key = 123456", "alluvium.toml:2: archive.secret_access_key: text in quotes"),
         ("[network\n", "alluvium.toml:1: "),
     ];

@@ -32,6 +32,8 @@ pub struct ProduceRules {
     pub max_message_bytes: usize,
     /// `segment.bytes`: no batch is larger than a segment.
     pub segment_bytes: usize,
+    /// The most that a batch may decompress to, no more than [`MAX_DECOMPRESSED_BYTES`]: it is memory for whoever needs all of it.
+    pub max_decompressed_bytes: usize,
     /// `compression.type`: the codec to store with; `None` keeps the producer's.
     pub compression: Option<Compression>,
     /// `message.timestamp.type`.
@@ -52,6 +54,7 @@ impl Default for ProduceRules {
         Self {
             max_message_bytes: 1_048_588,
             segment_bytes: 1 << 30,
+            max_decompressed_bytes: MAX_DECOMPRESSED_BYTES,
             compression: None,
             timestamp_type: TimestampType::CreateTime,
             timestamp_before_max_ms: i64::MAX,
@@ -78,7 +81,7 @@ pub fn validate(bytes: Bytes, rules: &ProduceRules, now: Timestamp) -> Result<Ba
     let largest_timestamp = if codec == Compression::None {
         walk(&mut PlainSource::new(&payload), batch.header(), rules, now)
     } else {
-        let stream = Decompression::new(codec, &payload, MAX_DECOMPRESSED_BYTES)?;
+        let stream = Decompression::new(codec, &payload, rules.max_decompressed_bytes)?;
         walk(&mut CompressedSource::new(stream), batch.header(), rules, now)
     };
     let largest_timestamp = largest_timestamp?;

@@ -1,13 +1,10 @@
-//! The spans of the broker and the fields they carry, so that a log line can be followed from a connection to a
-//! partition to an object. Field names are the same everywhere: `peer`, `api`, `version`, `correlation_id`, `topic`,
-//! `partition`, `offset`, `directory`, `object`.
+//! The spans of the broker: a log line says by them which connection and request, or which partition's upload, it is from.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use tracing::{Span, debug_span, info_span, trace_span};
 
-use crate::types::PartitionIndex;
+use crate::types::{Offset, TopicPartition};
 
 /// One client connection.
 pub fn connection(listener: &str, peer: SocketAddr) -> Span {
@@ -19,17 +16,7 @@ pub fn request(api: &'static str, version: i16, correlation_id: i32) -> Span {
     trace_span!("request", api, version, correlation_id)
 }
 
-/// Work on one partition.
-pub fn partition(topic: &str, partition: PartitionIndex) -> Span {
-    info_span!("partition", topic, %partition)
-}
-
-/// Work on one data directory.
-pub fn directory(path: &Path) -> Span {
-    info_span!("directory", directory = %path.display())
-}
-
-/// Work on one object of the bucket.
-pub fn object(key: &str) -> Span {
-    info_span!("object", object = key)
+/// A segment on its way to the archive.
+pub fn upload(partition: TopicPartition, base: Offset) -> Span {
+    info_span!("upload", %partition, %base)
 }

@@ -73,6 +73,30 @@ def test_deleted_records_leave_the_bucket(filled):
     assert offsets(filled) == list(range(middle, ROUNDS * EACH))
 
 
+def test_an_archive_that_was_given_up_leaves_what_the_local_log_has(filled):
+    filled.client.alter_config(filled.topic, {"local.retention.ms": "1"})
+    local_start = lambda: topics.offset(filled.broker.bootstrap, filled.topic, 0, topics.EARLIEST_LOCAL)
+    wait_until(lambda: local_start() == ROUNDS * EACH)
+    filled.client.alter_config(filled.topic, {"local.retention.ms": "-2"})
+    filled.client.produce(filled.topic, [Record(b"local")])
+    flush(filled.broker, filled.topic)
+    filled.client.produce(filled.topic, [Record(b"local alone")])
+    filled.client.alter_config(
+        filled.topic, {"remote.storage.enable": "false", "remote.log.delete.on.disable": "true"}
+    )
+    wait_until(lambda: files_left(filled) == 1)
+    kept = [ROUNDS * EACH, ROUNDS * EACH + 1]
+    assert log_start(filled) == (kept[0], kept[0])
+    assert offsets(filled) == kept
+    filled.broker.stop()
+    filled.broker.start()
+    assert offsets(filled) == kept
+    filled.client.alter_config(filled.topic, {"remote.storage.enable": "true"})
+    flush(filled.broker, filled.topic)
+    assert [one["offset"] for one in archive(filled.store, "cat", filled.topic)] == kept == offsets(filled)
+    assert archive(filled.store, "verify", filled.topic)[0]["ok"]
+
+
 def test_a_deleted_topic_leaves_the_bucket_and_its_name_begins_anew(filled):
     filled.client.delete_topic(filled.topic)
     is_left = lambda key: f"/{filled.topic}-" in key and not key.endswith("topic.json")

@@ -46,7 +46,7 @@ pub fn tidy_tree() -> Tree {
         .with("src/types/mod.rs", "//! The words.\n")
         .with("src/metadata/machine.rs", machine)
         .with("src/archive/mod.rs", "//! The archive.\nmod parquet;\nmod store;\nfn f() { parquet::write(); }\n")
-        .with("src/archive/store.rs", store)
+        .with("src/archive/store/mod.rs", store)
         .with("src/archive/parquet/mod.rs", "//! The codec.\nuse parquet::arrow::ArrowWriter;\n")
         .with(
             "src/docs/mod.rs",

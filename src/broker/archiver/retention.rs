@@ -109,7 +109,7 @@ impl Broker {
                     return None;
                 }
             };
-            let is_idle = view.sealed.is_empty() && view.archived_to.is_none_or(|to| to == Offset::ZERO);
+            let is_idle = view.sealed.is_empty() && log.offsets().archived_to == Offset::ZERO;
             (!is_idle).then_some(Held { leader, config, view })
         })
         .collect()
@@ -220,9 +220,10 @@ impl Held {
         self.view.sealed.iter().filter(move |segment| segment.next <= archived_to)
     }
 
-    /// Whether the bucket has something of it, which the log remembers over restarts.
+    /// Whether the bucket has something of it, which the log remembers over restarts, and is to be kept in step with the log.
     fn is_archived(&self) -> bool {
-        self.config.remote_storage_enable && self.log().offsets().archived_to > Offset::ZERO
+        let follows = self.config.remote_storage_enable || self.config.gives_up_archive();
+        follows && self.log().offsets().archived_to > Offset::ZERO
     }
 
     /// First offset that stays on local disk, by the topic's retention.
@@ -240,11 +241,15 @@ impl Held {
         by_retention.max(self.view.log_start_offset)
     }
 
-    /// Without an archive the local log is all there is: what retention passes is gone.
+    /// Without an archive the local log is all there is: what retention passes is gone, and so is what only an archive has
+    /// that was given up (`remote.log.delete.on.disable`).
     fn retain_locally(&self, now: Timestamp) -> Offset {
         let retention_ms = self.config.retention_ms.and_then(|ms| u64::try_from(ms).ok());
         let keep = LocalRetention { retention_ms, retention_bytes: self.config.retention_bytes };
-        let start = planner::retention_without_archive(&self.view, keep, now);
+        let mut start = planner::retention_without_archive(&self.view, keep, now);
+        if self.config.gives_up_archive() {
+            start = start.max(self.view.local_log_start_offset);
+        }
         if start > self.view.log_start_offset
             && let Err(error) = self.log().advance_log_start(start)
         {
@@ -277,10 +282,14 @@ impl Archiver {
         let writer = self.writer(held.leader.epoch);
         self.metrics.archive.retained_partitions.inc();
         let now = self.runtime.clock.wall();
-        let keep = Retention {
+        let mut keep = Retention {
             retention_ms: held.config.retention_ms.and_then(|ms| u64::try_from(ms).ok()),
             retention_bytes: held.config.retention_bytes,
         };
+        if held.config.gives_up_archive() {
+            // It goes by the start of the log, which goes by local retention.
+            keep = Retention { retention_ms: None, retention_bytes: None };
+        }
         let (grace, unarchived) = (self.settings.deletion_grace, held.view.unarchived_bytes());
         let log_start = held.log().offsets().log_start;
         let upkeep = match archive.upkeep() {

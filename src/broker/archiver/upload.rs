@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use thiserror::Error;
+use tracing::Instrument;
 
 use super::pauses::pause_after;
 use super::{Archiver, Attempts};
@@ -26,6 +27,7 @@ use crate::log::{PartitionLog, ProducerRun, Segment};
 use crate::metadata::image::ArchiveMark;
 use crate::metadata::{Command, CommandError, Image};
 use crate::runtime::clock::Interval;
+use crate::telemetry::spans;
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 /// How often the logs are looked at for sealed segments.
@@ -58,9 +60,12 @@ impl Broker {
                 let ages: Vec<_> = candidates.iter().map(Candidate::urgency).collect();
                 let Some(next) = planner::most_urgent(&ages, self.runtime().clock.wall()) else { break };
                 let Candidate { leader, segment, .. } = candidates.swap_remove(next);
-                archiver.under_way.lock().insert(leader.partition.log().partition());
+                let id = leader.partition.log().partition();
+                archiver.under_way.lock().insert(id);
+                let span = spans::upload(id, segment.base_offset());
                 let (broker, archiver) = (Arc::clone(&self), Arc::clone(&archiver));
-                uploads.spawn(async move { archiver.upload(&broker, leader, segment).await });
+                let upload = async move { archiver.upload(&broker, leader, segment).await };
+                uploads.spawn(upload.instrument(span));
             }
         }
     }
@@ -208,9 +213,9 @@ impl Archiver {
                 let retry_in_ms = pause.as_millis();
                 if error.is_fenced() {
                     self.metrics.archive.fenced_commits.inc();
-                    tracing::error!(%error, partition = %id, retry_in_ms, "another process archives this partition");
+                    tracing::error!(%error, retry_in_ms, "another process archives this partition");
                 } else {
-                    tracing::warn!(%error, partition = %id, retry_in_ms, "segment was not archived");
+                    tracing::warn!(%error, retry_in_ms, "segment was not archived");
                 }
             }
         }
@@ -277,7 +282,7 @@ impl Archiver {
         metrics.verify_seconds.observe(uploaded.times.verify);
         metrics.upload_seconds.observe(uploaded.times.upload);
         metrics.commit_seconds.observe(uploaded.times.commit);
-        tracing::debug!(partition = %log.partition(), base = %base, next = %extent.next_offset, "segment archived");
+        tracing::debug!(from = %base, next = %extent.next_offset, "segment archived");
         Ok(())
     }
 }

@@ -93,6 +93,11 @@ pub enum ArchiveFetchCompression {
 }
 
 impl TopicConfig {
+    /// Whether what only the archive has is to go, as nothing is archived any more.
+    pub const fn gives_up_archive(&self) -> bool {
+        !self.remote_storage_enable && self.remote_log_delete_on_disable
+    }
+
     /// Resolves the effective configuration. A stored value that this version can't read counts as not set: a later
     /// version may have written it.
     pub fn resolve(values: &BTreeMap<String, String>, layers: &BrokerLayers<'_>) -> Self {

@@ -298,8 +298,8 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         "false",
         Rule::Any,
         &[],
-        "Must be true for remote.storage.enable to go from true to false. Without effect on the bucket so far: what was \
-         archived stays there, and is no longer read after the broker's next start.",
+        "Must be true for remote.storage.enable to go from true to false. What only the archive has is deleted then, and \
+         what the local log has too goes from the archive as the log's start passes it.",
     ),
     active(
         "remote.storage.enable",

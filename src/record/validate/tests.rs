@@ -269,6 +269,8 @@ fn a_bomb_is_refused_at_the_limit() {
     let batch = builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap();
     assert!(batch.bytes().len() < 100_000);
     assert_eq!(check(batch.bytes().clone()), Err(RecordError::TooLarge { limit: MAX_DECOMPRESSED_BYTES }));
+    let rules = ProduceRules { max_decompressed_bytes: 1 << 20, ..Default::default() };
+    assert_eq!(validate(batch.bytes().clone(), &rules, NOW), Err(RecordError::TooLarge { limit: 1 << 20 }));
 }
 
 proptest! {

@@ -46,6 +46,7 @@ use kafka_protocol::messages::{
     ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
     OffsetFetchRequest, OffsetForLeaderEpochRequest, SyncGroupRequest,
 };
+use tracing::Instrument;
 
 use super::connection::Peer;
 use super::errors::group_code;
@@ -56,7 +57,7 @@ use crate::protocol::{
     unsupported_api_versions,
 };
 use crate::runtime::net::BoxFuture;
-use crate::telemetry::{ApiMetrics, Counted, Metrics, TakenMemory};
+use crate::telemetry::{ApiMetrics, Counted, Metrics, TakenMemory, spans};
 
 /// What a request comes to.
 pub(super) enum Answer {
@@ -150,16 +151,17 @@ impl Handlers {
         counted.requests.inc();
         let duration = counted.duration.clone();
         let started = clock.monotonic();
+        let span = spans::request(header.api.name(), header.version, header.correlation_id);
         let context = Context { broker: Arc::clone(broker), peer: peer.clone(), header };
         let in_flight = Counted::new(&metrics.requests_in_flight);
-        let Begun { answering, answer_bytes, pause } = dispatch(context, body).await?;
-        let answering = Box::pin(async move {
+        let Begun { answering, answer_bytes, pause } = dispatch(context, body).instrument(span.clone()).await?;
+        let answering = async move {
             let answer = answering.await;
             drop(in_flight);
             duration.observe(clock.monotonic().since(started));
             answer
-        });
-        Ok(Begun { answering, answer_bytes, pause })
+        };
+        Ok(Begun { answering: Box::pin(answering.instrument(span)), answer_bytes, pause })
     }
 
     fn of(&self, api: Api) -> &ApiMetrics {

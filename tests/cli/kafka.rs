@@ -1,27 +1,31 @@
-//! The client commands against a running broker: Apache Kafka, or alluvium itself, named by `ALLUVIUM_TEST_BOOTSTRAP`.
+//! The client commands against a running broker: the one that `ALLUVIUM_TEST_BOOTSTRAP` names, as Apache Kafka, or one of
+//! alluvium's for each test.
 
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::{alluvium, command, standard_error};
+use crate::{alluvium, command, serve, signal, standard_error};
 
 /// A broker to test against, and a topic of its own.
 struct Fixture {
     bootstrap: String,
     topic: String,
+    started: Option<(Child, tempfile::TempDir)>,
 }
 
 impl Fixture {
-    /// `None`, said loudly, when no broker is named.
-    fn new(name: &str) -> Option<Self> {
-        let Ok(bootstrap) = std::env::var("ALLUVIUM_TEST_BOOTSTRAP") else {
-            println!("SKIPPED: {name}: ALLUVIUM_TEST_BOOTSTRAP names no broker to test the client against");
-            return None;
-        };
+    fn new(name: &str) -> Self {
         let topic = format!("cli-{name}-{}", std::process::id());
-        Some(Self { bootstrap, topic })
+        if let Ok(bootstrap) = std::env::var("ALLUVIUM_TEST_BOOTSTRAP") {
+            return Self { bootstrap, topic, started: None };
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (child, printed) = serve(directory.path(), &[]);
+        let mut words = printed.split_whitespace().skip_while(|&word| word != "kafka");
+        let bootstrap = words.nth(1).unwrap().to_owned();
+        Self { bootstrap, topic, started: Some((child, directory)) }
     }
 
     /// Runs a command that has to succeed, and gives its output.
@@ -58,13 +62,21 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        alluvium(&["topic", "delete", &self.topic, "--if-exists", "--bootstrap", &self.bootstrap]);
+        match &mut self.started {
+            Some((broker, _)) => {
+                signal(broker, "-TERM");
+                broker.wait().unwrap();
+            }
+            None => {
+                alluvium(&["topic", "delete", &self.topic, "--if-exists", "--bootstrap", &self.bootstrap]);
+            }
+        }
     }
 }
 
 #[test]
 fn topics_are_created_described_altered_and_deleted() {
-    let Some(fixture) = Fixture::new("topics") else { return };
+    let fixture = Fixture::new("topics");
     let topic = fixture.topic.as_str();
     let created = fixture.run(&["topic", "create", topic, "--partitions", "2", "--config", "retention.ms=86400000"]);
     assert_eq!(created, format!("created {topic}\n"));
@@ -85,7 +97,7 @@ fn topics_are_created_described_altered_and_deleted() {
 
 #[test]
 fn records_come_back_as_they_were_sent_in_every_codec() {
-    let Some(fixture) = Fixture::new("codecs") else { return };
+    let fixture = Fixture::new("codecs");
     fixture.create("1");
     let mut sent = Vec::new();
     for (index, codec) in ["none", "gzip", "snappy", "lz4", "zstd"].iter().enumerate() {
@@ -116,7 +128,7 @@ fn records_come_back_as_they_were_sent_in_every_codec() {
 
 #[test]
 fn reading_begins_and_stops_where_it_is_told() {
-    let Some(fixture) = Fixture::new("positions") else { return };
+    let fixture = Fixture::new("positions");
     fixture.create("1");
     let record =
         |number: i64| json!({ "value": number.to_string(), "timestamp": 1_000_000 + number * 1000 }).to_string();
@@ -141,7 +153,7 @@ fn reading_begins_and_stops_where_it_is_told() {
 
 #[test]
 fn keys_go_to_the_partition_that_the_java_client_chooses() {
-    let Some(fixture) = Fixture::new("keys") else { return };
+    let fixture = Fixture::new("keys");
     fixture.create("6");
     fixture.produce(&["--key-separator", ":"], "21:a\nfoobar:b\na-little-bit-long-string:c\n21:d\n");
     let mut lines: Vec<String> = fixture.consume(&["--format", r"%k %p\n"]).lines().map(str::to_owned).collect();

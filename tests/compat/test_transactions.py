@@ -8,8 +8,27 @@ import confluent_kafka
 import kafka
 import pytest
 
+from compat.clients.base import Refused
+from compat.clients.piped import Franz, Java
+
 # Far less than any client retries for.
 LIMIT_S = 20
+
+
+def piped(kind):
+    """A client in another language."""
+
+    def begin(bootstrap):
+        client = kind(bootstrap)
+        try:
+            with pytest.raises(Refused) as refused:
+                client.begin_transactions()
+        finally:
+            client.close()
+        return str(refused.value)
+
+    begin.__name__ = kind.name
+    return begin
 
 
 def librdkafka(bootstrap):
@@ -46,7 +65,10 @@ def aiokafka_client(bootstrap):
     return asyncio.run(start())
 
 
-@pytest.mark.parametrize("client", [librdkafka, kafka_python, aiokafka_client], ids=lambda client: client.__name__)
+CLIENTS = [librdkafka, kafka_python, aiokafka_client, piped(Java), piped(Franz)]
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__)
 def test_a_transactional_producer_is_refused_at_once(broker, client):
     if broker.kind != "alluvium":
         pytest.skip("Apache Kafka serves transactions")

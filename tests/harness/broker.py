@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -182,3 +183,17 @@ def cpu_seconds(pid):
     """Processor time that a process and its threads have used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main(kind, *command):
+    """Runs a command beside a fresh broker of a kind, which it finds by ALLUVIUM_TEST_BOOTSTRAP, and ends as it did."""
+    broker = launch(kind)
+    try:
+        environment = os.environ | {"ALLUVIUM_TEST_BOOTSTRAP": broker.bootstrap}
+        return subprocess.run(command, env=environment).returncode
+    finally:
+        broker.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -59,6 +59,9 @@ class Piped(Client):
         ]
         return self.ask("produce", topic=topic, records=encoded, codec=codec)["offsets"]
 
+    def begin_transactions(self):
+        self.ask("begin_transactions", codec="none")
+
     def produce_file(self, topic, path, codec):
         return self.ask("produce_file", topic=topic, path=str(path), codec=codec)["count"]
 

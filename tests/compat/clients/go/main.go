@@ -104,6 +104,16 @@ func produce(ctx context.Context, r request) (any, error) {
 	return map[string]any{"offsets": offsets}, nil
 }
 
+func beginTransactions(ctx context.Context, r request) (any, error) {
+	client, err := producer(r, kgo.TransactionalID("tx"))
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	_, _, err = client.ProducerID(ctx)
+	return map[string]any{}, err
+}
+
 func produceFile(ctx context.Context, r request) (any, error) {
 	client, err := producer(r, kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), kgo.ProducerLinger(20*time.Millisecond))
 	if err != nil {
@@ -289,6 +299,7 @@ func administer(ctx context.Context, r request) (any, error) {
 func main() {
 	operations := map[string]func(context.Context, request) (any, error){
 		"produce": produce, "produce_file": produceFile, "consume": consume, "digest": digest,
+		"begin_transactions": beginTransactions,
 	}
 	lines := bufio.NewReaderSize(os.Stdin, 1<<20)
 	for {

@@ -64,6 +64,7 @@ public class Client {
             case "produce_file" -> produceFile(request, answer);
             case "consume" -> consume(request, answer);
             case "digest" -> digest(request, answer);
+            case "begin_transactions" -> beginTransactions(request);
             default -> {
                 try (Admin admin = Admin.create(Map.of("bootstrap.servers", request.get("bootstrap").asText()))) {
                     administer(admin, request, answer);
@@ -103,6 +104,12 @@ public class Client {
                 }
                 offsets.add(producer.send(record).get().offset());
             }
+        }
+    }
+
+    static void beginTransactions(JsonNode request) {
+        try (KafkaProducer<byte[], byte[]> producer = producer(request, Map.of("transactional.id", "tx"))) {
+            producer.initTransactions();
         }
     }
 

@@ -1,0 +1,70 @@
+"""A broker that is told to stop while a client does not take its answers: it waits so long and no longer.
+
+    tests/tools pytest tests/chaos/test_signals.py
+"""
+
+import signal
+import socket
+import time
+
+import pytest
+
+from harness import batch, topics
+from harness.broker import Alluvium
+from harness.wire import Connection
+
+RECORDS, RECORD_BYTES = 40, 500_000
+
+
+@pytest.fixture
+def broker(tmp_path):
+    started = Alluvium(tmp_path / "broker", "--set", "network.drain_timeout=5s")
+    topics.create(started.bootstrap, "large")
+    with Connection(started.bootstrap) as connection:
+        for _ in range(RECORDS):
+            entry = {"Name": "large", "PartitionData": [{"Index": 0, "Records": batch.build([batch.Record(bytes(RECORD_BYTES))])}]}
+            answer = connection.ask("Produce", 9, {"Acks": -1, "TimeoutMs": 10_000, "TopicData": [entry]})
+            assert answer["Responses"][0]["PartitionResponses"][0]["ErrorCode"] == 0
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def idler(broker):
+    """A client with an answer under way that it does not take: more than both kernels' buffers hold."""
+    connection = Connection(broker.bootstrap)
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    wanted = {"Partition": 0, "FetchOffset": 0, "PartitionMaxBytes": RECORDS * RECORD_BYTES}
+    body = {"MaxWaitMs": 500, "MinBytes": 0, "MaxBytes": RECORDS * RECORD_BYTES, "IsolationLevel": 0}
+    connection.send("Fetch", 12, body | {"Topics": [{"Topic": "large", "Partitions": [wanted]}]})
+    time.sleep(1)
+    yield connection
+    connection.close()
+
+
+def tell(broker):
+    broker.process.send_signal(signal.SIGTERM)
+
+
+def everything_is_there_again(broker):
+    broker.start()
+    assert len(topics.records(broker.bootstrap, "large")) == RECORDS
+    broker.stop()
+
+
+def test_one_signal_ends_it_with_status_0_once_it_has_waited(broker, idler):
+    began = time.monotonic()
+    tell(broker)
+    assert broker.process.wait(timeout=20) == 0
+    assert time.monotonic() - began > 4, "it did not wait for the client"
+    everything_is_there_again(broker)
+
+
+def test_a_second_signal_ends_it_at_once(broker, idler):
+    tell(broker)
+    time.sleep(1)
+    assert broker.process.poll() is None, "it did not wait for the client"
+    tell(broker)
+    assert broker.process.wait(timeout=2) == 1
+    assert "second signal" in broker.log.read_text()
+    everything_is_there_again(broker)

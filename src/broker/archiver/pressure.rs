@@ -1,5 +1,6 @@
 //! The loop that looks at the disks and at the archive's backlog, and sets how fast producers may write. What makes room on a
-//! disk that runs short, one after the other as it gets shorter: rebuilt chunks, archived segments, slower producers.
+//! disk that runs short, one after the other as it gets shorter: rebuilt chunks, archived segments and active ones that are sealed
+//! early to be archived, slower producers.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -148,8 +148,8 @@ impl Broker {
                 let (bytes, candidates) = (local_bytes(held, here), evictable(held, here));
                 evict(candidates, bytes, bytes.saturating_sub(missing));
                 // What is archived goes now, what is sealed goes once it is archived.
-                let will_go = held.iter().filter(|held| here(held) && held.view.archived_to.is_some());
-                let will_go: u64 = will_go.flat_map(|held| &held.view.sealed).map(|segment| segment.bytes).sum();
+                let will_go = held.iter().filter(|held| here(held)).flat_map(Held::archived_or_waiting);
+                let will_go: u64 = will_go.map(|segment| segment.bytes).sum();
                 if archiver.is_durable() {
                     self.seal_early(directory, missing.saturating_sub(will_go));
                 }
@@ -218,6 +218,13 @@ impl Held {
     /// Its local segments that the archive has.
     fn archived(&self) -> impl Iterator<Item = &SealedSegment> {
         let archived_to = self.view.archived_to.unwrap_or(Offset::ZERO);
+        self.view.sealed.iter().filter(move |segment| segment.next <= archived_to)
+    }
+
+    /// Its local segments that the archive has or is about to get.
+    fn archived_or_waiting(&self) -> impl Iterator<Item = &SealedSegment> {
+        let waits = self.view.archived_to.is_some() && !self.config.remote_log_copy_disable;
+        let archived_to = if waits { Offset(i64::MAX) } else { self.view.archived_to.unwrap_or(Offset::ZERO) };
         self.view.sealed.iter().filter(move |segment| segment.next <= archived_to)
     }
 

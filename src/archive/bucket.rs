@@ -40,6 +40,14 @@ pub enum BucketError {
         /// The cluster in the bucket.
         found: ClusterId,
     },
+    /// The bucket is unused, but records that the data directory knows are in an archive alone.
+    #[error(
+        "the object store holds nothing of this cluster, in whose archive alone older records are cluster={ours}; start with the store that it ran with"
+    )]
+    Unused {
+        /// The cluster of this data directory.
+        ours: ClusterId,
+    },
     /// The cluster was restored elsewhere since this data directory last ran.
     #[error("the cluster was restored elsewhere ours={ours} found={found}; this data directory is of its former life")]
     Superseded {
@@ -82,6 +90,17 @@ pub enum BucketError {
     Store(#[from] StoreError),
 }
 
+/// What a data directory has of its cluster, as far as that decides which bucket it can run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalData {
+    /// It has never been used, as far as it knows.
+    Unused,
+    /// Every record that clients can read.
+    Whole,
+    /// Recent records: older ones are in the archive alone.
+    Recent,
+}
+
 /// The bucket of one cluster; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Bucket {
@@ -113,8 +132,8 @@ impl Bucket {
     }
 
     /// Makes sure that the bucket is this cluster's and in the life that the data directory knows, or stamps an unused one.
-    /// `is_new` tells that the data directory has never been used, as far as it knows. Returns the stamp in force.
-    pub async fn claim(&self, is_new: bool, incarnation: Incarnation) -> Result<ClusterStamp, BucketError> {
+    /// Returns the stamp in force.
+    pub async fn claim(&self, local: LocalData, incarnation: Incarnation) -> Result<ClusterStamp, BucketError> {
         let ours = self.keys.cluster_id();
         let key = self.keys.cluster();
         for _ in 0..CONFLICTS {
@@ -127,10 +146,13 @@ impl Bucket {
                 };
             }
             if let Some(&found) = Self::clusters(&self.store).await?.iter().find(|&&found| found != ours) {
-                return Err(match is_new {
-                    true => BucketError::NeedsRestore { found },
-                    false => BucketError::ForeignCluster { found, ours },
+                return Err(match local {
+                    LocalData::Unused => BucketError::NeedsRestore { found },
+                    LocalData::Whole | LocalData::Recent => BucketError::ForeignCluster { found, ours },
                 });
+            }
+            if local == LocalData::Recent {
+                return Err(BucketError::Unused { ours });
             }
             let mut stamp = ClusterStamp::first(ours, self.runtime.clock.wall(), self.nonce());
             stamp.incarnation = incarnation;

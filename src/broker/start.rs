@@ -23,6 +23,7 @@ use super::producer_ids::ProducerIds;
 use super::read_ahead::ReadAhead;
 use super::readers::Readers;
 use super::settings::{ArchiveSettings, BrokerSettings};
+use crate::archive::bucket::LocalData;
 use crate::archive::store::{LocationError, Store};
 use crate::group::{CoordinatorMetrics, Groups};
 use crate::log::{DirectoryMetrics, LogDirectory, Owner, RecoveryReport};
@@ -33,7 +34,7 @@ use crate::runtime::buffer;
 use crate::runtime::clock::{Clock, Interval};
 use crate::runtime::disk::DirectoryLock;
 use crate::telemetry::{MemoryPool, MemoryShare, Metrics};
-use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, PartitionIndex};
+use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, Offset, PartitionIndex};
 
 /// Least memory that is kept for buffers to come, of the journal and of readers.
 const LEAST_KEPT_BYTES: usize = 8 << 20;
@@ -80,14 +81,15 @@ impl Broker {
             node_id: settings.node_id,
             process,
             incarnation: Incarnation::default(),
-            // Until the bucket was claimed once: a start that was refused leaves a data directory that is new still.
-            is_new: metadata.image().broker(settings.node_id).is_none(),
+            // Until the bucket was claimed once: a start that was refused leaves a data directory that is unused still.
+            local: metadata.image().broker(settings.node_id).map_or(LocalData::Unused, |_| used(&directories)),
         };
         let images = metadata.subscribe();
         let store = open_store(&runtime, &settings.archive, &metrics).map_err(ArchiveStartError::from)?;
         let (archive_settings, archive_metrics) = (&settings.archive.archiver, Arc::clone(&metrics));
         let archiver = Archiver::open(&runtime, archive_settings, store, owner, images, archive_metrics).await?;
         let archiver = Arc::new(archiver);
+        forget_archive(&directories, settings.archive.location.is_durable());
         let archive = read_through(Arc::clone(&archiver) as _);
         let (clock, seconds) = (Arc::clone(&runtime.clock), metrics.fetch.archive_read_seconds.clone());
         let epoch = register(process, &settings, &metadata, &directories).await?;
@@ -148,6 +150,8 @@ impl Broker {
         self.resign();
         self.partitions.clear();
         self.metadata.shutdown().await;
+        // A lane that looks at the logs for a task finishes that, though the task ended.
+        released(&self, &*Arc::clone(&self.runtime.clock)).await;
         let Some(broker) = Arc::into_inner(self) else {
             tracing::warn!("a request outlived its connection: the next start replays the journal");
             return;
@@ -212,13 +216,29 @@ fn spawn_watched(broken: &Arc<Notify>, task: impl Future<Output = ()> + Send + '
     })
 }
 
-/// Waits for coordinators that were just told to end to let go of their logs.
-async fn released(directory: &Arc<LogDirectory>, clock: &dyn Clock) {
+/// Waits until those who were just told to end have let go of what they shared: coordinators of their logs, say.
+async fn released<T>(shared: &Arc<T>, clock: &dyn Clock) {
     for _ in 0..RELEASE_ATTEMPTS {
-        if Arc::strong_count(directory) == 1 {
+        if Arc::strong_count(shared) == 1 {
             return;
         }
         clock.sleep(RELEASE_INTERVAL).await;
+    }
+}
+
+/// What data directories have that were used before.
+fn used(directories: &[Arc<LogDirectory>]) -> LocalData {
+    let mut offsets = directories.iter().flat_map(|directory| directory.logs()).map(|log| log.offsets());
+    match offsets.any(|offsets| offsets.local_log_start > offsets.log_start) {
+        true => LocalData::Recent,
+        false => LocalData::Whole,
+    }
+}
+
+/// Has the logs archive everything again that they have, if what the process before archived went with it.
+fn forget_archive(directories: &[Arc<LogDirectory>], is_durable: bool) {
+    for log in directories.iter().filter(|_| !is_durable).flat_map(|directory| directory.logs()) {
+        log.retreat_archived(Offset::ZERO);
     }
 }
 

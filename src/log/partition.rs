@@ -319,6 +319,16 @@ impl PartitionLog {
         self.state.lock().archived(offset);
     }
 
+    /// Notes that the archive ends at `offset`, before where it was taken to end: what is here from there on has to be archived
+    /// again. Tells whether there is any such.
+    pub fn retreat_archived(self: &Arc<Self>, offset: Offset) -> bool {
+        let changed = self.state.lock().unarchived_from(offset);
+        if changed {
+            self.shared.note_to_archive(self);
+        }
+        changed
+    }
+
     /// Cuts the log at `end`, which must be a batch's beginning; records at or above are void (KIP-101). The caller must
     /// not append until this is durable; see [`Self::truncated`].
     pub fn truncate_to(self: &Arc<Self>, end: Offset) -> Result<(), AppendError> {
@@ -417,7 +427,9 @@ impl PartitionLog {
         self.keep_a_segment(&mut writer, below)?;
         let removed: Vec<_> = {
             let mut state = self.state.lock();
-            let bound = below.min(state.removable_to);
+            // A checkpoint may be of before the archive was found to end earlier.
+            let archived = state.offsets.archived_to.max(state.offsets.log_start);
+            let bound = below.min(state.removable_to).min(archived);
             let count = state.sealed().iter().take_while(|segment| segment.extent().next_offset <= bound).count();
             let removed: Vec<_> = state.segments.drain(..count).collect();
             if let Some(last) = removed.last() {

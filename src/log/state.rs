@@ -193,6 +193,19 @@ impl State {
         self.offsets.check();
     }
 
+    /// The archive ends at `offset`, before where it was taken to end: what this log has from there on is to be archived again,
+    /// and stays until it is. False when that changes nothing.
+    pub(super) fn unarchived_from(&mut self, offset: Offset) -> bool {
+        let archived_to = offset.max(self.offsets.local_log_start);
+        if archived_to >= self.offsets.archived_to {
+            return false;
+        }
+        self.offsets.archived_to = archived_to;
+        self.removable_to = self.removable_to.min(archived_to.max(self.offsets.log_start));
+        self.offsets.check();
+        true
+    }
+
     pub(super) fn resolve(&mut self, level: Level, reached: Offset) {
         let waiting = &mut self.waiting[level as usize];
         let later = waiting.split_off(&reached.next());

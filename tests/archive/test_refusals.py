@@ -1,15 +1,17 @@
 """A broker does not start on a store that it can't trust or that is not its own, and says in one line what to do."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
-from archive.conftest import flags, flush
+from archive.conftest import archive, flags, flush
 from compat.clients import LibRdKafka
 from harness import s3, topics
 from harness.batch import Record
 from harness.broker import Alluvium
 from harness.lax_s3 import LaxS3
+from harness.patience import wait_until
 
 FAILED = 1
 
@@ -52,6 +54,40 @@ def test_a_bucket_that_holds_another_cluster_is_refused_and_stays_as_it_was(owne
     assert {key: store.files.open_input_file(key).read() for key in s3.keys(store)} == before
     owned.start()
     assert [record.value for record in topics.records(owned.bootstrap, "owned")] == [b"precious"]
+
+
+def test_an_unused_bucket_is_refused_if_records_are_in_the_former_one_alone(serve, store, tmp_path):
+    broker = serve(store)
+    topics.create(broker.bootstrap, "gone", 1, {"local.retention.ms": "1"})
+    client = LibRdKafka(broker.bootstrap)
+    client.produce("gone", [Record(b"precious")])
+    flush(broker, "gone")
+    wait_until(lambda: topics.offset(broker.bootstrap, "gone", 0, topics.EARLIEST_LOCAL) == 1)
+    broker.stop()
+    for mistaken in (s3.FileStore(tmp_path / "unused"), SimpleNamespace(url="memory:///", environment={})):
+        error = refusal(mistaken, broker.directory)
+        assert re.search("holds nothing of this cluster.*start with the store that it ran with", error), error
+    broker.start()
+    assert [record.value for record in topics.records(broker.bootstrap, "gone")] == [b"precious"]
+
+
+def test_an_unused_bucket_gets_all_that_is_still_local_before_any_of_it_goes(serve, store, tmp_path):
+    broker = serve(store)
+    topics.create(broker.bootstrap, "moved")
+    client = LibRdKafka(broker.bootstrap)
+    for number in range(3):
+        client.produce("moved", [Record(b"%d" % number)])
+        flush(broker, "moved")
+    broker.stop()
+    # The former bucket is not there to be read any more.
+    moved = Alluvium(broker.directory, *flags(s3.FileStore(tmp_path / "other")))
+    local_start = lambda: topics.offset(moved.bootstrap, "moved", 0, topics.EARLIEST_LOCAL)
+    client = LibRdKafka(moved.bootstrap)
+    client.alter_config("moved", {"local.retention.ms": "1"})
+    wait_until(lambda: local_start() == 3)
+    assert archive(s3.FileStore(tmp_path / "other"), "verify", "moved")[0]["ok"]
+    assert [record.value for record in topics.records(moved.bootstrap, "moved")] == [b"0", b"1", b"2"]
+    moved.stop()
 
 
 def test_a_store_that_ignores_conditions_is_refused(tmp_path):

@@ -89,7 +89,7 @@ def test_local_segments_stay_within_their_most_and_the_archive_has_the_rest(serv
     assert numbers(broker, "kept") == list(range(200))
 
 
-def test_nothing_local_goes_for_an_archive_in_memory(serve):
+def test_nothing_local_goes_for_an_archive_in_memory_which_begins_anew_with_the_process(serve):
     broker = serve("data.checkpoint_interval=1s", "data.retention_interval=1s", arguments=["--object-store", "memory:///"])
     topics.create(broker.bootstrap, "kept", 1, {"segment.bytes": MEBIBYTE, "local.retention.bytes": 1})
     produce(broker, "kept", 50, value_bytes=100_000)
@@ -97,9 +97,12 @@ def test_nothing_local_goes_for_an_archive_in_memory(serve):
     assert topics.offset(broker.bootstrap, "kept", 0, topics.LATEST_TIERED) == 49
     time.sleep(3)
     assert topics.offset(broker.bootstrap, "kept", 0, topics.EARLIEST_LOCAL) == 0
-    broker.kill()
-    broker.start()
-    assert numbers(broker, "kept") == list(range(50))
+    for stop in (broker.kill, broker.stop):
+        stop()
+        broker.start()
+        assert numbers(broker, "kept") == list(range(50))
+        run("archive", "flush", "kept", "--wait", "--bootstrap", broker.bootstrap)
+        assert topics.offset(broker.bootstrap, "kept", 0, topics.LATEST_TIERED) == 49
 
 
 def test_silent_producers_are_forgotten(serve, eventually):

@@ -45,7 +45,7 @@ use proof::Latch;
 
 use super::partitions::Leader;
 use super::settings::ArchiveSettings;
-use crate::archive::bucket::{Bucket, BucketError};
+use crate::archive::bucket::{Bucket, BucketError, LocalData};
 use crate::archive::chunk_cache::ChunkCache;
 use crate::archive::heads::Heads;
 use crate::archive::key::Fence;
@@ -62,7 +62,7 @@ use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
 use crate::telemetry::{MemoryPool, MemoryShare, Metrics};
 use crate::types::{
-    BrokerIncarnationId, ClusterId, Incarnation, LeaderEpoch, Monotonic, NodeId, PartitionIndex, TopicPartition,
+    BrokerIncarnationId, ClusterId, Incarnation, LeaderEpoch, Monotonic, NodeId, Offset, PartitionIndex, TopicPartition,
 };
 
 /// Lanes that do the file work of a `file://` store.
@@ -135,6 +135,8 @@ struct Progress {
 struct Attempts {
     /// The epoch in which the head was taken over.
     owned_in: Option<LeaderEpoch>,
+    /// Where the archive was seen to end.
+    seen_to: Offset,
     failures: u32,
     not_before: Monotonic,
 }
@@ -175,8 +177,8 @@ pub(super) struct Owner {
     pub(super) node_id: NodeId,
     pub(super) process: BrokerIncarnationId,
     pub(super) incarnation: Incarnation,
-    /// The data directory has never been used.
-    pub(super) is_new: bool,
+    /// What the data directories have.
+    pub(super) local: LocalData,
 }
 
 /// Opens the store that the settings name.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::{ArchiveStartError, Archiver, Owner};
-use crate::archive::bucket::{Bucket, BucketError};
+use crate::archive::bucket::{Bucket, BucketError, LocalData};
 use crate::archive::store::{ProbeError, StoreError, jittered};
 use crate::runtime::clock;
 
@@ -73,7 +73,7 @@ impl Latch {
 async fn prove(bucket: &Bucket, owner: Owner) -> Result<(), ArchiveStartError> {
     let proof = async {
         bucket.store().probe().await?;
-        bucket.claim(owner.is_new, owner.incarnation).await?;
+        bucket.claim(owner.local, owner.incarnation).await?;
         Ok(())
     };
     let clock = bucket.store().clock();
@@ -84,7 +84,7 @@ async fn prove(bucket: &Bucket, owner: Owner) -> Result<(), ArchiveStartError> {
 pub(super) async fn prove_at_start(bucket: &Bucket, owner: Owner) -> Result<bool, ArchiveStartError> {
     match prove(bucket, owner).await {
         Ok(()) => Ok(true),
-        Err(error) if error.is_outage() && !owner.is_new => {
+        Err(error) if error.is_outage() && owner.local != LocalData::Unused => {
             tracing::error!(%error, "starting without the object store: nothing is archived until it answers");
             Ok(false)
         }

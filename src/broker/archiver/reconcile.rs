@@ -5,10 +5,14 @@
 //! put back. Fences can't always tell, as two copies begin the same leader epoch. Were the other's records taken for the
 //! log's own, those would leave the disk unarchived: so both are compared, once for each such stretch. It is read from the
 //! bucket for that, which happens rarely and for little more than was archived since the last checkpoint.
+//!
+//! The archive may also lack what a log remembers to have archived: the bucket is another one now, or was put back to an
+//! earlier state, or was this process's predecessor's memory. What is still here is archived again then. So that it is
+//! still here, nothing local goes before this process itself has seen a head that holds it.
 
 use std::sync::Arc;
 
-use super::Archiver;
+use super::{Archiver, Attempts};
 use crate::archive::chunk_cache::FetchCompression;
 use crate::archive::manifest::Head;
 use crate::archive::partition::{HeadError, PartitionArchive};
@@ -33,6 +37,7 @@ impl Archiver {
     ) -> Result<(), HeadError> {
         let offsets = log.offsets();
         if head.next_offset <= offsets.archived_to {
+            retreat(log, head.next_offset);
             return Ok(());
         }
         let diverged = |offset| HeadError::Diverged { key: archive.keys().head(), offset };
@@ -64,6 +69,31 @@ impl Archiver {
         }
         log.advance_archived(head.next_offset);
         Ok(())
+    }
+
+    /// Whether a head that this process has seen holds everything below `below`, whatever the log remembers.
+    pub(super) async fn confirms(&self, log: &Arc<PartitionLog>, below: Offset) -> Result<bool, HeadError> {
+        let id = log.partition();
+        let seen = |attempts: &Attempts| attempts.seen_to >= below;
+        if self.attempts.lock().get(&id).is_some_and(seen) {
+            return Ok(true);
+        }
+        let Some(archive) = self.partition(id) else { return Ok(false) };
+        let archive_end = archive.refresh().await?.map_or(Offset::ZERO, |head| head.next_offset);
+        self.attempts.lock().entry(id).or_default().seen_to = archive_end;
+        if archive_end < below {
+            retreat(log, archive_end);
+        }
+        Ok(archive_end >= below)
+    }
+}
+
+/// Has a log archive again what the archive turned out to lack.
+fn retreat(log: &Arc<PartitionLog>, archive_end: Offset) {
+    let remembered = log.offsets().archived_to;
+    if log.retreat_archived(archive_end) {
+        let partition = log.partition();
+        tracing::error!(%partition, %archive_end, %remembered, "the archive lacks what was archived: it is archived again");
     }
 }
 

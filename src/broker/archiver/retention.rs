@@ -4,7 +4,8 @@
 //! sealed early, to be archived and go.
 //!
 //! A log start moves in the log first, where it is durable before anything follows; then in the head; objects go after
-//! their grace. Local files go only below what the newest checkpoint vouches for (see [`PartitionLog::remove_local_below`]).
+//! their grace. Local files go only below what the newest checkpoint vouches for (see [`PartitionLog::remove_local_below`]), and
+//! what only the archive keeps goes once a head was seen that holds it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -268,6 +269,17 @@ impl Held {
 
     async fn remove_local(&self, archiver: &Archiver, below: Offset) {
         let log = Arc::clone(self.log());
+        if self.view.archived_to.is_some() && below > log.offsets().log_start {
+            match archiver.confirms(&log, below).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    let partition = log.partition();
+                    tracing::warn!(%error, %partition, "local segments stay until the archive confirms to hold them");
+                    return;
+                }
+            }
+        }
         match archiver.workers.run(move || log.remove_local_below(below)).await {
             Ok(removed) => {
                 archiver.metrics.log.deleted_segments.inc_by(removed as u64);

@@ -200,7 +200,7 @@ impl Archiver {
         let mut attempts = self.attempts.lock();
         let attempts = attempts.entry(id).or_default();
         match result {
-            Ok(()) => *attempts = Attempts { owned_in: attempts.owned_in, ..Attempts::default() },
+            Ok(()) => *attempts = Attempts { failures: 0, ..*attempts },
             Err(error) => {
                 let pause = pause_after(attempts.failures, &*self.runtime.entropy);
                 attempts.failures = attempts.failures.saturating_add(1);
@@ -254,9 +254,12 @@ impl Archiver {
     async fn archive(&self, broker: &Broker, leader: &Leader, segment: &Arc<Segment>) -> Result<(), Failure> {
         let log = leader.partition.log();
         let Some(archive) = self.partition(log.partition()) else { return Ok(()) };
+        let archived_to = log.offsets().archived_to;
         let head = self.own(leader, &archive).await?;
         let extent = segment.extent();
-        if head.next_offset >= extent.next_offset {
+        // Earlier segments may have turned out to have to go first.
+        let retreated = log.offsets().archived_to < archived_to;
+        if head.next_offset >= extent.next_offset || retreated {
             return Ok(());
         }
         broker.announce(leader, extent.next_offset).await?;

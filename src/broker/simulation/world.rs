@@ -170,7 +170,7 @@ impl World {
         match self.until("start", opened).await? {
             Some(Ok(broker)) => self.broker = Some(broker),
             _ if !self.machine.disk.is_powered() => return Ok(false),
-            Some(Err(error)) => return Err(format!("the broker does not start: {error}")),
+            Some(Err(error)) => return Err(format!("the broker does not start: {error}: {error:?}")),
             None => return Ok(false),
         }
         for part in self.parts.values() {

@@ -93,6 +93,8 @@ enum Plan {
     Failed(PartitionError),
     Ready(Vec<Bytes>),
     Disk(FromDisk),
+    /// There is something, for the next answer.
+    NoRoom,
     /// Archived, and at hand.
     Archived {
         wanted: ArchiveRead,
@@ -202,7 +204,7 @@ impl Broker {
             let (offsets, plan) = self.plan_partition(partition, limits.isolation, &mut budget);
             match &plan {
                 // What was taken from a cold read must be given: it is not kept twice.
-                Plan::Failed(_) | Plan::Disk(_) | Plan::Archived { .. } => round.answer_now = true,
+                Plan::Failed(_) | Plan::Disk(_) | Plan::NoRoom | Plan::Archived { .. } => round.answer_now = true,
                 Plan::Ready(batches) => round.ready_bytes += batches.iter().map(Bytes::len).sum::<usize>(),
                 Plan::Cold(_) => {}
             }
@@ -229,14 +231,8 @@ impl Broker {
         let plan = match log.read(wanted.offset, bound, limit) {
             Ok(ReadPlan::Ready(batches)) => Plan::Ready(budget.admit(batches, limit)),
             Ok(ReadPlan::Disk(read)) => {
-                let may_exceed = budget.untouched;
-                budget.take(limit.max(1));
-                let (partition, epoch) = (log.partition(), leader.epoch);
-                let place = Place { partition, epoch, isolation, offset: wanted.offset };
-                let (log, found) = (Arc::clone(log), self.read_ahead.take(&place));
-                let archived = leader.partition.topic().rules().config.remote_storage_enable;
-                let archive_serves = archived && self.archive.is_durable();
-                Plan::Disk(FromDisk { read, log, place, found, archive_serves, limit, may_exceed })
+                let place = Place { partition: log.partition(), epoch: leader.epoch, isolation, offset: wanted.offset };
+                self.plan_disk(leader, read, place, limit, budget)
             }
             Err(ReadError::Archived { offset, .. }) => self.plan_cold(leader, offset, limit, budget),
             Err(error) => Plan::Failed(error.into()),
@@ -245,6 +241,20 @@ impl Broker {
             Plan::Failed(_) => (None, plan),
             plan => (Some(offsets), plan),
         }
+    }
+
+    fn plan_disk(&self, leader: &Leader, read: DiskRead, place: Place, limit: usize, budget: &mut Budget) -> Plan {
+        let (may_exceed, mut found) = (budget.untouched, self.read_ahead.take(&place));
+        if !may_exceed && found.has_to_wait(limit) {
+            // It has to be read once only: the next answer begins with it.
+            self.read_ahead.give_back(place, found);
+            return Plan::NoRoom;
+        }
+        budget.take(limit.max(1));
+        let archived = leader.partition.topic().rules().config.remote_storage_enable;
+        let archive_serves = archived && self.archive.is_durable();
+        let log = Arc::clone(leader.partition.log());
+        Plan::Disk(FromDisk { read, log, place, found, archive_serves, limit, may_exceed })
     }
 
     fn plan_cold(&self, leader: &Leader, offset: Offset, limit: usize, budget: &mut Budget) -> Plan {
@@ -265,6 +275,7 @@ impl Broker {
             let (records, source) = match plan {
                 Plan::Failed(error) => (Err(error), FetchSource::Tail),
                 Plan::Ready(batches) => (Ok(batches), FetchSource::Tail),
+                Plan::NoRoom => (Ok(Vec::new()), FetchSource::Local),
                 Plan::Cold(_) => (Ok(Vec::new()), FetchSource::Archive),
                 Plan::Disk(from_disk) => (self.read_disk(from_disk).await, FetchSource::Local),
                 Plan::Archived { batches, source, limit, may_exceed, .. } => {
@@ -335,7 +346,7 @@ impl Round {
         let bytes = |plan: &Plan| match plan {
             Plan::Ready(batches) => batches.iter().map(Bytes::len).sum(),
             Plan::Disk(FromDisk { limit, .. }) | Plan::Archived { limit, .. } => *limit,
-            Plan::Failed(_) | Plan::Cold(_) => 0,
+            Plan::Failed(_) | Plan::NoRoom | Plan::Cold(_) => 0,
         };
         self.plans.iter().map(|(_, plan)| bytes(plan)).sum()
     }

@@ -44,7 +44,22 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Ahead {
     batches: oneshot::Receiver<Result<Vec<Bytes>, ReadError>>,
+    /// As many as they are at most.
+    most_bytes: usize,
+    /// An answer had too little room for it.
+    passed_over: bool,
     _memory: TakenMemory,
+}
+
+impl Found {
+    /// Whether it is more than an answer with so much room left can take, and should wait for the next one. That is said once:
+    /// what never finds the room that it needs is read again, as much as fits.
+    pub(super) const fn has_to_wait(&mut self, limit: usize) -> bool {
+        match self {
+            Self::Nothing | Self::Expected => false,
+            Self::Ahead(ahead) => ahead.most_bytes > limit && !std::mem::replace(&mut ahead.passed_over, true),
+        }
+    }
 }
 
 impl Ahead {
@@ -107,7 +122,7 @@ impl ReadAhead {
         let memory = self.room(bytes);
         let ahead = memory.and_then(|memory| {
             let batches = readers.try_run(read)?;
-            Some(Ahead { batches, _memory: memory })
+            Some(Ahead { batches, most_bytes: bytes, passed_over: false, _memory: memory })
         });
         self.insert(place, ahead);
     }

@@ -34,7 +34,7 @@ use crate::runtime::buffer;
 use crate::runtime::clock::{Clock, Interval};
 use crate::runtime::disk::DirectoryLock;
 use crate::telemetry::{MemoryPool, MemoryShare, Metrics};
-use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, Offset, PartitionIndex};
+use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, NodeId, Offset, PartitionIndex};
 
 /// Least memory that is kept for buffers to come, of the journal and of readers.
 const LEAST_KEPT_BYTES: usize = 8 << 20;
@@ -81,8 +81,7 @@ impl Broker {
             node_id: settings.node_id,
             process,
             incarnation: Incarnation::default(),
-            // Until the bucket was claimed once: a start that was refused leaves a data directory that is unused still.
-            local: metadata.image().broker(settings.node_id).map_or(LocalData::Unused, |_| used(&directories)),
+            local: local_data(settings.node_id, &metadata, &directories),
         };
         let images = metadata.subscribe();
         let store = open_store(&runtime, &settings.archive, &metrics).map_err(ArchiveStartError::from)?;
@@ -226,19 +225,22 @@ async fn released<T>(shared: &Arc<T>, clock: &dyn Clock) {
     }
 }
 
-/// What data directories have that were used before.
-fn used(directories: &[Arc<LogDirectory>]) -> LocalData {
-    let mut offsets = directories.iter().flat_map(|directory| directory.logs()).map(|log| log.offsets());
-    match offsets.any(|offsets| offsets.local_log_start > offsets.log_start) {
-        true => LocalData::Recent,
-        false => LocalData::Whole,
+/// What the data directories have. They are unused until the bucket was claimed once: a start that was refused changes nothing.
+fn local_data(node_id: NodeId, metadata: &Metadata, directories: &[Arc<LogDirectory>]) -> LocalData {
+    let image = metadata.image();
+    let logs = directories.iter().flat_map(|directory| directory.logs());
+    let mut archived = logs.filter(|log| image.archive_mark(log.partition()).is_some()).map(|log| log.offsets());
+    match image.broker(node_id) {
+        None => LocalData::Unused,
+        Some(_) if archived.any(|offsets| offsets.local_log_start > offsets.log_start) => LocalData::Recent,
+        Some(_) => LocalData::Whole,
     }
 }
 
 /// Has the logs archive everything again that they have, if what the process before archived went with it.
 fn forget_archive(directories: &[Arc<LogDirectory>], is_durable: bool) {
     for log in directories.iter().filter(|_| !is_durable).flat_map(|directory| directory.logs()) {
-        log.retreat_archived(Offset::ZERO);
+        log.archive_seen(Offset::ZERO, log.offsets().archived_to);
     }
 }
 

@@ -454,6 +454,10 @@ async fn damage_in_a_local_segment_is_read_around_once_the_archive_has_it() {
     let broker = open(directory.path()).await;
     let topic = broker.image().topic_named("events").unwrap().clone();
     let leader = broker.leader(&topic, 0, LeaderEpoch::NONE).unwrap();
+    // Nothing local goes before this process has seen that the archive has it.
+    while !leader.partition.log().is_archive_seen() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let back = fetch(&broker, &leader, Offset(0), 1 << 20).await;
     assert_eq!(content(&back[0]), content(&sent.placed(Offset(0), back[0].header().leader_epoch)));
     assert!(!segment.exists());

@@ -319,14 +319,27 @@ impl PartitionLog {
         self.state.lock().archived(offset);
     }
 
-    /// Notes that the archive ends at `offset`, before where it was taken to end: what is here from there on has to be archived
-    /// again. Tells whether there is any such.
-    pub fn retreat_archived(self: &Arc<Self>, offset: Offset) -> bool {
-        let changed = self.state.lock().unarchived_from(offset);
-        if changed {
+    /// Notes that the archive was seen to end at `end`, and was taken to end at `believed` before that. Tells whether it lacks
+    /// what was archived and is still here: that is archived again. Until an end was seen, nothing local goes because of
+    /// what is remembered.
+    pub fn archive_seen(self: &Arc<Self>, end: Offset, believed: Offset) -> bool {
+        let lacks_local = self.state.lock().archive_seen(end, believed);
+        if lacks_local {
             self.shared.note_to_archive(self);
         }
-        changed
+        lacks_local
+    }
+
+    /// How far local records may go for all that was seen of the archive, and is deleted.
+    pub fn seen_removable(&self) -> Offset {
+        let state = self.state.lock();
+        state.archive_seen_to.min(state.offsets.archived_to).max(state.offsets.log_start)
+    }
+
+    /// Whether the archive was seen to hold all that it is taken to hold.
+    pub fn is_archive_seen(&self) -> bool {
+        let state = self.state.lock();
+        state.archive_seen_to >= state.offsets.archived_to
     }
 
     /// Cuts the log at `end`, which must be a batch's beginning; records at or above are void (KIP-101). The caller must
@@ -421,15 +434,14 @@ impl PartitionLog {
     }
 
     /// Takes sealed segments that end at or below `below` out of the local log and removes their files. Only what a durable
-    /// checkpoint knows to be archived, or below the log start, can go, whatever is asked. Blocks.
+    /// checkpoint knows to be archived, and the archive was seen to hold, or below the log start, can go, whatever is asked.
+    /// Blocks.
     pub fn remove_local_below(&self, below: Offset) -> io::Result<usize> {
         let mut writer = self.writer.lock();
         self.keep_a_segment(&mut writer, below)?;
         let removed: Vec<_> = {
             let mut state = self.state.lock();
-            // A checkpoint may be of before the archive was found to end earlier.
-            let archived = state.offsets.archived_to.max(state.offsets.log_start);
-            let bound = below.min(state.removable_to).min(archived);
+            let bound = below.min(state.removable());
             let count = state.sealed().iter().take_while(|segment| segment.extent().next_offset <= bound).count();
             let removed: Vec<_> = state.segments.drain(..count).collect();
             if let Some(last) = removed.last() {
@@ -452,7 +464,7 @@ impl PartitionLog {
         let end = {
             let state = self.state.lock();
             let last = state.segments.last().filter(|_| state.active.is_none()).map(|last| last.extent().next_offset);
-            last.filter(|&end| end <= below.min(state.removable_to))
+            last.filter(|&end| end <= below.min(state.removable()))
         };
         end.map_or(Ok(()), |end| self.begin_segment(writer, end))
     }
@@ -474,7 +486,7 @@ impl PartitionLog {
         let end = {
             let state = self.state.lock();
             let damaged = state.sealed().iter().find(|segment| segment.path() == path);
-            damaged.map(|segment| segment.extent().next_offset).filter(|end| *end <= state.removable_to)
+            damaged.map(|segment| segment.extent().next_offset).filter(|end| *end <= state.removable())
         };
         let Some(end) = end else { return result };
         tracing::error!(path = %path.display(), "segment is damaged, and goes with all before it: the archive has them");

@@ -69,6 +69,8 @@ pub(super) struct State {
     pub(super) checkpointed_to: Offset,
     /// What the newest durable checkpoint vouches for: local records below it may go.
     pub(super) removable_to: Offset,
+    /// Where the archive was seen to end since the directory was opened, which it may not do where it is remembered to.
+    pub(super) archive_seen_to: Offset,
     /// Ranges whose segments were not there when the directory was opened, oldest first. The partition is out of service until
     /// the log start or the archive has passed them all.
     pub(super) missing: Vec<Missing>,
@@ -116,6 +118,7 @@ impl State {
             segments: recovered.segments,
             checkpointed_to: recovered.checkpointed_to,
             removable_to: recovered.offsets.log_start.max(recovered.offsets.archived_to),
+            archive_seen_to: Offset::ZERO,
             missing: recovered.missing,
             cut: None,
             unwritten_bytes: 0,
@@ -179,6 +182,7 @@ impl State {
 
     /// The archive holds everything below `offset`.
     pub(super) fn archived(&mut self, offset: Offset) {
+        self.archive_seen_to = self.archive_seen_to.max(offset);
         if offset <= self.offsets.archived_to {
             return;
         }
@@ -193,17 +197,27 @@ impl State {
         self.offsets.check();
     }
 
-    /// The archive ends at `offset`, before where it was taken to end: what this log has from there on is to be archived again,
-    /// and stays until it is. False when that changes nothing.
-    pub(super) fn unarchived_from(&mut self, offset: Offset) -> bool {
-        let archived_to = offset.max(self.offsets.local_log_start);
-        if archived_to >= self.offsets.archived_to {
+    /// The archive was seen to end at `end`, and was taken to end at `believed` before that. Where it ends earlier, what this
+    /// log has from there on is to be archived again, and stays until it is. Tells whether there is any such.
+    pub(super) fn archive_seen(&mut self, end: Offset, believed: Offset) -> bool {
+        if end >= believed {
+            self.archive_seen_to = self.archive_seen_to.max(end);
             return false;
         }
-        self.offsets.archived_to = archived_to;
-        self.removable_to = self.removable_to.min(archived_to.max(self.offsets.log_start));
-        self.offsets.check();
-        true
+        self.archive_seen_to = end;
+        let archived_to = end.max(self.offsets.local_log_start);
+        let lacks_local = archived_to < self.offsets.archived_to;
+        if lacks_local {
+            self.offsets.archived_to = archived_to;
+            self.offsets.check();
+        }
+        lacks_local
+    }
+
+    /// Local records below this may go: a durable checkpoint vouches for it, and they are deleted or seen in the archive.
+    pub(super) fn removable(&self) -> Offset {
+        let archived = self.archive_seen_to.min(self.offsets.archived_to);
+        self.removable_to.min(archived.max(self.offsets.log_start))
     }
 
     pub(super) fn resolve(&mut self, level: Level, reached: Offset) {
@@ -282,6 +296,7 @@ impl State {
         self.offsets = continuation.offsets();
         self.written = continuation.at;
         self.removable_to = self.removable_to.min(continuation.at);
+        self.archive_seen_to = continuation.at;
         self.cut = Some(Offset::ZERO);
         self.unwritten_bytes = 0;
         self.unwritten_since = None;

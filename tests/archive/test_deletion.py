@@ -50,6 +50,15 @@ def test_retention_by_size_removes_the_oldest_files(filled):
     assert archive(filled.store, "verify", filled.topic)[0]["ok"]
 
 
+def test_retention_reaches_what_is_not_copied_any_more(filled):
+    archived = ROUNDS * EACH
+    filled.client.alter_config(filled.topic, {"remote.log.copy.disable": "true", "segment.ms": "1"})
+    filled.client.produce(filled.topic, [Record(b"only here")])
+    filled.client.alter_config(filled.topic, {"retention.ms": "1"})
+    wait_until(lambda: log_start(filled) == (archived + 1, archived))
+    wait_until(lambda: files_left(filled) == 0)
+
+
 def test_retention_by_age_goes_on_after_a_restart_though_nothing_is_written(filled):
     filled.broker.stop()
     filled.broker.start()

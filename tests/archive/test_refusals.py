@@ -1,6 +1,7 @@
 """A broker does not start on a store that it can't trust or that is not its own, and says in one line what to do."""
 
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -88,6 +89,29 @@ def test_an_unused_bucket_gets_all_that_is_still_local_before_any_of_it_goes(ser
     assert archive(s3.FileStore(tmp_path / "other"), "verify", "moved")[0]["ok"]
     assert [record.value for record in topics.records(moved.bootstrap, "moved")] == [b"0", b"1", b"2"]
     moved.stop()
+
+
+def test_a_bucket_that_was_put_back_gets_again_what_it_lacks(serve, tmp_path):
+    store = s3.FileStore(tmp_path / "store")
+    broker = serve(store)
+    topics.create(broker.bootstrap, "twice")
+    client = LibRdKafka(broker.bootstrap)
+    values = [b"kept", b"lost", b"lost too"]
+    for number, value in enumerate(values):
+        client.produce("twice", [Record(value)])
+        flush(broker, "twice")
+        if number == 0:
+            broker.stop()
+            shutil.copytree(tmp_path / "store", tmp_path / "before")
+            broker.start()
+    broker.stop()
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "before").rename(tmp_path / "store")
+    broker.start()
+    wait_until(lambda: archive(store, "ls", "twice")[0]["next_offset"] == len(values))
+    client.alter_config("twice", {"local.retention.ms": "1"})
+    wait_until(lambda: topics.offset(broker.bootstrap, "twice", 0, topics.EARLIEST_LOCAL) == len(values))
+    assert [record.value for record in topics.records(broker.bootstrap, "twice")] == values
 
 
 def test_a_store_that_ignores_conditions_is_refused(tmp_path):

@@ -62,7 +62,7 @@ use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
 use crate::telemetry::{MemoryPool, MemoryShare, Metrics};
 use crate::types::{
-    BrokerIncarnationId, ClusterId, Incarnation, LeaderEpoch, Monotonic, NodeId, Offset, PartitionIndex, TopicPartition,
+    BrokerIncarnationId, ClusterId, Incarnation, LeaderEpoch, Monotonic, NodeId, PartitionIndex, TopicPartition,
 };
 
 /// Lanes that do the file work of a `file://` store.
@@ -135,8 +135,6 @@ struct Progress {
 struct Attempts {
     /// The epoch in which the head was taken over.
     owned_in: Option<LeaderEpoch>,
-    /// Where the archive was seen to end.
-    seen_to: Offset,
     failures: u32,
     not_before: Monotonic,
 }
@@ -278,11 +276,14 @@ impl Archiver {
     /// archive reaches.
     async fn own(&self, leader: &Leader, archive: &PartitionArchive) -> Result<Arc<Head>, HeadError> {
         let log = leader.partition.log();
-        let id = log.partition();
+        let (id, believed) = (log.partition(), log.offsets().archived_to);
         let owned_in = self.attempts.lock().get(&id).and_then(|attempts| attempts.owned_in);
         let head = match archive.head().filter(|_| owned_in == Some(leader.epoch)) {
             Some(head) => head,
             None => {
+                if archive.head().is_none() && archive.refresh().await?.is_none() {
+                    self.note_end(log, None, believed).await?;
+                }
                 if let Some(topic) = self.image().topic(id.topic_id) {
                     self.bucket.describe_topic(&self.description(topic)).await?;
                 }
@@ -299,7 +300,7 @@ impl Archiver {
             let key = archive.keys().head();
             return Err(HeadError::Contradicted { key, next_offset: head.next_offset, log_end: offsets.log_end });
         }
-        self.reconcile(log, archive, &head).await?;
+        self.reconcile(log, archive, &head, believed).await?;
         Ok(head)
     }
 }

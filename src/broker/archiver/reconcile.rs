@@ -12,12 +12,12 @@
 
 use std::sync::Arc;
 
-use super::{Archiver, Attempts};
+use super::Archiver;
+use crate::archive::bucket::LocalData;
 use crate::archive::chunk_cache::FetchCompression;
 use crate::archive::manifest::Head;
 use crate::archive::partition::{HeadError, PartitionArchive};
 use crate::archive::remote_reader::ReadRequest;
-
 use crate::log::{PartitionLog, Segment};
 use crate::record::{Batch, BatchHeader, Batches, Compression, MAX_DECOMPRESSED_BYTES, RecordError};
 use crate::types::Offset;
@@ -28,17 +28,18 @@ const STEP_BYTES: usize = 1 << 20;
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl Archiver {
-    /// Tells the log how far it is archived, once the archive is known to hold the same as the log.
+    /// Tells the log how far it is archived, once the archive is known to hold the same as the log. `believed` is where the
+    /// archive was taken to end before its head was read.
     pub(super) async fn reconcile(
         &self,
         log: &Arc<PartitionLog>,
         archive: &PartitionArchive,
         head: &Head,
+        believed: Offset,
     ) -> Result<(), HeadError> {
         let offsets = log.offsets();
         if head.next_offset <= offsets.archived_to {
-            retreat(log, head.next_offset);
-            return Ok(());
+            return self.note_end(log, Some(head), believed).await;
         }
         let diverged = |offset| HeadError::Diverged { key: archive.keys().head(), offset };
         if head.next_offset > offsets.log_end {
@@ -71,29 +72,23 @@ impl Archiver {
         Ok(())
     }
 
-    /// Whether a head that this process has seen holds everything below `below`, whatever the log remembers.
-    pub(super) async fn confirms(&self, log: &Arc<PartitionLog>, below: Offset) -> Result<bool, HeadError> {
-        let id = log.partition();
-        let seen = |attempts: &Attempts| attempts.seen_to >= below;
-        if self.attempts.lock().get(&id).is_some_and(seen) {
-            return Ok(true);
+    /// Tells the log where the archive was seen to end, `believed` being where it was taken to end before that.
+    pub(super) async fn note_end(
+        &self,
+        log: &Arc<PartitionLog>,
+        head: Option<&Head>,
+        believed: Offset,
+    ) -> Result<(), HeadError> {
+        if head.is_none() && believed > log.offsets().log_start {
+            // A bucket of which nothing is there, as when it is not mounted, is none to archive into again.
+            self.bucket.claim(LocalData::Recent, self.owner.incarnation).await?;
         }
-        let Some(archive) = self.partition(id) else { return Ok(false) };
-        let archive_end = archive.refresh().await?.map_or(Offset::ZERO, |head| head.next_offset);
-        self.attempts.lock().entry(id).or_default().seen_to = archive_end;
-        if archive_end < below {
-            retreat(log, archive_end);
+        let archive_end = head.map_or(Offset::ZERO, |head| head.next_offset);
+        if log.archive_seen(archive_end, believed) {
+            let partition = log.partition();
+            tracing::error!(%partition, %archive_end, %believed, "the archive lacks what was archived: it is archived again");
         }
-        Ok(archive_end >= below)
-    }
-}
-
-/// Has a log archive again what the archive turned out to lack.
-fn retreat(log: &Arc<PartitionLog>, archive_end: Offset) {
-    let remembered = log.offsets().archived_to;
-    if log.retreat_archived(archive_end) {
-        let partition = log.partition();
-        tracing::error!(%partition, %archive_end, %remembered, "the archive lacks what was archived: it is archived again");
+        Ok(())
     }
 }
 

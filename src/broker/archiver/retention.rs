@@ -157,6 +157,7 @@ impl Broker {
             }
         }
         for (held, below) in held.iter().zip(removable) {
+            let below = below.min(held.log().seen_removable());
             // Not by the start of the local log: that one moves with the log start, before any file goes.
             if held.log().has_sealed_below(below) {
                 held.remove_local(archiver, below).await;
@@ -216,9 +217,9 @@ impl Held {
         self.leader.partition.directory()
     }
 
-    /// Its local segments that the archive has.
+    /// Its local segments that the archive was seen to have.
     fn archived(&self) -> impl Iterator<Item = &SealedSegment> {
-        let archived_to = self.view.archived_to.unwrap_or(Offset::ZERO);
+        let archived_to = self.view.archived_to.map_or(Offset::ZERO, |_| self.log().seen_removable());
         self.view.sealed.iter().filter(move |segment| segment.next <= archived_to)
     }
 
@@ -242,22 +243,30 @@ impl Held {
             return self.view.log_start_offset;
         }
         if !self.config.remote_storage_enable {
-            return if expires { self.retain_locally(now) } else { self.view.log_start_offset };
+            return if expires { self.retain_locally(now, Offset::ZERO) } else { self.view.log_start_offset };
         }
         let retention_ms = self.config.local_retention_ms.and_then(|ms| u64::try_from(ms).ok());
         let keep = LocalRetention { retention_ms, retention_bytes: self.config.local_retention_bytes };
         let by_retention = planner::local_retention(&self.view, keep, now, self.view.archived_to.is_some());
-        by_retention.max(self.view.log_start_offset)
+        let mut start = by_retention.max(self.view.log_start_offset);
+        if self.config.remote_log_copy_disable && expires {
+            // What will not be archived any more goes as without an archive, after what was.
+            start = start.max(self.retain_locally(now, self.view.archived_to.unwrap_or(Offset::ZERO)));
+        }
+        start
     }
 
     /// Without an archive the local log is all there is: what retention passes is gone, and so is what only an archive has
-    /// that was given up (`remote.log.delete.on.disable`).
-    fn retain_locally(&self, now: Timestamp) -> Offset {
+    /// that was given up (`remote.log.delete.on.disable`). Does nothing unless that is beyond what is archived, `archived_to`.
+    fn retain_locally(&self, now: Timestamp, archived_to: Offset) -> Offset {
         let retention_ms = self.config.retention_ms.and_then(|ms| u64::try_from(ms).ok());
         let keep = LocalRetention { retention_ms, retention_bytes: self.config.retention_bytes };
         let mut start = planner::retention_without_archive(&self.view, keep, now);
         if self.config.gives_up_archive() {
             start = start.max(self.view.local_log_start_offset);
+        }
+        if start <= archived_to {
+            return self.view.log_start_offset;
         }
         if start > self.view.log_start_offset
             && let Err(error) = self.log().advance_log_start(start)
@@ -269,17 +278,6 @@ impl Held {
 
     async fn remove_local(&self, archiver: &Archiver, below: Offset) {
         let log = Arc::clone(self.log());
-        if self.view.archived_to.is_some() && below > log.offsets().log_start {
-            match archiver.confirms(&log, below).await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    let partition = log.partition();
-                    tracing::warn!(%error, %partition, "local segments stay until the archive confirms to hold them");
-                    return;
-                }
-            }
-        }
         match archiver.workers.run(move || log.remove_local_below(below)).await {
             Ok(removed) => {
                 archiver.metrics.log.deleted_segments.inc_by(removed as u64);
@@ -312,9 +310,14 @@ impl Archiver {
         }
         let (grace, unarchived) = (self.settings.deletion_grace, held.view.unarchived_bytes());
         let log_start = held.log().offsets().log_start;
-        let upkeep = match archive.upkeep() {
+        let (log, believed) = (held.log(), held.log().offsets().archived_to);
+        let upkeep = match archive.upkeep().filter(|_| log.is_archive_seen()) {
             Some(upkeep) => Some(upkeep),
-            None => archive.refresh().await?.map(|head| head.upkeep()),
+            None => {
+                let head = archive.refresh().await?;
+                self.note_end(log, head.as_deref(), believed).await?;
+                head.map(|head| head.upkeep())
+            }
         };
         if !upkeep.is_some_and(|upkeep| upkeep.is_due(keep, unarchived, log_start, now)) {
             return Ok(());

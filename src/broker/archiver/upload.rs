@@ -141,6 +141,16 @@ enum Failure {
     /// The upload failed.
     #[error(transparent)]
     Upload(#[from] UploadError),
+    /// The bucket was put back to a state before what only it had.
+    #[error(
+        "neither the archive nor the local log has the records from {from} to {to}: bring the bucket's later state back, or delete the records before {to}"
+    )]
+    Lost {
+        /// The first that is missing.
+        from: Offset,
+        /// The next that is there.
+        to: Offset,
+    },
     /// Our own mistake, of which the panic hook has said where.
     #[error("archiving it panicked")]
     Panicked,
@@ -150,7 +160,7 @@ impl Failure {
     const fn is_fenced(&self) -> bool {
         match self {
             Self::Head(error) | Self::Upload(UploadError::Head(error)) => error.is_fenced(),
-            Self::Announcement(_) | Self::Upload(_) | Self::Panicked => false,
+            Self::Announcement(_) | Self::Upload(_) | Self::Lost { .. } | Self::Panicked => false,
         }
     }
 }
@@ -271,6 +281,10 @@ impl Archiver {
             archive.advance_log_start(writer, log_start, self.settings.deletion_grace).await?;
         }
         let base = segment.base_offset().max(head.next_offset);
+        let from = head.next_offset.max(head.log_start_offset).max(log_start);
+        if base > from {
+            return Err(Failure::Lost { from, to: base });
+        }
         let producers = self.producers_at(leader, &archive, &head, base).await?;
         let plan = UploadPlan { writer, base, next: extent.next_offset, aborted: Vec::new(), producers };
         let source = Arc::clone(segment);

@@ -74,9 +74,7 @@ impl Planted {
     pub(super) fn touch(self, log: &PartitionLog) {
         if self == Self::LocalGoesUnarchived {
             let offsets = log.offsets();
-            let synced = offsets.recovery_point.min(offsets.last_stable);
-            log.advance_archived(synced);
-            log.remove_local_below(synced).unwrap();
+            log.advance_archived(offsets.recovery_point.min(offsets.last_stable));
         }
     }
 }

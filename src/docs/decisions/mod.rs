@@ -7,6 +7,7 @@
 #![doc = include_str!("0005-checkpoints-that-are-worth-it.md")]
 #![doc = include_str!("0006-a-lost-checkpoint-is-rebuilt.md")]
 #![doc = include_str!("0007-readers-of-segments-read-ahead.md")]
+#![doc = include_str!("0008-pieces-of-a-segment-are-read-exactly.md")]
 #![doc = include_str!("0010-the-head-is-the-commit-point.md")]
 #![doc = include_str!("0011-parquet-rows-give-back-batches.md")]
 #![doc = include_str!("0012-chunks-are-the-unit-of-reading.md")]

@@ -76,6 +76,15 @@ impl SegmentIndex {
         self.entries.get(after.saturating_sub(1)).map(|entry| u64::from(entry.position))
     }
 
+    /// Where batches end that begin at `position`, an entry's, and are no more than `most_bytes`; `None` when that is within one
+    /// entry, or beyond the last.
+    pub fn end_of_batches(&self, position: u64, most_bytes: usize) -> Option<u64> {
+        let most = position.saturating_add(most_bytes as u64);
+        let after = self.entries.partition_point(|entry| u64::from(entry.position) <= most);
+        let end = self.entries[..after].last().map(|entry| u64::from(entry.position))?;
+        (after < self.entries.len() && end > position).then_some(end)
+    }
+
     /// A position at or before the first batch whose largest timestamp is at least `timestamp`; `None` when no batch is.
     pub fn position_of_timestamp(&self, timestamp: Timestamp) -> Option<u64> {
         if self.max_timestamp < timestamp {

@@ -15,6 +15,7 @@ mod scan;
 mod writer;
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -299,32 +300,34 @@ impl Segment {
 
     /// Like [`Self::scan`], reading about `chunk_bytes` at a time, for a caller that wants no more than that.
     fn scan_by(&self, position: u64, bound: Offset, chunk_bytes: usize) -> Result<BatchScan, ReadError> {
-        let end = self.extent().file_bytes;
-        BatchScan::open(&*self.disk, self.path.clone(), position..end, bound, chunk_bytes)
-            .map_err(|error| self.io_error(error))
+        self.scan_range(position..self.extent().file_bytes, bound, chunk_bytes)
+    }
+
+    fn scan_range(&self, range: Range<u64>, bound: Offset, chunk_bytes: usize) -> Result<BatchScan, ReadError> {
+        BatchScan::open(&*self.disk, self.path.clone(), range, bound, chunk_bytes).map_err(|error| self.io_error(error))
     }
 
     /// Reads whole batches from the one that holds `from` up to `bound`, at most `max_bytes` of them but at least one. Offsets
     /// are dense: a batch that does not continue the one before is damage, and nothing is passed over in silence.
     pub fn read(&self, from: Offset, bound: Offset, max_bytes: usize) -> Result<Vec<Bytes>, ReadError> {
         let extent = self.extent();
-        let position = self.with_index(|index| index.position_of_offset(from))?.unwrap_or(SEGMENT_HEADER_BYTES);
-        let scan = self.scan_by(position, bound, max_bytes)?;
+        let (position, end) = self.with_index(|index| {
+            let position = index.position_of_offset(from).unwrap_or(SEGMENT_HEADER_BYTES);
+            (position, index.end_of_batches(position, max_bytes))
+        })?;
+        // What the index knows to be whole batches is read at once, and nothing after it.
+        let range = position..end.map_or(extent.file_bytes, |end| end.min(extent.file_bytes));
+        let scan = self.scan_range(range, bound, max_bytes)?.limited(from, max_bytes);
         let mut taken: Vec<Bytes> = Vec::new();
-        let mut bytes = 0;
         let mut next = from;
         for scanned in scan {
-            if scanned.as_ref().is_ok_and(|scanned| scanned.batch.header().next_offset() <= from) {
-                continue;
-            }
             match scanned.and_then(|scanned| self.verified(scanned, next, taken.is_empty())) {
-                Ok(batch) if taken.is_empty() || bytes + batch.bytes().len() <= max_bytes => {
+                Ok(batch) => {
                     next = batch.header().next_offset();
-                    bytes += batch.bytes().len();
                     taken.push(batch.bytes().clone());
                 }
                 Err(error) if taken.is_empty() => return Err(error),
-                Ok(_) | Err(_) => break,
+                Err(_) => break,
             }
         }
         if taken.is_empty() && from < extent.next_offset && extent.next_offset <= bound {

@@ -2,8 +2,8 @@
 //!
 //! Segments are read past the page cache, so nobody else reads ahead. A reader shows itself by asking for what follows on an
 //! earlier read; only then is the piece after that one read too, into a share of memory of its own. Nothing depends on it:
-//! a piece that was given up, failed or does not fit its answer is read again by who wants it. Called by `fetch`; all of it is
-//! memory, which a crash loses without a trace.
+//! a piece that was given up or failed is read again by who wants it, and so is one that found too little room in two answers.
+//! Called by `fetch`; all of it is memory, which a crash loses without a trace.
 
 use std::collections::VecDeque;
 

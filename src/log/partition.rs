@@ -330,10 +330,9 @@ impl PartitionLog {
         lacks_local
     }
 
-    /// How far local records may go for all that was seen of the archive, and is deleted.
-    pub fn seen_removable(&self) -> Offset {
-        let state = self.state.lock();
-        state.archive_seen_to.min(state.offsets.archived_to).max(state.offsets.log_start)
+    /// Local records below this are deleted, or were seen in the archive: they go once a checkpoint knows.
+    pub fn dispensable(&self) -> Offset {
+        self.state.lock().dispensable()
     }
 
     /// Whether the archive was seen to hold all that it is taken to hold.

@@ -214,10 +214,14 @@ impl State {
         lacks_local
     }
 
-    /// Local records below this may go: a durable checkpoint vouches for it, and they are deleted or seen in the archive.
+    /// Local records below this are deleted, or were seen in the archive.
+    pub(super) fn dispensable(&self) -> Offset {
+        self.archive_seen_to.min(self.offsets.archived_to).max(self.offsets.log_start)
+    }
+
+    /// Local records below this may go: a durable checkpoint vouches for that, too.
     pub(super) fn removable(&self) -> Offset {
-        let archived = self.archive_seen_to.min(self.offsets.archived_to);
-        self.removable_to.min(archived.max(self.offsets.log_start))
+        self.removable_to.min(self.dispensable())
     }
 
     pub(super) fn resolve(&mut self, level: Level, reached: Offset) {
@@ -296,7 +300,6 @@ impl State {
         self.offsets = continuation.offsets();
         self.written = continuation.at;
         self.removable_to = self.removable_to.min(continuation.at);
-        self.archive_seen_to = continuation.at;
         self.cut = Some(Offset::ZERO);
         self.unwritten_bytes = 0;
         self.unwritten_since = None;

@@ -91,27 +91,74 @@ def test_an_unused_bucket_gets_all_that_is_still_local_before_any_of_it_goes(ser
     moved.stop()
 
 
-def test_a_bucket_that_was_put_back_gets_again_what_it_lacks(serve, tmp_path):
-    store = s3.FileStore(tmp_path / "store")
+@pytest.fixture
+def put_back(serve, tmp_path):
+    """A broker whose store was put back to where it had the first of three records; told whether the local log keeps them."""
+
+    def begin(stays_local):
+        store = s3.FileStore(tmp_path / "store")
+        broker = serve(store)
+        topics.create(broker.bootstrap, "twice", 1, {} if stays_local else {"local.retention.ms": "1"})
+        client = LibRdKafka(broker.bootstrap)
+        for number in range(3):
+            client.produce("twice", [Record(b"%d" % number)])
+            flush(broker, "twice")
+            if number == 0:
+                broker.stop()
+                shutil.copytree(tmp_path / "store", tmp_path / "before")
+                broker.start()
+        wait_until(lambda: stays_local or local_start(broker) == 3)
+        broker.stop()
+        shutil.rmtree(tmp_path / "store")
+        (tmp_path / "before").rename(tmp_path / "store")
+        broker.start()
+        return broker, store, client
+
+    return begin
+
+
+def local_start(broker):
+    return topics.offset(broker.bootstrap, "twice", 0, topics.EARLIEST_LOCAL)
+
+
+def test_a_bucket_that_was_put_back_gets_again_what_it_lacks(put_back):
+    broker, store, client = put_back(stays_local=True)
+    wait_until(lambda: archive(store, "ls", "twice")[0]["next_offset"] == 3)
+    client.alter_config("twice", {"local.retention.ms": "1"})
+    wait_until(lambda: local_start(broker) == 3)
+    assert [record.value for record in topics.records(broker.bootstrap, "twice")] == [b"0", b"1", b"2"]
+
+
+def test_what_no_tier_has_any_more_is_told_and_can_be_given_up(put_back):
+    broker, store, client = put_back(stays_local=False)
+    client.produce("twice", [Record(b"3")])
+    client.alter_config("twice", {"segment.ms": "1"})
+    wait_until(lambda: "neither the archive nor the local log has the records from 1 to 3" in broker.tail())
+    assert archive(store, "ls", "twice")[0]["next_offset"] == 1
+    client.delete_records("twice", 0, 3)
+    flush(broker, "twice")
+    assert archive(store, "verify", "twice")[0]["ok"]
+    wait_until(lambda: local_start(broker) == 4)
+    assert [record.value for record in topics.records(broker.bootstrap, "twice", start=3)] == [b"3"]
+
+
+def test_a_store_that_is_not_mounted_is_none_to_archive_into_anew(serve, tmp_path):
+    store, elsewhere = s3.FileStore(tmp_path / "store"), tmp_path / "unmounted"
     broker = serve(store)
     topics.create(broker.bootstrap, "twice")
     client = LibRdKafka(broker.bootstrap)
-    values = [b"kept", b"lost", b"lost too"]
-    for number, value in enumerate(values):
-        client.produce("twice", [Record(value)])
-        flush(broker, "twice")
-        if number == 0:
-            broker.stop()
-            shutil.copytree(tmp_path / "store", tmp_path / "before")
-            broker.start()
-    broker.stop()
+    client.produce("twice", [Record(b"0")])
+    flush(broker, "twice")
+    (tmp_path / "store").rename(elsewhere)
+    (tmp_path / "store").mkdir()
+    client.produce("twice", [Record(b"1")])
+    client.alter_config("twice", {"segment.ms": "1"})
+    wait_until(lambda: "segment was not archived" in broker.tail())
+    assert not list((tmp_path / "store").rglob("*.json"))
     shutil.rmtree(tmp_path / "store")
-    (tmp_path / "before").rename(tmp_path / "store")
-    broker.start()
-    wait_until(lambda: archive(store, "ls", "twice")[0]["next_offset"] == len(values))
-    client.alter_config("twice", {"local.retention.ms": "1"})
-    wait_until(lambda: topics.offset(broker.bootstrap, "twice", 0, topics.EARLIEST_LOCAL) == len(values))
-    assert [record.value for record in topics.records(broker.bootstrap, "twice")] == values
+    elsewhere.rename(tmp_path / "store")
+    wait_until(lambda: archive(store, "ls", "twice")[0]["next_offset"] == 2)
+    assert archive(store, "verify", "twice")[0]["ok"]
 
 
 def test_a_store_that_ignores_conditions_is_refused(tmp_path):

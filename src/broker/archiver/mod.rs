@@ -281,7 +281,8 @@ impl Archiver {
         let head = match archive.head().filter(|_| owned_in == Some(leader.epoch)) {
             Some(head) => head,
             None => {
-                if archive.head().is_none() && archive.refresh().await?.is_none() {
+                let is_archived = believed > log.offsets().log_start;
+                if is_archived && archive.head().is_none() && archive.refresh().await?.is_none() {
                     self.note_end(log, None, believed).await?;
                 }
                 if let Some(topic) = self.image().topic(id.topic_id) {

@@ -4,8 +4,8 @@
 //! sealed early, to be archived and go.
 //!
 //! A log start moves in the log first, where it is durable before anything follows; then in the head; objects go after
-//! their grace. Local files go only below what the newest checkpoint vouches for (see [`PartitionLog::remove_local_below`]), and
-//! what only the archive keeps goes once a head was seen that holds it.
+//! their grace. Local files go only below what the newest checkpoint vouches for and this process has seen the archive hold (see
+//! [`PartitionLog::remove_local_below`]): the first pass of the loop that retains looks at each head.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,7 +157,7 @@ impl Broker {
             }
         }
         for (held, below) in held.iter().zip(removable) {
-            let below = below.min(held.log().seen_removable());
+            let below = below.min(held.log().dispensable());
             // Not by the start of the local log: that one moves with the log start, before any file goes.
             if held.log().has_sealed_below(below) {
                 held.remove_local(archiver, below).await;
@@ -219,7 +219,7 @@ impl Held {
 
     /// Its local segments that the archive was seen to have.
     fn archived(&self) -> impl Iterator<Item = &SealedSegment> {
-        let archived_to = self.view.archived_to.map_or(Offset::ZERO, |_| self.log().seen_removable());
+        let archived_to = self.view.archived_to.map_or(Offset::ZERO, |_| self.log().dispensable());
         self.view.sealed.iter().filter(move |segment| segment.next <= archived_to)
     }
 

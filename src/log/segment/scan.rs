@@ -121,10 +121,8 @@ impl BatchScan {
 
     fn take(&mut self) -> Result<Option<Scanned>, ReadError> {
         loop {
-            if self.position >= self.end || self.reached >= self.bound {
-                return Ok(None);
-            }
-            if !self.wanted.takes(HEADER_BYTES, self.buffer.len()) {
+            let ended = self.position >= self.end || self.reached >= self.bound;
+            if ended || !self.wanted.takes(HEADER_BYTES, self.buffer.len()) {
                 return Ok(None);
             }
             self.fill(HEADER_BYTES)?;

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use super::continuation::Continuation;
 use super::directory::Shared;
 use super::epoch_cache::EpochCache;
-use super::error::{AppendError, ReadError};
+use super::error::{AppendError, Missing, ReadError};
 use super::journal::{Client, Completed, Durability, Mark, Write};
 use super::offsets::Offsets;
 use super::producer_state::{ProducerState, Verdict};
@@ -100,6 +100,11 @@ impl PartitionLog {
     /// All significant offsets, read together.
     pub fn offsets(&self) -> Offsets {
         self.state.lock().offsets
+    }
+
+    /// What should be on the disk and is not, in order of offsets.
+    pub fn missing(&self) -> Vec<Missing> {
+        self.state.lock().missing.clone()
     }
 
     /// The leader epochs known here, oldest first.

@@ -4,7 +4,8 @@
 //! another process archives in this one's place: one on a copy of the data directory, or on an older state of it that was
 //! put back. Fences can't always tell, as two copies begin the same leader epoch. Were the other's records taken for the
 //! log's own, those would leave the disk unarchived: so both are compared, once for each such stretch. It is read from the
-//! bucket for that, which happens rarely and for little more than was archived since the last checkpoint.
+//! bucket for that, which happens rarely and for little more than was archived since the last checkpoint. What the disk has
+//! lost in between is taken from the archive: there is nothing else to go by.
 //!
 //! The archive may also lack what a log remembers to have archived: the bucket is another one now, or was put back to an
 //! earlier state, or was this process's predecessor's memory. What is still here is archived again then. So that it is
@@ -50,17 +51,27 @@ impl Archiver {
             return Ok(());
         }
         let mut offset = offsets.archived_to.max(offsets.local_log_start).max(head.log_start_offset);
-        let segments: Arc<[Arc<Segment>]> = log.segments().into();
+        let (segments, missing): (Arc<[Arc<Segment>]>, _) = (log.segments().into(), log.missing());
         let not_compared = |cause| HeadError::NotCompared { key: archive.keys().head(), cause };
         while offset < head.next_offset {
+            let next_missing = missing.iter().find(|missing| missing.to > offset);
+            if let Some(missing) = next_missing.filter(|missing| missing.from <= offset) {
+                offset = missing.to;
+                continue;
+            }
+            let bound = next_missing.map_or(head.next_offset, |missing| missing.from);
             let request = ReadRequest { offset, committed_only: false, compression: FetchCompression::None };
             let archived = self.reader.fetch(archive, head, request).await;
             let archived = archived.map_err(|error| not_compared(error.into()))?;
             let segments = Arc::clone(&segments);
             let compare = move || {
                 let stretch = archived.read(STEP_BYTES)?;
-                let batches = stretch.pieces.into_iter().flat_map(Batches::new).collect::<Result<Vec<_>, _>>()?;
-                Ok((stretch.next, is_same(&batches, &read(&segments, offset, stretch.next)?)?))
+                let next = stretch.next.min(bound);
+                let is_before =
+                    |batch: &Result<Batch, _>| !matches!(batch, Ok(batch) if batch.header().base_offset >= next);
+                let batches = stretch.pieces.into_iter().flat_map(Batches::new).take_while(is_before);
+                let batches = batches.collect::<Result<Vec<_>, _>>()?;
+                Ok((next, is_same(&batches, &read(&segments, offset, next)?)?))
             };
             let (next, same) = self.workers.run(compare).await.map_err(not_compared)?;
             if !same {

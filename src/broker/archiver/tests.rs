@@ -655,3 +655,32 @@ async fn a_topic_whose_copying_is_disabled_is_archived_once_that_ends() {
     drop(log);
     broker.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_that_the_disk_lost_and_the_log_does_not_know_to_be_archived_is_read_from_the_archive() {
+    let home = Home::new();
+    let configs = [("remote.log.copy.disable", "true"), ("internal.segment.bytes", "4000")];
+    let (broker, index) = home.begin_with(&configs).await;
+    let mut expected = produce_all(&broker, index, 0..6, &"long ".repeat(700)).await;
+    broker.shutdown().await;
+    copy(&home.path("second"), &home.path("before"));
+    let broker = home.open().await;
+    let edit = ConfigEdit::Operations(vec![("remote.log.copy.disable".to_owned(), ConfigOperation::Delete)]);
+    broker.alter_configs(&ConfigResource::Topic(TOPIC.to_owned()), &edit, false).await.unwrap();
+    archive(&broker, index).await;
+    broker.shutdown().await;
+
+    // A segment of a log that does not remember to be archived.
+    std::fs::remove_dir_all(home.path("second")).unwrap();
+    std::fs::rename(home.path("before"), home.path("second")).unwrap();
+    let is_third = |path: &PathBuf| path.to_string_lossy().ends_with("00000000000000000002.segment");
+    let lost: Vec<_> = objects(&home.path("second")).into_iter().filter(is_third).collect();
+    assert_eq!(lost.len(), 1);
+    std::fs::remove_file(&lost[0]).unwrap();
+    let broker = home.open().await;
+    assert_eq!(archive(&broker, index).await, Offset(6));
+    assert_eq!(read_all(&broker, index).await, expected);
+    expected.extend(produce_all(&broker, index, 6..8, "after").await);
+    assert_eq!(read_all(&broker, index).await, expected);
+    broker.shutdown().await;
+}

@@ -39,20 +39,6 @@ impl PartitionView {
         let archived_to = self.archived_to.unwrap_or(Offset::ZERO);
         self.sealed.iter().filter(|segment| segment.next > archived_to).map(|segment| segment.bytes).sum()
     }
-
-    /// The oldest largest timestamp that is sealed and not archived, for the archive's lag.
-    pub fn oldest_unarchived(&self) -> Option<Timestamp> {
-        self.next_upload().map(|upload| upload.max_timestamp)
-    }
-
-    /// The next run to archive: the rest of the first sealed segment that is not archived whole. Segments below the log
-    /// start are passed over, since nobody may read them.
-    pub fn next_upload(&self) -> Option<SealedSegment> {
-        let archived_to = self.archived_to?;
-        let wanted = |segment: &&SealedSegment| segment.next > archived_to && segment.next > self.log_start_offset;
-        let segment = self.sealed.iter().find(wanted)?;
-        (segment.next <= self.archivable_to).then(|| SealedSegment { base: segment.base.max(archived_to), ..*segment })
-    }
 }
 
 /// The index of the candidate to serve next, each given by its oldest unarchived timestamp and its unarchived bytes. Twice
@@ -207,17 +193,6 @@ mod tests {
             archivable_to: Offset(25),
             archived_to: Some(Offset(archived_to)),
         }
-    }
-
-    #[test]
-    fn only_decided_and_synced_segments_are_archived_in_order() {
-        assert_eq!(view(0).next_upload(), Some(sealed(0, 10)));
-        assert_eq!(view(5).next_upload().unwrap().base, Offset(5));
-        assert_eq!(view(10).next_upload(), Some(sealed(10, 20)));
-        assert_eq!(view(20).next_upload(), None, "the third segment is not decided yet");
-        assert_eq!(PartitionView { archived_to: None, ..view(0) }.next_upload(), None);
-        let deleted = PartitionView { log_start_offset: Offset(15), ..view(0) };
-        assert_eq!(deleted.next_upload(), Some(sealed(10, 20)));
     }
 
     #[test]

@@ -270,9 +270,6 @@ async fn timestamps_and_epochs_are_found_in_the_archive() {
         let found = broker.reader.offset_for_timestamp(&broker.partition, &head, timestamp).await.unwrap();
         assert_eq!(found, expected, "{timestamp}");
     }
-    let second_epoch = log.iter().find(|batch| batch.header().leader_epoch == LeaderEpoch(1)).unwrap();
-    assert_eq!(head.epoch_end_offset(LeaderEpoch(0)), Some((LeaderEpoch(0), second_epoch.header().base_offset)));
-    assert_eq!(head.epoch_end_offset(LeaderEpoch(5)), Some((LeaderEpoch(5), end(&log))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

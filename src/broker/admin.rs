@@ -60,6 +60,12 @@ pub enum AdminError {
         /// Partitions asked for.
         requested: i32,
     },
+    /// The topic is one of the broker's own: which of its partitions a group belongs to follows from their number.
+    #[error("the topic is internal, and keeps its {existing} partition(s)")]
+    FixedPartitions {
+        /// Partitions now.
+        existing: i32,
+    },
     /// The broker would hold more partitions than it may.
     #[error("the broker would hold more partitions than it may requested={requested} limit={limit}")]
     TooManyPartitions {
@@ -273,6 +279,9 @@ impl Broker {
         let image = self.image();
         let topic = image.topic_named(name).ok_or(AdminError::UnknownTopic)?;
         let existing = topic.partition_count();
+        if topic.internal {
+            return Err(AdminError::FixedPartitions { existing });
+        }
         if count <= existing {
             return Err(AdminError::NotMorePartitions { existing, requested: count });
         }

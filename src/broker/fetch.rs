@@ -82,6 +82,10 @@ const fn answer_share(free_bytes: usize) -> usize {
     if share > LEAST_ANSWER_BYTES { share } else { LEAST_ANSWER_BYTES }
 }
 
+fn bytes_of(batches: &[Bytes]) -> usize {
+    batches.iter().map(Bytes::len).sum()
+}
+
 /// An answer of so many bytes is worth waiting for.
 const LEAST_ANSWER_BYTES: usize = 64 << 10;
 
@@ -316,11 +320,14 @@ impl Broker {
         };
         let batches = Budget { left: limit, untouched: may_exceed }.admit(batches, limit);
         if let Some(last) = batches.last() {
+            // Of batches that are larger than the reader's pieces, the next one is about as large as this one.
+            let room = if bytes_of(&batches) <= limit { limit } else { 2 * bytes_of(&batches) };
             place.offset = BatchHeader::read(last).expect("was read from a segment as a batch").next_offset();
             let bound = place.isolation.bound(&log.offsets());
             match log.read(place.offset, bound, limit) {
                 Ok(ReadPlan::Disk(read)) if reads_on => {
-                    self.read_ahead.begin(place, limit, &self.readers, move || read.execute());
+                    let within = move |ahead: Vec<Bytes>| if bytes_of(&ahead) <= room { ahead } else { Vec::new() };
+                    self.read_ahead.begin(place, room, &self.readers, move || read.execute().map(within));
                 }
                 Ok(ReadPlan::Disk(_)) => self.read_ahead.expect(place),
                 // Memory and the archive's own cache need no reading ahead; what can't be read is told to who asks for it.
@@ -333,8 +340,7 @@ impl Broker {
     fn count(&self, records: &Result<Vec<Bytes>, PartitionError>, source: FetchSource) {
         let Ok(batches) = records else { return };
         if !batches.is_empty() {
-            let bytes: usize = batches.iter().map(Bytes::len).sum();
-            self.metrics.fetch.bytes.of(source).inc_by(bytes as u64);
+            self.metrics.fetch.bytes.of(source).inc_by(bytes_of(batches) as u64);
             self.metrics.fetch.batches.inc_by(batches.len() as u64);
         }
     }
@@ -344,7 +350,7 @@ impl Round {
     /// Most bytes that the answer will have, but for batches that are larger than their limit.
     fn planned_bytes(&self) -> usize {
         let bytes = |plan: &Plan| match plan {
-            Plan::Ready(batches) => batches.iter().map(Bytes::len).sum(),
+            Plan::Ready(batches) => bytes_of(batches),
             Plan::Disk(FromDisk { limit, .. }) | Plan::Archived { limit, .. } => *limit,
             Plan::Failed(_) | Plan::NoRoom | Plan::Cold(_) => 0,
         };

@@ -94,8 +94,6 @@ pub struct Broker {
     /// Notified when a newer image has been applied.
     image_applied: Notify,
     background: Mutex<Vec<JoinHandle<()>>>,
-    /// A background task panicked.
-    broken: Arc<Notify>,
     _metadata_lock: Box<dyn DirectoryLock>,
 }
 

@@ -217,7 +217,7 @@ impl Partitions {
         let directory =
             self.directories.iter().find(|directory| directory.identity().directory_id == replica.directory);
         let directory = directory.ok_or(PartitionError::NotLeader { leader: None })?;
-        let topic = self.local_topic(&image, topic);
+        let topic = self.local_topic(topic);
         let rules = topic.rules();
         let log = directory.log_or_create(id, rules.log);
         let was_archived = image.archive_mark(id).is_some() && !rules.config.gives_up_archive();
@@ -261,10 +261,13 @@ impl Partitions {
         behind.settled.insert(id);
     }
 
-    fn local_topic(&self, image: &Image, topic: &Topic) -> Arc<LocalTopic> {
+    /// Of a topic that is not used yet with what the newest image says: a newer one finds it here, and changes it.
+    fn local_topic(&self, topic: &Topic) -> Arc<LocalTopic> {
         let mut topics = self.topics.lock();
         let local = topics.entry(topic.topic_id).or_insert_with(|| {
-            let rules = RwLock::new(Arc::new(self.rules(image, topic)));
+            let image = Arc::clone(&self.images.borrow());
+            let topic = image.topic(topic.topic_id).map_or(topic, |newest| newest);
+            let rules = RwLock::new(Arc::new(self.rules(&image, topic)));
             Arc::new(LocalTopic { name: Arc::clone(&topic.name), internal: topic.internal, rules })
         });
         Arc::clone(local)

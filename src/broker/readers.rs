@@ -27,7 +27,26 @@ pub(super) struct Readers {
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    next_lane: usize,
+    /// The lane that was woken last.
+    woken: usize,
+    /// Lanes that are in a read, and look for another one after it.
+    busy: Vec<bool>,
+}
+
+impl Queue {
+    /// The next lane in turn that is in no read; when all are, whichever is done first takes the job.
+    fn lane_to_wake(&mut self) -> usize {
+        let lanes = self.busy.len();
+        let in_turn = (1..=lanes).map(|step| (self.woken + step) % lanes);
+        self.woken = in_turn.clone().find(|&lane| !self.busy[lane]).unwrap_or(self.woken);
+        self.woken
+    }
+
+    fn take(&mut self, lane: usize) -> Option<Job> {
+        let job = self.jobs.pop_front();
+        self.busy[lane] = job.is_some();
+        job
+    }
 }
 
 impl std::fmt::Debug for Queue {
@@ -40,12 +59,14 @@ impl Readers {
     /// Starts `count` lanes, at least one.
     pub(super) fn start(tasks: &dyn Tasks, count: usize) -> Self {
         let count = count.max(1);
-        let queue = Arc::new(Mutex::new(Queue::default()));
+        let queue = Arc::new(Mutex::new(Queue { busy: vec![false; count], ..Queue::default() }));
         let lanes = (0..count)
             .map(|number| {
                 let queue = Arc::clone(&queue);
                 let work = move || {
-                    while let Some(job) = take(&queue) {
+                    // With the queue locked only as long as that takes.
+                    let take = || queue.lock().take(number);
+                    while let Some(job) = take() {
                         job();
                     }
                 };
@@ -86,23 +107,29 @@ impl Readers {
         let lane = {
             let mut queue = self.queue.lock();
             queue.jobs.push_back(job);
-            queue.next_lane = (queue.next_lane + 1) % self.lanes.len();
-            queue.next_lane
+            queue.lane_to_wake()
         };
         self.lanes[lane].wake();
         receiver
     }
 }
 
-/// A job, taken with the lock held only as long as that takes.
-fn take(queue: &Mutex<Queue>) -> Option<Job> {
-    queue.lock().jobs.pop_front()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::runtime::Runtime;
+
+    #[tokio::test]
+    async fn a_long_read_holds_up_no_other_while_a_lane_is_free() {
+        let readers = Readers::start(&*Runtime::production().tasks, 3);
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let long = readers.try_run(move || wait.recv().is_ok()).unwrap();
+        for number in 0..20 {
+            assert_eq!(readers.run(move || number).await, Some(number));
+        }
+        done.send(()).unwrap();
+        assert!(long.await.unwrap());
+    }
 
     #[tokio::test]
     async fn many_reads_at_once_all_come_back() {

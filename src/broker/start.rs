@@ -1,12 +1,10 @@
 //! Opening a broker and shutting it down, and the two tasks that run meanwhile: following the image, and the clock's tick.
 
 use std::collections::BTreeSet;
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -90,7 +88,7 @@ impl Broker {
         let archiver = Arc::new(archiver);
         forget_archive(&directories, settings.archive.location.is_durable());
         let archive = read_through(Arc::clone(&archiver) as _);
-        let (clock, seconds) = (Arc::clone(&runtime.clock), metrics.fetch.archive_read_seconds.clone());
+        let seconds = metrics.fetch.archive_read_seconds.clone();
         let epoch = register(process, &settings, &metadata, &directories).await?;
         let lost_offsets = replace_lost_directories(&settings, &metadata, &directories).await?;
         let partitions = Partitions::new(&settings, directories, metadata.subscribe());
@@ -105,7 +103,7 @@ impl Broker {
             CoordinatorMetrics { groups: metrics.group.clone(), used_bytes: used_bytes(MemoryShare::Groups) };
         let broker = Arc::new(Self {
             readers: Arc::new(Readers::start(&*runtime.tasks, settings.fetch.reader_lanes)),
-            cold_reads: ColdReads::new(Arc::clone(&archive), clock, seconds),
+            cold_reads: ColdReads::new(Arc::clone(&archive), &runtime, seconds),
             sessions: Mutex::new(FetchSessions::new(settings.fetch.max_sessions)),
             producer_ids: ProducerIds::default(),
             throttle: Mutex::default(),
@@ -118,7 +116,6 @@ impl Broker {
             coordinated: Mutex::new(None),
             image_applied: Notify::new(),
             background: Mutex::default(),
-            broken: Arc::default(),
             _metadata_lock: metadata_lock,
             runtime,
             settings,
@@ -168,7 +165,7 @@ impl Broker {
     pub async fn stopped(&self) -> &'static str {
         tokio::select! {
             () = self.metadata.stopped() => "the metadata can't be written any more; look at the first data directory's disk",
-            () = self.broken.notified() => "a background task panicked; see the panic's message above",
+            () = self.runtime.watch.broken() => "a background task panicked; see the panic's message above",
         }
     }
 
@@ -189,30 +186,20 @@ impl Broker {
 
 /// Starts what the broker does by itself, until it is shut down.
 fn start_background(broker: &Arc<Broker>, archiver: Arc<Archiver>) -> Vec<JoinHandle<()>> {
-    let broken = &broker.broken;
+    let watch = &broker.runtime.watch;
     vec![
-        spawn_watched(broken, follow_image(Arc::clone(broker))),
-        spawn_watched(broken, tick(Arc::clone(broker))),
-        spawn_watched(broken, Arc::clone(broker).catch_up_forever(Arc::clone(&archiver))),
-        spawn_watched(broken, Arc::clone(broker).upload_forever(Arc::clone(&archiver))),
-        spawn_watched(broken, Arc::clone(&archiver).prove_later()),
-        spawn_watched(broken, Arc::clone(broker).make_room_forever(Arc::clone(&archiver))),
-        spawn_watched(broken, Arc::clone(broker).retain_forever(Arc::clone(&archiver))),
-        spawn_watched(broken, Arc::clone(broker).throttle_forever(Arc::clone(&archiver))),
-        spawn_watched(broken, Arc::clone(broker).sweep_forever(Arc::clone(&archiver))),
-        spawn_watched(broken, Arc::clone(broker).describe_forever(Arc::clone(&archiver))),
-        spawn_watched(broken, Arc::clone(broker).snapshot_groups_forever(archiver)),
+        watch.spawn(follow_image(Arc::clone(broker))),
+        watch.spawn(tick(Arc::clone(broker))),
+        watch.spawn(Arc::clone(broker).catch_up_forever(Arc::clone(&archiver))),
+        watch.spawn(Arc::clone(broker).upload_forever(Arc::clone(&archiver))),
+        watch.spawn(Arc::clone(&archiver).prove_later()),
+        watch.spawn(Arc::clone(broker).make_room_forever(Arc::clone(&archiver))),
+        watch.spawn(Arc::clone(broker).retain_forever(Arc::clone(&archiver))),
+        watch.spawn(Arc::clone(broker).throttle_forever(Arc::clone(&archiver))),
+        watch.spawn(Arc::clone(broker).sweep_forever(Arc::clone(&archiver))),
+        watch.spawn(Arc::clone(broker).describe_forever(Arc::clone(&archiver))),
+        watch.spawn(Arc::clone(broker).snapshot_groups_forever(archiver)),
     ]
-}
-
-/// Spawns a task that nobody else looks after; `broken` hears of it when it panics.
-fn spawn_watched(broken: &Arc<Notify>, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-    let broken = Arc::clone(broken);
-    tokio::spawn(async move {
-        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-            broken.notify_one();
-        }
-    })
 }
 
 /// Waits until those who were just told to end have let go of what they shared: coordinators of their logs, say.
@@ -375,22 +362,5 @@ async fn tick(broker: Arc<Broker>) {
             directory.tick();
         }
         broker.cold_reads.expire();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_background_task_that_panics_is_heard_of_and_one_that_is_aborted_is_not() {
-        let broken = Arc::new(Notify::new());
-        let aborted = spawn_watched(&broken, std::future::pending());
-        aborted.abort();
-        assert!(aborted.await.unwrap_err().is_cancelled());
-        let heard = tokio::time::timeout(Duration::from_millis(20), broken.notified());
-        assert!(heard.await.is_err());
-        spawn_watched(&broken, async { panic!("planned") }).await.unwrap();
-        broken.notified().await;
     }
 }

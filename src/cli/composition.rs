@@ -104,22 +104,25 @@ fn group_settings(config: &Config) -> GroupSettings {
         initial_rebalance_delay: groups.initial_rebalance_delay.0,
         offset_metadata_max_bytes: to_usize(groups.offset_metadata_max.bytes()),
         offsets_retention: groups.offsets_retention.0,
-        // Groups spread over many coordinators, but not evenly.
-        max_state_bytes: share / 4,
+        max_state_bytes: share,
         ..GroupSettings::default()
     }
 }
 
-/// Each data directory gets its part of the memory; a producer may fill half of it before write-behind has to keep up.
+/// Each data directory gets its part of the memory: half for what readers of the tail find, and half for what is not in
+/// segments yet, which write-behind begins to write when it is half full.
 fn directory_settings(config: &Config) -> DirectorySettings {
     let data = &config.data.settings;
     let share = to_usize(config.memory.share_bytes(MemoryShare::Tail)) / config.data.directories.len();
+    let defaults = DirectorySettings::default();
     DirectorySettings {
         journal: JournalSettings { file_bytes: data.journal_file.bytes(), max_bytes: data.journal_max.bytes() },
         tail_bytes: share / 2,
         unwritten_bytes: share / 2,
         checkpoint_interval: data.checkpoint_interval.0,
-        ..DirectorySettings::default()
+        // Before the journal is full.
+        checkpoint_bytes: defaults.checkpoint_bytes.min(data.journal_max.bytes() / 2),
+        ..defaults
     }
 }
 

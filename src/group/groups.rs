@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use parking_lot::RwLock;
 
@@ -20,6 +21,8 @@ pub struct Groups {
     settings: Arc<GroupSettings>,
     partitions: i32,
     metrics: CoordinatorMetrics,
+    /// What the state of all coordinators takes.
+    memory_bytes: Arc<AtomicUsize>,
     sessions: RwLock<BTreeMap<PartitionIndex, Session>>,
 }
 
@@ -36,7 +39,8 @@ macro_rules! expect_reply {
 impl Groups {
     /// Without any coordinator yet; `partitions` is what `__consumer_offsets` has.
     pub fn new(runtime: Runtime, settings: GroupSettings, partitions: i32, metrics: CoordinatorMetrics) -> Self {
-        Self { runtime, settings: Arc::new(settings), partitions, metrics, sessions: RwLock::default() }
+        let settings = Arc::new(settings);
+        Self { runtime, settings, partitions, metrics, memory_bytes: Arc::default(), sessions: RwLock::default() }
     }
 
     /// The partition whose leader coordinates a group.
@@ -46,8 +50,8 @@ impl Groups {
 
     /// This broker leads a partition now: starts its coordinator, in place of an earlier one.
     pub fn lead(&self, partition: PartitionIndex, log: Arc<dyn OffsetsLog>) {
-        let (settings, clock) = (Arc::clone(&self.settings), Arc::clone(&self.runtime.clock));
-        let session = Session::start(log, settings, clock, self.metrics.clone());
+        let memory = Arc::clone(&self.memory_bytes);
+        let session = Session::start(log, Arc::clone(&self.settings), &self.runtime, self.metrics.clone(), memory);
         self.sessions.write().insert(partition, session);
     }
 
@@ -134,10 +138,11 @@ impl Groups {
         }
     }
 
-    /// The groups and offsets of all coordinators here, in the format of [`snapshot`]; fails while one of them loads.
+    /// The groups and offsets of all coordinators here, in the format of [`snapshot`]; fails while one of them loads, or is
+    /// about to end.
     pub async fn snapshot(&self) -> Result<Vec<u8>, GroupError> {
         let mut records = Vec::new();
-        for reply in self.call_all(&Request::ReadState).await {
+        for reply in self.ask_all(&Request::ReadState).await {
             records.extend(expect_reply!(reply, ReadState)?);
         }
         Ok(snapshot::encode(&records))
@@ -153,11 +158,13 @@ impl Groups {
 
     /// Asks every coordinator at once; those that resign meanwhile have nothing to say.
     async fn call_all(&self, request: &Request) -> Vec<Reply> {
-        let callers: Vec<_> = self.sessions.read().values().map(Session::caller).collect();
-        let calls = callers.iter().map(|caller| caller.call(request.clone()));
         let resigned = request.refused(GroupError::NotCoordinator);
-        let replies = futures_util::future::join_all(calls).await;
-        replies.into_iter().filter(|reply| *reply != resigned).collect()
+        self.ask_all(request).await.into_iter().filter(|reply| *reply != resigned).collect()
+    }
+
+    async fn ask_all(&self, request: &Request) -> Vec<Reply> {
+        let callers: Vec<_> = self.sessions.read().values().map(Session::caller).collect();
+        futures_util::future::join_all(callers.iter().map(|caller| caller.call(request.clone()))).await
     }
 }
 

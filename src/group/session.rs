@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -19,6 +20,7 @@ use super::records::LogRecord;
 use super::request::{Reply, Request, Token};
 use super::{GroupError, GroupSettings, Now};
 use crate::record::{Batch, BatchBuilder, BatchOptions, RecordError, Records};
+use crate::runtime::Runtime;
 use crate::runtime::clock::Clock;
 use crate::telemetry::{Gauge, GroupMetrics};
 use crate::types::{LeaderEpoch, Monotonic, Offset};
@@ -28,7 +30,7 @@ const QUEUED_REQUESTS: usize = 256;
 /// Bytes read from the log at a time while loading.
 const LOAD_BYTES: usize = 1 << 20;
 /// Bytes that one batch of the log may have when it is decompressed; this driver writes them uncompressed.
-const MAX_DECOMPRESSED_BYTES: usize = 64 << 20;
+const MAX_OFFSETS_BATCH_BYTES: usize = 64 << 20;
 
 /// The log of one partition of `__consumer_offsets`, as its leader has it.
 ///
@@ -83,21 +85,27 @@ pub struct Session {
 type Call = (Request, oneshot::Sender<Reply>);
 
 impl Session {
-    /// Starts a coordinator on `log`; it loads first. Runs on the current tokio runtime.
+    /// Starts a coordinator on `log`; it loads first. Runs on the current tokio runtime. `memory_bytes` is what the state of all
+    /// coordinators takes that share a limit.
     pub fn start(
         log: Arc<dyn OffsetsLog>,
         settings: Arc<GroupSettings>,
-        clock: Arc<dyn Clock>,
+        runtime: &Runtime,
         metrics: CoordinatorMetrics,
+        memory_bytes: Arc<AtomicUsize>,
     ) -> Self {
+        let clock = Arc::clone(&runtime.clock);
         let (sender, requests) = mpsc::channel(QUEUED_REQUESTS);
         let (lease, resigned) = oneshot::channel();
+        let max_state_bytes = settings.max_state_bytes;
         let coordinator = Coordinator::new(settings, now(&*clock));
         let driver = Driver {
             coordinator,
             log,
             clock,
             metrics,
+            max_state_bytes,
+            memory_bytes,
             published: CoordinatorStats::default(),
             waiting: HashMap::new(),
             next_token: 0,
@@ -105,7 +113,7 @@ impl Session {
             loading: None,
             advancing: None,
         };
-        tokio::spawn(driver.run(requests, resigned));
+        runtime.watch.spawn(driver.run(requests, resigned));
         Self { requests: sender, _lease: lease }
     }
 
@@ -148,7 +156,10 @@ struct Driver {
     log: Arc<dyn OffsetsLog>,
     clock: Arc<dyn Clock>,
     metrics: CoordinatorMetrics,
-    /// What the metrics have been told.
+    /// Of all coordinators together.
+    max_state_bytes: usize,
+    memory_bytes: Arc<AtomicUsize>,
+    /// What the metrics have been told, and the other coordinators.
     published: CoordinatorStats,
     waiting: HashMap<Token, oneshot::Sender<Reply>>,
     next_token: u64,
@@ -185,6 +196,8 @@ impl Driver {
     }
 
     fn step(&mut self, event: Event) {
+        let others = self.memory_bytes.load(Ordering::Relaxed).saturating_sub(self.published.state_bytes);
+        self.coordinator.limit_state(self.max_state_bytes.saturating_sub(others));
         for action in self.coordinator.handle(now(&*self.clock), event) {
             match action {
                 // The asker may have given up.
@@ -233,6 +246,8 @@ impl Driver {
         let earlier = std::mem::replace(&mut self.published, stats);
         let CoordinatorMetrics { groups, used_bytes } = &self.metrics;
         used_bytes.inc_by(grown(stats.state_bytes, earlier.state_bytes));
+        self.memory_bytes.fetch_add(stats.state_bytes, Ordering::Relaxed);
+        self.memory_bytes.fetch_sub(earlier.state_bytes, Ordering::Relaxed);
         groups.groups.inc_by(grown(stats.groups, earlier.groups));
         groups.members.inc_by(grown(stats.members, earlier.members));
         groups.offsets.inc_by(grown(stats.offsets, earlier.offsets));
@@ -312,7 +327,7 @@ fn decode(batches: &[Batch], from: Offset) -> Result<(Event, Offset), OffsetsLog
         if header.attributes.is_control() {
             continue;
         }
-        let payload = batch.decompressed(MAX_DECOMPRESSED_BYTES).map_err(unreadable)?;
+        let payload = batch.decompressed(MAX_OFFSETS_BATCH_BYTES).map_err(unreadable)?;
         for record in Records::new(&payload, header.record_count) {
             let record = record.map_err(unreadable)?;
             if let Some(key) = record.key

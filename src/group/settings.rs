@@ -29,7 +29,7 @@ pub struct GroupSettings {
     pub max_batch_bytes: usize,
     /// Bytes of records that may wait for the append under way; above it requests wait in their queue.
     pub max_queued_bytes: usize,
-    /// Bytes of memory that one coordinator's groups and offsets may take; above it new members and new offsets are
+    /// Bytes of memory that the groups and offsets of all coordinators may take; above it new members and new offsets are
     /// refused, while what is there goes on working.
     pub max_state_bytes: usize,
     /// Bytes of log at which the live state is appended again so that the log's start can advance. A smaller log loads

@@ -32,6 +32,7 @@ use super::seal_times::SealTimes;
 use super::settings::{DirectorySettings, LogSettings};
 use super::stamp::{Identity, Kind, STAMP_BYTES};
 use super::state::{Deletion, Recovered};
+use super::write_behind::Writer;
 use crate::runtime::Runtime;
 use crate::runtime::disk::{DirectoryLock, read_file, replace_file};
 use crate::runtime::tasks::{Lane, LaneWaker, Priority};
@@ -446,10 +447,12 @@ impl Shared {
         }
     }
 
-    /// Write-behind has to make room: much is unwritten, or the tails are over their budget and what is oldest in them can't
-    /// be dropped before it is written.
+    /// Write-behind has to make room: half of what producers are admitted by is taken, in bytes or in permits, which small
+    /// batches take more of; or the tails are over their budget and what is oldest in them can't be dropped before it is
+    /// written.
     pub(super) fn is_short_of_memory(&self) -> bool {
         self.unwritten_bytes.load(Ordering::Relaxed) > self.settings.unwritten_bytes / 2
+            || self.admission.available_permits() < self.settings.unwritten_bytes / PERMIT_BYTES / 2
             || self.tails.lock().bytes > self.settings.tail_bytes
     }
 
@@ -554,12 +557,15 @@ impl Shared {
 
     /// Removes the files of a deleted partition, whose deletion is durable in the journal.
     pub(super) fn remove_log(&self, log: &Arc<PartitionLog>) -> io::Result<()> {
+        // Whoever takes segments out of it is done, or finds none.
+        let mut writer = log.writer.lock();
+        *writer = Writer::default();
         {
             let mut state = log.state.lock();
             self.adjust_unwritten(std::mem::take(&mut state.unwritten_bytes), 0);
             state.tail.evict_below(Offset::MAX);
             state.segments.clear();
-            state.active = None;
+            (state.active, state.active_since, state.unwritten_since) = (None, None, None);
         }
         self.logs.lock().by_partition.remove(&log.partition());
         if self.runtime.disk.exists(&log.path)? {

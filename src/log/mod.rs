@@ -46,7 +46,7 @@ pub use epoch_cache::EpochCache;
 pub use error::{AppendError, Missing, OpenError, ReadError};
 pub use journal::JournalSettings;
 pub use offsets::Offsets;
-pub use partition::{Appended, CommitRule, Level, PartitionLog, Wait};
+pub use partition::{Appended, Level, PartitionLog, Wait};
 pub use producer_snapshot::{ProducerRun, ProducerSnapshot};
 pub use producer_state::{BatchMark, ProducerEntry, ProducerState, SequenceError};
 pub use read::{DiskRead, ReadPlan, TimestampPlan};

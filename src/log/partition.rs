@@ -1,7 +1,7 @@
 //! One partition's local log: appends go to the journal, reads come from the tail or from segments.
 //!
 //! `broker` appends and reads; the journal completes what was appended; the write-behind lane (`write_behind`) moves durable
-//! batches into segments and cuts, seals and removes them. One short lock per partition orders all of it; nothing is awaited
+//! batches into segments, cuts and seals them; lanes of the archive and of readers remove them. One short lock per partition orders all of it; nothing is awaited
 //! and no file is touched under it. After a crash `recovery` puts the same state together from checkpoint, segments and
 //! journal.
 
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::continuation::Continuation;
-use super::directory::Shared;
+use super::directory::{Shared, is_full};
 use super::epoch_cache::EpochCache;
 use super::error::{AppendError, Missing, ReadError};
 use super::journal::{Client, Completed, Durability, Mark, Write};
@@ -26,15 +26,6 @@ use super::settings::LogSettings;
 use super::state::{Deletion, Recovered, State};
 use crate::record::{Batch, BatchHeader};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
-
-/// Who moves the high watermark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommitRule {
-    /// The log itself: what is durable here is committed, for this is the only replica.
-    Solo,
-    /// Replication, by [`PartitionLog::advance_high_watermark`].
-    Replicated,
-}
 
 /// A batch took its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +65,7 @@ pub struct PartitionLog {
     pub(super) path: PathBuf,
     pub(super) shared: Arc<Shared>,
     pub(super) state: Mutex<State>,
-    /// Held by the write-behind lane while it changes segment files.
+    /// Held by whoever changes, makes or removes segment files.
     pub(super) writer: Mutex<super::write_behind::Writer>,
 }
 
@@ -131,11 +122,6 @@ impl PartitionLog {
         if before.segment_age != settings.segment_age {
             self.enter_seal_time(self.shared.runtime.clock.wall());
         }
-    }
-
-    /// Sets who moves the high watermark.
-    pub fn set_commit_rule(&self, rule: CommitRule) {
-        self.state.lock().commit_rule = rule;
     }
 
     /// Begins to lead in `epoch`, which must be newer than every epoch of the log (a process incarnation never appends in
@@ -263,12 +249,6 @@ impl PartitionLog {
         state.watchers.push(Arc::downgrade(notify));
     }
 
-    /// Raises the high watermark to `offset`, or to the durable end if that is lower.
-    pub fn advance_high_watermark(&self, offset: Offset) {
-        let mut state = self.state.lock();
-        state.commit(offset);
-    }
-
     /// Plans a read of whole batches from `from` that end at or below `bound`, at most `max_bytes` but at least one.
     pub fn read(&self, from: Offset, bound: Offset, max_bytes: usize) -> Result<ReadPlan, ReadError> {
         let state = self.state.lock();
@@ -360,11 +340,11 @@ impl PartitionLog {
     /// Gives up all local records and goes on where the archive ends, as `continuation` says. Nothing may be under way; the
     /// caller must not append until this is durable, see [`Self::truncated`].
     pub fn continue_at(self: &Arc<Self>, mut continuation: Continuation) -> Result<(), AppendError> {
+        continuation.keep_within(self.shared.journal.group_limit_bytes());
         let mut state = self.state.lock();
         if !state.is_whole() || state.offsets.durable < state.offsets.log_end {
             return Err(AppendError::Truncating);
         }
-        continuation.keep_within(self.shared.journal.group_limit_bytes());
         state.truncating += 1;
         self.push(&state, Mark::Continue(Arc::new(continuation)))
     }
@@ -442,25 +422,33 @@ impl PartitionLog {
     /// Blocks.
     pub fn remove_local_below(&self, below: Offset) -> io::Result<usize> {
         let mut writer = self.writer.lock();
-        self.keep_a_segment(&mut writer, below)?;
-        let removed: Vec<_> = {
+        let below = match self.keep_a_segment(&mut writer, below) {
+            // Room comes by what goes: the last one stays for now, in place of an empty one.
+            Err(error) if is_full(&error) => self.state.lock().segments.last().map_or(below, |last| last.base_offset()),
+            kept => kept.map(|()| below)?,
+        };
+        let leaving: Vec<_> = {
             let mut state = self.state.lock();
             let bound = below.min(state.removable());
             let count = state.sealed().iter().take_while(|segment| segment.extent().next_offset <= bound).count();
-            let removed: Vec<_> = state.segments.drain(..count).collect();
-            if let Some(last) = removed.last() {
+            let leaving: Vec<_> = state.segments.drain(..count).collect();
+            if let Some(last) = leaving.last() {
                 state.offsets.local_log_start = state.offsets.local_log_start.max(last.extent().next_offset);
                 state.offsets.check();
             }
-            removed
+            leaving
         };
-        for segment in &removed {
-            segment.remove()?;
+        for (removed, segment) in leaving.iter().enumerate() {
+            if let Err(error) = segment.remove() {
+                // Nobody reads them, but they take room and are tried again.
+                self.state.lock().segments.splice(..0, leaving[removed..].iter().cloned());
+                return Err(error);
+            }
             // One after another, so that a power cut leaves no hole among what is there.
             self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path))?;
         }
         drop(writer);
-        Ok(removed.len())
+        Ok(leaving.len())
     }
 
     /// Begins an empty segment at the log's end if all others are about to go, for its name then says where the log ends.
@@ -555,9 +543,8 @@ impl Client for PartitionLog {
         state.applied_sequence = sequence;
         let durable = state.offsets.durable;
         state.resolve(Level::Durable, durable);
-        if state.commit_rule == CommitRule::Solo {
-            state.commit(durable);
-        }
+        // This is the only replica.
+        state.commit(durable);
         let urgent = state.deletion == Deletion::Durable
             || !state.is_whole()
             || state.unwritten_bytes >= self.shared.settings.write_behind_bytes;

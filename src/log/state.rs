@@ -11,7 +11,7 @@ use super::epoch_cache::EpochCache;
 use super::error::Missing;
 use super::journal::Mark;
 use super::offsets::Offsets;
-use super::partition::{CommitRule, Level};
+use super::partition::Level;
 use super::producer_state::ProducerState;
 use super::segment::Segment;
 use super::settings::LogSettings;
@@ -74,7 +74,8 @@ pub(super) struct State {
     /// Ranges whose segments were not there when the directory was opened, oldest first. The partition is out of service until
     /// the log start or the archive has passed them all.
     pub(super) missing: Vec<Missing>,
-    /// Segments reach beyond this offset and must be cut before anything is written.
+    /// Segments may reach beyond this offset, and must be cut before anything is written. What was on its way to them when
+    /// this was set is void.
     pub(super) cut: Option<Offset>,
     /// Bytes at or above `written` in the tail.
     pub(super) unwritten_bytes: usize,
@@ -88,7 +89,6 @@ pub(super) struct State {
     /// Seal the active segment at the next write-behind, whatever its size.
     pub(super) roll_requested: bool,
     pub(super) deletion: Deletion,
-    pub(super) commit_rule: CommitRule,
     /// The epoch that appends must carry.
     pub(super) leader_epoch: LeaderEpoch,
     /// Truncations that are queued in the journal; nothing is appended meanwhile.
@@ -127,7 +127,6 @@ impl State {
             seal_time_entered: false,
             roll_requested: false,
             deletion: Deletion::No,
-            commit_rule: CommitRule::Solo,
             truncating: 0,
             stale_producers: recovered.stale_producers,
             permits: VecDeque::new(),
@@ -319,10 +318,9 @@ impl State {
         offsets.recovery_point = offsets.recovery_point.min(offsets.durable);
         offsets.archived_to = offsets.archived_to.min(offsets.log_end);
         offsets.local_log_start = offsets.local_log_start.min(offsets.log_end);
-        if self.written > end {
-            self.written = end;
-            self.cut = Some(self.cut.map_or(end, |cut| cut.min(end)));
-        }
+        self.written = self.written.min(end);
+        // Also when nothing beyond `end` is known to be in segments: it may just be on its way there.
+        self.cut = Some(self.cut.map_or(self.written, |cut| cut.min(self.written)));
         self.unwritten_bytes = self.tail.bytes_from(self.written);
     }
 

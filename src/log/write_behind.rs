@@ -1,7 +1,8 @@
 //! Write-behind and checkpoints: durable batches move from the tail into segments, segments are sealed, and now and then
 //! everything is synced so that the journal may forget it.
 //!
-//! Runs on one lane per directory, the only writer of segment files. A partition is written when it has gathered enough to
+//! Runs on one lane per directory, the only one that writes to segment files; whoever removes local copies holds the partition's
+//! [`Writer`], as this lane does. A partition is written when it has gathered enough to
 //! make the write worth it, when memory runs short, when its segment is due to be sealed, or at a checkpoint. A checkpoint
 //! syncs each changed file while they are few, and the whole file system with one call when they are many (decision 0002).
 //!
@@ -81,6 +82,9 @@ impl PartitionLog {
         loop {
             let mut batches = {
                 let state = self.state.lock();
+                if state.cut.is_some() {
+                    break;
+                }
                 state.tail.batches_from(state.written, WRITE_BYTES)
             };
             // What came since is not in the sequence that is noted below: replay would find it twice.
@@ -95,6 +99,11 @@ impl PartitionLog {
         }
         {
             let mut state = self.state.lock();
+            if state.cut.is_some() {
+                // Truncated or given up meanwhile, which another run of the lane is queued for.
+                state.roll_requested |= roll;
+                return Ok(written_bytes);
+            }
             if state.written >= target {
                 state.written_sequence = state.written_sequence.max(sequence);
             }
@@ -113,7 +122,7 @@ impl PartitionLog {
             let state = self.state.lock();
             (state.stale_producers.clone(), state.segments.clone())
         };
-        if stale.is_empty() {
+        if stale.is_empty() || self.is_cut_due() {
             return Ok(());
         }
         let mut found = ProducerState::default();
@@ -131,8 +140,10 @@ impl PartitionLog {
             }
         }
         let mut state = self.state.lock();
-        state.producers.refill(&stale, found);
-        state.stale_producers.clear();
+        if state.cut.is_none() {
+            state.producers.refill(&stale, found);
+            state.stale_producers.clear();
+        }
         Ok(())
     }
 
@@ -165,7 +176,9 @@ impl PartitionLog {
             writer.unsynced = true;
             let run_bytes: usize = run.iter().map(|batch| batch.bytes().len()).sum();
             written_bytes += run_bytes;
-            self.note_written(segment.extent().next_offset);
+            if !self.note_written(segment.extent().next_offset) {
+                break;
+            }
             rest = left;
         }
         Ok(written_bytes)
@@ -203,8 +216,13 @@ impl PartitionLog {
         Ok(segment)
     }
 
-    fn note_written(&self, written: Offset) {
+    /// Everything below `written` is in segments; false when a cut is to be made first, since the log was truncated or given up
+    /// while it was written.
+    fn note_written(&self, written: Offset) -> bool {
         let mut state = self.state.lock();
+        if state.cut.is_some() {
+            return false;
+        }
         let (from, before) = (state.written, state.unwritten_bytes);
         state.unwritten_bytes -= state.tail.release_permits(from, written);
         state.written = written;
@@ -213,11 +231,18 @@ impl PartitionLog {
         }
         self.shared.adjust_unwritten(before, state.unwritten_bytes);
         self.shared.note_room();
+        true
     }
 
-    /// Whether the active segment can be sealed: one without records has nothing for the archive.
+    fn is_cut_due(&self) -> bool {
+        self.state.lock().cut.is_some()
+    }
+
+    /// Whether the active segment can be sealed: one without records has nothing for the archive, and one that is to be cut is
+    /// not complete.
     fn may_roll(&self) -> bool {
-        self.state.lock().active.as_ref().is_some_and(|active| !active.is_empty())
+        let state = self.state.lock();
+        state.cut.is_none() && state.active.as_ref().is_some_and(|active| !active.is_empty())
     }
 
     /// Seals the active segment: synced, with its index beside it. A checkpoint then makes it known as such.
@@ -225,7 +250,10 @@ impl PartitionLog {
         let Some(segment) = self.state.lock().active.clone() else { return Ok(()) };
         self.sync_active(writer)?;
         match segment.store_index() {
-            Err(ReadError::Io { error, .. }) => return Err(io::Error::new(error.kind(), error.to_string())),
+            // Room comes back.
+            Err(ReadError::Io { error, .. }) if is_full(&error) => {
+                return Err(io::Error::new(error.kind(), error.to_string()));
+            }
             Err(error) => tracing::error!(%error, "segment was sealed without an index"),
             Ok(()) => {}
         }

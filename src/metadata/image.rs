@@ -6,7 +6,6 @@
 //! the log behind it.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
@@ -229,13 +228,6 @@ impl Image {
     /// All topics in order of their names.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
         self.topic_ids.values().map(|topic_id| &self.topics[topic_id])
-    }
-
-    /// The topics from a name on, that name included, in order of their names.
-    pub fn topics_from<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a Arc<Topic>> {
-        self.topic_ids
-            .range::<_, str>((Bound::Included(name), Bound::Unbounded))
-            .map(|(_, topic_id)| &self.topics[topic_id])
     }
 
     /// Number of topics.

@@ -106,11 +106,6 @@ impl Attributes {
         self.0 & Self::CONTROL != 0
     }
 
-    /// The base timestamp is the horizon after which tombstones may go (KIP-534).
-    pub const fn has_delete_horizon(self) -> bool {
-        self.0 & Self::DELETE_HORIZON != 0
-    }
-
     /// The same attributes with another codec.
     #[must_use]
     pub const fn with_compression(self, codec: Compression) -> Self {

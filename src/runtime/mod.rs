@@ -18,7 +18,7 @@ use clock::Clock;
 use disk::Disk;
 use entropy::Entropy;
 use net::Net;
-use tasks::Tasks;
+use tasks::{TaskWatch, Tasks};
 
 /// One handle to each seam; cheap to clone, passed down at construction.
 #[derive(Clone)]
@@ -33,6 +33,8 @@ pub struct Runtime {
     pub net: Arc<dyn Net>,
     /// Worker lanes.
     pub tasks: Arc<dyn Tasks>,
+    /// Over the tasks that nobody awaits.
+    pub watch: TaskWatch,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -50,6 +52,7 @@ impl Runtime {
             disk: Arc::new(production::LocalDisk),
             net: Arc::new(production::Tcp),
             tasks: Arc::new(production::Threads),
+            watch: TaskWatch::default(),
         }
     }
 

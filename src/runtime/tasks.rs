@@ -5,7 +5,12 @@
 //! run on a single-threaded tokio runtime without timers, and time passes by the clock seam.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 /// How a lane competes for the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +37,29 @@ pub trait LaneControl: Send + Sync {
 pub trait Tasks: Send + Sync {
     /// Starts a lane with a name of at most 15 bytes, which the operating system shows.
     fn start_lane(&self, name: &str, priority: Priority, work: LaneWork) -> Arc<dyn LaneControl>;
+}
+
+/// Spawns tokio tasks that nobody awaits, and tells when one of them panicked: what it did is done no more.
+#[derive(Clone, Debug, Default)]
+pub struct TaskWatch {
+    broken: Arc<Notify>,
+}
+
+impl TaskWatch {
+    /// Spawns a task. One that is aborted is not missed.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        let broken = Arc::clone(&self.broken);
+        tokio::spawn(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                broken.notify_one();
+            }
+        })
+    }
+
+    /// Waits until a task has panicked.
+    pub async fn broken(&self) {
+        self.broken.notified().await;
+    }
 }
 
 /// Owner's handle to a lane; dropping it stops the lane.
@@ -84,5 +112,23 @@ impl LaneWaker {
 impl fmt::Debug for LaneWaker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("LaneWaker")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_heard_of_and_one_that_is_aborted_is_not() {
+        let watch = TaskWatch::default();
+        let aborted = watch.spawn(std::future::pending());
+        aborted.abort();
+        assert!(aborted.await.unwrap_err().is_cancelled());
+        assert!(tokio::time::timeout(Duration::from_millis(20), watch.broken()).await.is_err());
+        watch.spawn(async { panic!("planned") }).await.unwrap();
+        watch.broken().await;
     }
 }

@@ -238,7 +238,12 @@ impl Incoming {
             }
             patience = patience.saturating_sub(clock.monotonic().since(began));
         }
-        Ok(self.buffer.split_to(length).freeze())
+        let frame = self.buffer.split_to(length).freeze();
+        if length > READ_AHEAD_BYTES {
+            // What is left of a large request's memory would keep all of it alive.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+        Ok(frame)
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) const fn admin_code(error: &AdminError) -> ErrorCode {
         AdminError::NullConfig => ErrorCode::InvalidConfig,
         AdminError::Invalid(_) => ErrorCode::InvalidRequest,
         AdminError::InvalidAssignment(_) => ErrorCode::InvalidReplicaAssignment,
-        AdminError::NotMorePartitions { .. } => ErrorCode::InvalidPartitions,
+        AdminError::NotMorePartitions { .. } | AdminError::FixedPartitions { .. } => ErrorCode::InvalidPartitions,
         AdminError::TooManyPartitions { .. } => ErrorCode::PolicyViolation,
     }
 }

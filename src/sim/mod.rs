@@ -19,6 +19,7 @@ pub(crate) use tasks::SimTasks;
 use crate::runtime::Runtime;
 use crate::runtime::entropy::Entropy;
 use crate::runtime::net::{BoxFuture, Listener, Net, Stream};
+use crate::runtime::tasks::TaskWatch;
 use clock::SimClock;
 
 /// SplitMix64: small, fast, and good enough to draw test cases from.
@@ -99,6 +100,7 @@ impl Machine {
             disk: Arc::new(self.disk.clone()),
             net: Arc::new(NoNet),
             tasks: Arc::clone(&self.tasks) as _,
+            watch: TaskWatch::default(),
         }
     }
 

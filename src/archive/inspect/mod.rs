@@ -20,11 +20,11 @@ use super::bucket::{Bucket, BucketError};
 use super::chunk_source::ChunkSource;
 use super::key::{ClusterKeys, PartitionKeys, parse_topic};
 use super::manifest::{Head, ManifestError, Segment, SpillList, TopicDescription};
-use super::parquet::{ArchivedBatch, Fate, SegmentCheck};
+use super::parquet::{ArchivedBatch, SegmentCheck};
 use super::remote_reader::ReadError;
 use super::store::{Store, StoreError};
 use super::workers::Workers;
-use crate::record::{MAX_DECOMPRESSED_BYTES, RecordError};
+use crate::record::RecordError;
 use crate::telemetry::ArchiveReadMetrics;
 use crate::types::{ClusterId, Offset, PartitionIndex, TopicId};
 
@@ -323,56 +323,4 @@ impl Inspector {
         let (bytes, _) = self.store.get(key).await?;
         parse(&bytes).map_err(|source| InspectError::Manifest { key: key.to_owned(), source })
     }
-}
-
-/// A header of a record, owned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnedHeader {
-    /// Key as raw bytes.
-    pub key: Vec<u8>,
-    /// Value; `None` is null.
-    pub value: Option<Vec<u8>>,
-}
-
-/// A record, owned, as `alluvium archive cat` prints it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnedRecord {
-    /// Its offset.
-    pub offset: Offset,
-    /// Its timestamp, in milliseconds.
-    pub timestamp: crate::types::Timestamp,
-    /// Key; `None` is null.
-    pub key: Option<Vec<u8>>,
-    /// Value; `None` is null.
-    pub value: Option<Vec<u8>>,
-    /// Headers, in order.
-    pub headers: Vec<OwnedHeader>,
-}
-
-/// The records of a batch as consumers of committed data see them: none for control batches and aborted data.
-pub fn committed_records(batch: &ArchivedBatch, from: Offset) -> Result<Vec<OwnedRecord>, RecordError> {
-    if matches!(batch.fate, Fate::Control | Fate::Aborted) {
-        return Ok(Vec::new());
-    }
-    let payload = batch.batch.decompressed(MAX_DECOMPRESSED_BYTES)?;
-    let records = batch.batch.header().records(&payload).filter(|record| match record {
-        Ok(record) => record.offset >= from,
-        Err(_) => true,
-    });
-    records
-        .map(|record| {
-            let record = record?;
-            let owned = |header: crate::record::HeaderView<'_>| OwnedHeader {
-                key: header.key.to_vec(),
-                value: header.value.map(<[u8]>::to_vec),
-            };
-            Ok(OwnedRecord {
-                offset: record.offset,
-                timestamp: record.timestamp,
-                key: record.key.map(<[u8]>::to_vec),
-                value: record.value.map(<[u8]>::to_vec),
-                headers: record.headers.map(owned).collect(),
-            })
-        })
-        .collect()
 }

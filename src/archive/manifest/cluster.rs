@@ -30,18 +30,6 @@ impl ClusterStamp {
         Self { format: MANIFEST_FORMAT, cluster_id, incarnation: Incarnation(0), created, nonce }
     }
 
-    /// The stamp after a restore.
-    #[must_use]
-    pub const fn restored(&self, nonce: Hex128) -> Self {
-        Self {
-            format: MANIFEST_FORMAT,
-            cluster_id: self.cluster_id,
-            incarnation: Incarnation(self.incarnation.0 + 1),
-            created: self.created,
-            nonce,
-        }
-    }
-
     /// The object's content.
     pub fn to_bytes(&self) -> Bytes {
         to_json(self)

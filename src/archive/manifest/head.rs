@@ -114,6 +114,11 @@ impl SpillList {
         if covered != (Some(reference.first), Some(reference.next)) {
             return inconsistent("a spill does not cover the offsets of its reference", reference.first);
         }
+        for segment in &list.segments {
+            if let Err(TransitionError::BadSegment { what, base }) = segment.check() {
+                return inconsistent(what, base);
+            }
+        }
         if list.segments.is_sorted_by(|one, two| one.next() <= two.base()) {
             return Ok(list);
         }
@@ -245,11 +250,6 @@ impl Head {
         Ok(head)
     }
 
-    /// Last archived offset, inclusive, or −1: ListOffsets −5.
-    pub const fn highest_remote_offset(&self) -> Offset {
-        Offset(self.next_offset.0 - 1)
-    }
-
     /// Whether any object holds readable data.
     pub fn is_empty(&self) -> bool {
         self.next_offset <= self.log_start_offset
@@ -257,9 +257,9 @@ impl Head {
 
     /// Bytes that the archived batches took in the log, expired ones not counted where the head can tell.
     pub fn log_bytes(&self) -> u64 {
-        let spilled: u64 = self.spills.iter().map(|spill| spill.log_bytes).sum();
+        let spilled = self.spills.iter().map(|spill| spill.log_bytes);
         let live = self.segments.iter().filter(|segment| segment.next() > self.log_start_offset);
-        spilled + live.map(|segment| segment.log_bytes).sum::<u64>()
+        spilled.chain(live.map(|segment| segment.log_bytes)).fold(0, u64::saturating_add)
     }
 
     /// Where to read `offset`. Offsets in a gap belong to the segment or spill after it.
@@ -273,16 +273,6 @@ impl Head {
         }
         let segment = self.segments.partition_point(|segment| segment.next() <= offset);
         self.segments.get(segment).map_or(Position::Beyond, Position::Segment)
-    }
-
-    /// The end of the largest archived epoch not above `epoch`, as OffsetForLeaderEpoch asks for it (KIP-101): that epoch
-    /// and the first offset of the epoch after it, or `next_offset` for the latest. `None` when all archived epochs are
-    /// above. Epochs above the latest archived one are for the hot log to answer.
-    pub fn epoch_end_offset(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
-        let after = self.epochs.partition_point(|entry| entry.epoch <= epoch);
-        let found = self.epochs.get(after.checked_sub(1)?)?;
-        let end = self.epochs.get(after).map_or(self.next_offset, |entry| entry.start);
-        Some((found.epoch, end))
     }
 
     /// Checks the ladder.

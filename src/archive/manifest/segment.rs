@@ -8,6 +8,8 @@ use super::{Hex128, TransitionError};
 use crate::archive::key::SegmentName;
 use crate::types::{Offset, Timestamp};
 
+/// Records, bytes and so on of a segment are no more, so that they add up.
+const LARGEST_NUMBER: u64 = 1 << 40;
 /// Bytes before the first row group of a Parquet file.
 const PARQUET_MAGIC_BYTES: u64 = 4;
 
@@ -172,6 +174,12 @@ impl Segment {
     /// Checks that its numbers add up: the chunks cover exactly its offsets and lie within its objects.
     pub fn check(&self) -> Result<(), TransitionError> {
         let bad = |what| Err(TransitionError::BadSegment { what, base: self.base() });
+        let Self { record_count, batch_count, log_bytes, parquet_bytes, companion_bytes, .. } = *self;
+        let of_chunks = self.chunks.iter().flat_map(|chunk| [chunk.rows, chunk.parquet_bytes, chunk.companion_bytes]);
+        let all = [record_count, batch_count, log_bytes, parquet_bytes, companion_bytes].into_iter().chain(of_chunks);
+        if all.into_iter().any(|number| number > LARGEST_NUMBER) {
+            return bad("it claims more than any segment has");
+        }
         if self.base() >= self.next() {
             return bad("it covers no offset");
         }

@@ -167,18 +167,28 @@ fn only_the_next_segment_is_committed_and_only_once() {
 }
 
 #[test]
-fn epoch_end_offsets_follow_kip_101() {
+fn epochs_below_the_log_start_are_forgotten() {
     let writer = writer(0, 9);
     let epoch = |epoch, start| EpochStart { epoch: LeaderEpoch(epoch), start: Offset(start) };
     let facts = CommitFacts { epochs: vec![epoch(2, 0), epoch(5, 10), epoch(6, 30)], ..CommitFacts::default() };
     let head = Head::first(identity(), writer, Offset(0), nonce(1));
     let head = head.commit(writer, segment(writer, 0, 50, 1), &facts, nonce(2)).unwrap();
-    assert_eq!(head.epoch_end_offset(LeaderEpoch(1)), None);
-    assert_eq!(head.epoch_end_offset(LeaderEpoch(2)), Some((LeaderEpoch(2), Offset(10))));
-    assert_eq!(head.epoch_end_offset(LeaderEpoch(4)), Some((LeaderEpoch(2), Offset(10))));
-    assert_eq!(head.epoch_end_offset(LeaderEpoch(6)), Some((LeaderEpoch(6), Offset(50))));
     let head = head.advance_log_start(writer, Offset(12), None, Timestamp(0), nonce(3)).unwrap();
     assert_eq!(head.epochs, [epoch(5, 10), epoch(6, 30)]);
+}
+
+#[test]
+fn numbers_that_no_segment_has_are_refused() {
+    let good = segment(writer(0, 9), 0, 50, 1);
+    assert_eq!(good.check(), Ok(()));
+    let mut rows = good.clone();
+    rows.chunks[0].rows = u64::MAX;
+    let mut parts = good.clone();
+    parts.chunks[0].companion_bytes = u64::MAX - 1;
+    for bad in [rows, parts, Segment { log_bytes: u64::MAX, ..good.clone() }, Segment { record_count: 1 << 60, ..good }]
+    {
+        assert!(matches!(bad.check(), Err(TransitionError::BadSegment { .. })), "{bad:?}");
+    }
 }
 
 /// What a random history does next.

@@ -19,7 +19,9 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::archive_seam::{ArchiveError, ArchiveRead, ArchiveReader, AtHand};
+use crate::runtime::Runtime;
 use crate::runtime::clock::Clock;
+use crate::runtime::tasks::TaskWatch;
 use crate::telemetry::{FetchSource, LatencyHistogram};
 use crate::types::Monotonic;
 
@@ -47,14 +49,16 @@ enum State {
 pub(super) struct ColdReads {
     archive: Arc<dyn ArchiveReader>,
     clock: Arc<dyn Clock>,
+    watch: TaskWatch,
     seconds: LatencyHistogram,
     reads: Arc<Mutex<BTreeMap<ArchiveRead, Read>>>,
 }
 
 impl ColdReads {
     /// None yet. `seconds` is told how long each takes.
-    pub(super) fn new(archive: Arc<dyn ArchiveReader>, clock: Arc<dyn Clock>, seconds: LatencyHistogram) -> Self {
-        Self { archive, clock, seconds, reads: Arc::default() }
+    pub(super) fn new(archive: Arc<dyn ArchiveReader>, runtime: &Runtime, seconds: LatencyHistogram) -> Self {
+        let (clock, watch) = (Arc::clone(&runtime.clock), runtime.watch.clone());
+        Self { archive, clock, watch, seconds, reads: Arc::default() }
     }
 
     /// The batches of a read that is done, or that are at hand, and whence they are; else a read is begun, unless it is under
@@ -104,7 +108,7 @@ impl ColdReads {
 
     fn start(&self, wanted: ArchiveRead) -> AbortHandle {
         let reads = self.clone();
-        let task = tokio::spawn(async move {
+        let task = self.watch.spawn(async move {
             let outcome = reads.archive.fetch(wanted).await;
             reads.finish(wanted, outcome);
         });

@@ -71,7 +71,7 @@ impl Bench {
         let machine = Machine::new(1);
         let archive = Arc::new(Gated { gate: Semaphore::new(0), at_hand: Mutex::default(), begun: Mutex::default() });
         let seconds = LatencyHistogram::default();
-        let reads = ColdReads::new(Arc::clone(&archive) as _, machine.runtime().clock, seconds.clone());
+        let reads = ColdReads::new(Arc::clone(&archive) as _, &machine.runtime(), seconds.clone());
         Self { machine, archive, reads, seconds }
     }
 

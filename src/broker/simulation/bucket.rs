@@ -64,9 +64,9 @@ impl Heads {
         if let Some(part) = parts.get(&id) {
             let mut model = part.model.lock();
             model.let_time_pass(now);
-            let highest = model.highest_log_start();
+            let (log_start, highest) = (after.log_start_offset, model.highest_log_start());
+            model.archive_starts(log_start);
             drop(model);
-            let log_start = after.log_start_offset;
             ensure!(log_start <= highest, "the archive of {} starts at {log_start}, asked was {highest}", part.name());
         }
         self.heads.insert(change.key.clone(), (id, Arc::new(after)));

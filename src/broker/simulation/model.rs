@@ -66,7 +66,9 @@ pub(super) struct Model {
     pub(super) is_settled: bool,
     /// Its directory was lost, or an old copy was put back: what was not archived may be gone.
     pub(super) is_rolled_back: bool,
-    /// An old copy was put back that does not know yet what was deleted below this offset.
+    /// It was at this start, so that the log need not know what was deleted, and the archive does.
+    pub(super) has_forgotten: bool,
+    /// The archive has nothing below this offset, and the log need not know.
     pub(super) forgot_below: Offset,
     /// Where the log went on with nothing before it, after deletions that the archive knew of and no record remembers.
     pub(super) went_on_at: Offset,
@@ -131,7 +133,8 @@ impl Model {
     /// the bucket holds, if it has a head.
     pub(super) fn settle(&mut self, offsets: &Offsets, archived: Option<(Offset, Offset)>) -> Check {
         let end = offsets.log_end;
-        if std::mem::take(&mut self.is_rolled_back) {
+        self.has_forgotten = std::mem::take(&mut self.is_rolled_back);
+        if self.has_forgotten {
             let (log_start, _) = archived.unwrap_or_default();
             self.acknowledged = self.acknowledged.min(end);
             self.certain_log_start = self.certain_log_start.min(log_start).min(offsets.log_start);
@@ -152,6 +155,13 @@ impl Model {
         self.is_appending = false;
         self.is_settled = true;
         Ok(())
+    }
+
+    /// The archive begins at `log_start` from now on, which may be by a request of the dead that came late.
+    pub(super) fn archive_starts(&mut self, log_start: Offset) {
+        if self.has_forgotten {
+            self.forgot_below = self.forgot_below.max(log_start);
+        }
     }
 
     /// Compares batches that were read at `offset` with what was written there.

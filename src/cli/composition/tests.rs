@@ -133,7 +133,7 @@ fn each_share_of_memory_bounds_what_it_is_named_for() {
     let answer_bytes = broker.fetch.answer_bytes + broker.fetch.read_ahead_bytes;
     assert_eq!(server_settings(&config).limits.total_frame_bytes + answer_bytes, 260 << 20);
     assert_eq!(broker.archive.archiver.upload_bytes, 180 << 20);
-    assert_eq!(broker.groups.max_state_bytes, 25 << 20);
+    assert_eq!(broker.groups.max_state_bytes, 100 << 20);
     let metrics = Metrics::new();
     tell_limits(&config, &metrics);
     let told: Vec<i64> = MemoryShare::ALL.iter().map(|&share| metrics.memory.limit_bytes.of(share).get()).collect();

@@ -137,6 +137,8 @@ pub struct CoordinatorStats {
 #[derive(Debug)]
 pub struct Coordinator {
     settings: Arc<GroupSettings>,
+    /// Bytes of memory that its groups and offsets may take.
+    max_state_bytes: usize,
     phase: Phase,
     /// What the log says.
     logged: LoggedState,
@@ -162,6 +164,7 @@ impl Coordinator {
         let mut timers = Timers::new();
         timers.set(Timer::Load, now.monotonic);
         Self {
+            max_state_bytes: settings.max_state_bytes,
             settings,
             phase: Phase::Loading,
             logged: LoggedState::default(),
@@ -177,6 +180,11 @@ impl Coordinator {
             timers,
             actions: Vec::new(),
         }
+    }
+
+    /// Sets what others have left of the memory that its groups and offsets may take.
+    pub const fn limit_state(&mut self, bytes: usize) {
+        self.max_state_bytes = bytes;
     }
 
     /// Handles one event and returns what is to be done.
@@ -234,7 +242,7 @@ impl Coordinator {
     }
 
     fn is_full(&self) -> bool {
-        self.state_bytes() >= self.settings.max_state_bytes
+        self.state_bytes() >= self.max_state_bytes
     }
 
     fn replay(&mut self, records: &[LogRecord], bytes: u64) {

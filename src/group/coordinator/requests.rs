@@ -146,7 +146,7 @@ impl Coordinator {
         // Members that are there may go on, as long as they do not grow.
         let known = self.groups.get(&join.group_id).map_or(0, |group| group.bytes_of(join));
         let grows_by = classic::member_bytes(join).saturating_sub(known);
-        if grows_by > 0 && self.state_bytes() + grows_by > self.settings.max_state_bytes {
+        if grows_by > 0 && self.state_bytes() + grows_by > self.max_state_bytes {
             return Err(GroupError::GroupMaxSizeReached);
         }
         Ok(())

@@ -401,6 +401,8 @@ impl JournalFiles {
         let needed = buffer.len().next_multiple_of(DIRECT_ALIGNMENT_BYTES) as u64;
         let has_room = self.active.as_ref().is_some_and(|active| active.position + needed <= active.bytes);
         if !has_room {
+            // A lap follows only what is on stable storage; and a sync that failed is not tried again, whatever its error.
+            self.sync()?;
             match self.begin_lap(needed) {
                 Ok(true) => {}
                 Ok(false) => return Ok(Appended::Full { buffer, no_room: false }),
@@ -460,8 +462,6 @@ impl JournalFiles {
                 fitting(self).expect("one was just made")
             }
         };
-        // A lap follows only what is on stable storage.
-        self.sync()?;
         let slot = self.free[index];
         let lap = Lap {
             slot,

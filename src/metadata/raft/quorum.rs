@@ -107,8 +107,8 @@ impl Metadata {
         let raft = on_seams(runtime, raft).await.map_err(MetadataError::quorum)?;
 
         let (requests, queue) = mpsc::channel(QUEUE_COMMANDS);
-        tokio::spawn(compact(raft.clone(), replay_weight, images.clone(), settings.snapshot_interval_commands));
-        let proposer = tokio::spawn(propose_all(raft.clone(), queue));
+        runtime.watch.spawn(compact(raft.clone(), replay_weight, images.clone(), settings.snapshot_interval_commands));
+        let proposer = runtime.watch.spawn(propose_all(raft.clone(), queue));
         let proposer = Mutex::new(Some(proposer));
         let metadata = Self { raft, stamp, database, images, requests, proposer };
         on_seams(runtime, metadata.lead(last)).await?;

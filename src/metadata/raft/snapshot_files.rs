@@ -18,7 +18,7 @@ use super::codec::{LogIdRecord, MembershipRecord};
 use super::error::StoreError;
 use super::log_database::Stamp;
 use super::{LogId, SnapshotMeta};
-use crate::runtime::disk::{self, Disk};
+use crate::runtime::disk::{self, DirectoryEntry, Disk};
 use crate::types::{ClusterId, NodeId};
 
 const PREFIX: &str = "snapshot-";
@@ -70,8 +70,12 @@ impl SnapshotFiles {
         let index = meta.last_log_id.map_or(0, |log_id| log_id.index);
         let path = self.directory.join(format!("{PREFIX}{index:020}"));
         disk::replace_file(self.disk.as_ref(), &path, &content).map_err(|source| failed(&path, source))?;
-        for other in self.names()?.iter().map(|name| self.directory.join(name)).filter(|other| *other != path) {
-            self.disk.remove_file(&other).map_err(|source| failed(&other, source))?;
+        // With what a crash left unfinished.
+        for entry in self.entries()?.iter().filter(|entry| entry.name.starts_with(PREFIX)) {
+            let other = self.directory.join(&entry.name);
+            if other != path {
+                self.disk.remove_file(&other).map_err(|source| failed(&other, source))?;
+            }
         }
         Ok(())
     }
@@ -102,11 +106,14 @@ impl SnapshotFiles {
 
     /// Names of the snapshots, oldest first; what a crash left unfinished has another name.
     fn names(&self) -> Result<Vec<String>, StoreError> {
-        let entries = self.disk.list(&self.directory).map_err(|source| failed(&self.directory, source))?;
         let is_snapshot = |name: &String| name.strip_prefix(PREFIX).is_some_and(|index| index.parse::<u64>().is_ok());
-        let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).filter(is_snapshot).collect();
+        let mut names: Vec<_> = self.entries()?.into_iter().map(|entry| entry.name).filter(is_snapshot).collect();
         names.sort_unstable();
         Ok(names)
+    }
+
+    fn entries(&self) -> Result<Vec<DirectoryEntry>, StoreError> {
+        self.disk.list(&self.directory).map_err(|source| failed(&self.directory, source))
     }
 }
 

@@ -51,7 +51,12 @@ impl Disk for LocalDisk {
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
         if path.is_dir() {
-            return Ok(());
+            // Whoever made it may have been killed before its name was durable. The parents of a broker's own directories
+            // may be closed to it, and are not its work.
+            return match path.parent().map(|parent| self.sync_directory(parent)) {
+                Some(Err(error)) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+                _ => Ok(()),
+            };
         }
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             self.create_directory(parent)?;

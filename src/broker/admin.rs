@@ -22,6 +22,8 @@ use crate::types::{NodeId, Offset, TopicId};
 
 /// The topic that holds committed offsets.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// Names of topics that Kafka's brokers keep for themselves and this one does not have yet.
+const RESERVED_TOPICS: [&str; 2] = ["__transaction_state", "__share_group_state"];
 /// Size at which its segments are sealed. The coordinators rewrite their live state long before, and what they passed goes by
 /// whole segments: this bounds the disk that each of its partitions takes.
 pub const OFFSETS_SEGMENT_BYTES: u32 = 16 << 20;
@@ -61,9 +63,9 @@ pub enum AdminError {
         requested: i32,
     },
     /// The topic is one of the broker's own: which of its partitions a group belongs to follows from their number.
-    #[error("the topic is internal, and keeps its {existing} partition(s)")]
+    #[error("the topic is internal, and has {existing} partition(s)")]
     FixedPartitions {
-        /// Partitions now.
+        /// Partitions that it has, or will have.
         existing: i32,
     },
     /// The broker would hold more partitions than it may.
@@ -143,7 +145,30 @@ impl Broker {
     /// # Errors
     /// [`AdminError`]; nothing was created.
     pub async fn create_topic(&self, topic: NewTopic, validate_only: bool) -> Result<Arc<Topic>, AdminError> {
+        if topic.name == OFFSETS_TOPIC {
+            let own = self.new_offsets_topic();
+            let asked = if topic.assignment.is_empty() { topic.partitions } else { own.partitions };
+            if asked != -1 && asked != own.partitions {
+                return Err(AdminError::FixedPartitions { existing: own.partitions });
+            }
+            return self.create(own, TopicKind::Internal, validate_only).await;
+        }
+        if RESERVED_TOPICS.contains(&&*topic.name) {
+            return Err(AdminError::Invalid("the name is kept for a topic of the broker's own"));
+        }
         self.create(topic, TopicKind::Ordinary, validate_only).await
+    }
+
+    /// How committed offsets are kept, whoever asks for the topic first.
+    fn new_offsets_topic(&self) -> NewTopic {
+        let segment_bytes = OFFSETS_SEGMENT_BYTES.to_string();
+        let configs =
+            [("cleanup.policy", "compact"), ("remote.storage.enable", "false"), ("segment.bytes", &segment_bytes)];
+        NewTopic {
+            partitions: self.settings.topics.offsets_partitions,
+            configs: configs.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            ..NewTopic::by_default(OFFSETS_TOPIC)
+        }
     }
 
     /// The topic of committed offsets, created when it is not there yet.
@@ -155,15 +180,7 @@ impl Broker {
             self.coordinate(topic);
             return Ok(Arc::clone(topic));
         }
-        let segment_bytes = OFFSETS_SEGMENT_BYTES.to_string();
-        let configs =
-            [("cleanup.policy", "compact"), ("remote.storage.enable", "false"), ("segment.bytes", &segment_bytes)];
-        let topic = NewTopic {
-            partitions: self.settings.topics.offsets_partitions,
-            configs: configs.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-            ..NewTopic::by_default(OFFSETS_TOPIC)
-        };
-        let topic = match self.create(topic, TopicKind::Internal, false).await {
+        let topic = match self.create(self.new_offsets_topic(), TopicKind::Internal, false).await {
             // Somebody else was faster.
             Err(AdminError::Command(CommandError::Rejected(Rejection::TopicExists { .. }))) => {
                 self.image().topic_named(OFFSETS_TOPIC).cloned().ok_or(AdminError::UnknownTopic)?

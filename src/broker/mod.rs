@@ -35,6 +35,7 @@ mod tests;
 mod throttle;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -147,6 +148,12 @@ impl Broker {
     /// The data directories.
     pub fn directories(&self) -> &[Arc<LogDirectory>] {
         self.partitions.directories()
+    }
+
+    /// Configured data directories that could not be opened at the start.
+    pub fn unopened_directories(&self) -> impl Iterator<Item = &Path> {
+        let is_open = |path: &Path| self.directories().iter().any(|directory| directory.path() == path);
+        self.settings.directories.iter().map(PathBuf::as_path).filter(move |path| !is_open(path))
     }
 
     /// The partitions that are open.

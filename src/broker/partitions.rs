@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use super::error::PartitionError;
 use super::settings::BrokerSettings;
-use crate::log::{LogDirectory, LogSettings, PartitionLog};
+use crate::log::{AppendError, LogDirectory, LogSettings, PartitionLog};
 use crate::metadata::Image;
 use crate::metadata::config_layers::BrokerLayers;
 use crate::metadata::image::{ArchiveMark, Topic, TopicChange};
@@ -216,7 +216,7 @@ impl Partitions {
         let replica = replica.ok_or(PartitionError::NotLeader { leader: None })?;
         let directory =
             self.directories.iter().find(|directory| directory.identity().directory_id == replica.directory);
-        let directory = directory.ok_or(PartitionError::NotLeader { leader: None })?;
+        let directory = directory.ok_or(AppendError::Offline { directory_id: replica.directory })?;
         let topic = self.local_topic(topic);
         let rules = topic.rules();
         let log = directory.log_or_create(id, rules.log);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
+use crate::log::AppendError;
 use crate::metadata::topic_config::{ConfigOperation, TopicConfig};
 use crate::record::*;
 use crate::sim::Random;
@@ -409,11 +410,21 @@ async fn a_directory_that_can_not_be_opened_is_offline_and_the_others_serve() {
     let topic = broker.image().topic_named("events").unwrap().clone();
     for (number, is_in_first) in (0..).zip(&is_in_first) {
         let leader = broker.leader(&topic, number, LeaderEpoch::NONE);
-        assert_eq!(leader.is_ok(), *is_in_first, "{number}");
-        if let Ok(leader) = leader {
-            produce(&broker, &leader, &batch(BatchOptions::default(), &[vec![8; 100]])).await;
+        assert_eq!(broker.image().offline_nodes(topic.partition(number).unwrap()).is_empty(), *is_in_first);
+        match leader {
+            Ok(leader) => {
+                assert!(is_in_first);
+                produce(&broker, &leader, &batch(BatchOptions::default(), &[vec![8; 100]])).await;
+            }
+            Err(error) => {
+                assert!(
+                    !is_in_first && matches!(error, PartitionError::Append(AppendError::Offline { .. })),
+                    "{error}"
+                );
+            }
         }
     }
+    assert_eq!(broker.unopened_directories().collect::<Vec<_>>(), [root.path().join("two")]);
     broker.shutdown().await;
 
     std::fs::write(&checkpoint, whole).unwrap();
@@ -482,5 +493,22 @@ async fn a_search_by_time_goes_on_behind_the_batch_that_holds_the_log_start() {
         let found = broker.offset(&leader, query, Isolation::ReadUncommitted).await.unwrap();
         assert_eq!(found.map(|found| found.offset.0), offset, "{timestamp}");
     }
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_brokers_own_topics_are_made_as_the_broker_needs_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path()).await;
+    let wanted = |name: &str, partitions| NewTopic { partitions, ..NewTopic::by_default(name) };
+    let refused = broker.create_topic(wanted(OFFSETS_TOPIC, 3000), false).await;
+    assert!(matches!(refused, Err(AdminError::FixedPartitions { .. })), "{refused:?}");
+    let refused = broker.create_topic(wanted("__transaction_state", 1), false).await;
+    assert!(matches!(refused, Err(AdminError::Invalid(_))), "{refused:?}");
+    let made = broker.create_topic(wanted(OFFSETS_TOPIC, -1), false).await.unwrap();
+    assert!(made.internal);
+    assert_eq!(made.partition_count(), broker.settings.topics.offsets_partitions);
+    let more = broker.create_partitions(OFFSETS_TOPIC, made.partition_count() + 1, None, false).await;
+    assert!(matches!(more, Err(AdminError::FixedPartitions { .. })), "{more:?}");
     broker.shutdown().await;
 }

@@ -115,8 +115,11 @@ fn announce(
     }
     context.output.line(format!("  http      {}", http.address()))?;
     context.output.line(format!("  cluster   {} node {}", broker.cluster_id(), broker.node_id()))?;
-    for directory in &config.data.directories {
-        context.output.line(format!("  data      {}", directory.display()))?;
+    for directory in broker.directories() {
+        context.output.line(format!("  data      {}", directory.path().display()))?;
+    }
+    for path in broker.unopened_directories() {
+        context.output.line(format!("  OFFLINE   {}, see the log", path.display()))?;
     }
     context.output.line(format!("  archive   {}", config.store.url))?;
     context

@@ -1,5 +1,6 @@
 //! What the settings mean together: addresses parsed, memory shared out, combinations that can't work refused.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -13,7 +14,8 @@ use super::settings::{
 };
 use super::store::StoreConfig;
 use super::units::ByteSize;
-use crate::metadata::topic_config::{NO_COMPACTION, compacts, topic_config, topic_config_names};
+use crate::metadata::config_layers::BrokerLayers;
+use crate::metadata::topic_config::{NO_COMPACTION, TopicKind, compacts, create, topic_config, topic_config_names};
 use crate::telemetry::{Label, MemoryShare, check_filter};
 use crate::types::NodeId;
 
@@ -206,6 +208,12 @@ fn check_topic_defaults(loaded: &Loaded, problems: &mut Vec<Problem>) {
         };
         problems.extend(wrong.map(|text| loaded.problem(&format!("topics.defaults.{name}"), text)));
     }
+    let (all, none) = (&loaded.settings.topics.defaults.0, BTreeMap::new());
+    if problems.is_empty()
+        && let Err(error) = create(all, TopicKind::Ordinary, &BrokerLayers::fixed(&none))
+    {
+        problems.push(loaded.problem("topics.defaults", error.to_string()));
+    }
 }
 
 fn nearest_topic_config(name: &str) -> String {
@@ -366,7 +374,7 @@ mod tests {
     }
 
     /// Settings that can't work together, and what the refusal says.
-    const REFUSED: [(&[(&str, &str)], &str); 21] = [
+    const REFUSED: [(&[(&str, &str)], &str); 22] = [
         (&[("listeners.kafka.default.address", "0.0.0.0:9092")], "say --allow-insecure"),
         (&[("listeners.http", "192.168.1.1:80")], "flag: listeners.http: 192.168.1.1:80 can be reached"),
         (
@@ -393,6 +401,7 @@ mod tests {
         (&[("archive.url", "file:///d"), ("data.directories", "/d")], "is a data directory"),
         (&[("topics.defaults.retention.mss", "1")], "is not a topic setting of Kafka; did you mean retention.ms?"),
         (&[("topics.defaults.retention.ms", "long")], "topics.defaults.retention.ms: Invalid value long"),
+        (&[("topics.defaults.retention.ms", "5"), ("topics.defaults.local.retention.ms", "50")], "topics.defaults: "),
         (&[("telemetry.log_filter", "alluvium=loud")], "log filter is not understood"),
     ];
 

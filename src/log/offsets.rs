@@ -11,7 +11,7 @@
 //! ```
 //! `log_start ≤ local_log_start ≤ log_end` · `log_start ≤ last_stable ≤ high_watermark ≤ durable ≤ log_end` ·
 //! `recovery_point ≤ durable` · `local_log_start ≤ max(log_start, archived_to)`: no hole between the tiers ·
-//! `archived_to ≤ min(last_stable, recovery_point)`: only synced, decided records are archived.
+//! `archived_to ≤ max(log_start, min(last_stable, recovery_point))`: only synced, decided records are archived.
 //!
 //! End offsets are exclusive. The ladder is plain data: it lives under the partition's lock and a copy is handed out.
 

@@ -210,6 +210,14 @@ impl Image {
         self.brokers.get(&node_id)
     }
 
+    /// The brokers whose copy of a partition is in a data directory that they can't use.
+    pub fn offline_nodes(&self, partition: &Partition) -> Vec<NodeId> {
+        let is_online = |replica: &&Replica| {
+            self.broker(replica.node_id).is_some_and(|broker| broker.directories.contains(&replica.directory))
+        };
+        partition.replicas.iter().filter(|replica| !is_online(replica)).map(|replica| replica.node_id).collect()
+    }
+
     /// All brokers by number.
     pub fn brokers(&self) -> impl Iterator<Item = &Arc<Broker>> {
         self.brokers.values()

@@ -26,6 +26,7 @@ pub const IMAGE_FORMAT: u32 = 1;
 const WHAT: &str = "metadata snapshot";
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Header {
     format: u32,
     version: u64,

@@ -22,8 +22,8 @@ PATIENCE = 1000  # refusals in a row after which a batch counts as lost
 class Writer:
     """One producer on one partition. A record's value is its number, so order and loss are seen at once."""
 
-    def __init__(self, topic, partition, seed):
-        self.topic, self.partition = topic, partition
+    def __init__(self, topic, partition, seed, acks=-1):
+        self.topic, self.partition, self.acks = topic, partition, acks
         self.random = random.Random(f"{seed} {partition}")
         self.identity = None
         self.next_number = self.acknowledged = 0
@@ -97,7 +97,7 @@ class Writer:
     def _send(self, connection, entry):
         data = [{"Index": self.partition, "Records": entry[2]}]
         topics = [{"Name": self.topic, "PartitionData": data}]
-        connection.send("Produce", 9, {"Acks": -1, "TimeoutMs": 10_000, "TopicData": topics})
+        connection.send("Produce", 9, {"Acks": self.acks, "TimeoutMs": 10_000, "TopicData": topics})
 
     def _answer(self, answer):
         """Books an answer to the oldest open batch; true if it has to be sent again."""
@@ -142,9 +142,9 @@ def where_broken(writer, numbers):
 class Load:
     """Writers on all partitions, each in its thread."""
 
-    def __init__(self, bootstrap, topic, seed):
+    def __init__(self, bootstrap, topic, seed, partitions=PARTITIONS, acks=-1):
         self.bootstrap = bootstrap
-        self.writers = [Writer(topic, partition, seed) for partition in range(PARTITIONS)]
+        self.writers = [Writer(topic, partition, seed, acks) for partition in range(partitions)]
 
     def start(self):
         self.stop_event = threading.Event()

@@ -90,7 +90,8 @@ pub fn documents_are_rendered(tree: &Tree, found: &mut Vec<Violation>) {
     }
 }
 
-/// Finds links of Markdown documents to files that are not there.
+/// Finds links of Markdown documents to files that are not there, and files that documents on the present name and that are
+/// not there.
 pub fn links_lead_somewhere(tree: &Tree, found: &mut Vec<Violation>) {
     for source in tree.files().filter(|source| source.path.ends_with(".md")) {
         for (index, line) in source.text.lines().enumerate() {
@@ -100,6 +101,12 @@ pub fn links_lead_somewhere(tree: &Tree, found: &mut Vec<Violation>) {
                 if !elsewhere && !tree.has(&resolve(&source.path, target)) {
                     found.push(Violation::new(&source.path, index + 1, format!("leads nowhere: {target}")));
                 }
+            }
+            let is_present = source.path.starts_with("src/docs/") && !source.path.contains("/decisions/");
+            let code = line.split('`').skip(1).step_by(2).filter(|_| is_present);
+            let named = code.filter(|code| code.contains('/') && (code.ends_with(".rs") || code.ends_with(".py")));
+            for name in named.filter(|name| !tree.has(name) && !tree.has(&format!("src/{name}"))) {
+                found.push(Violation::new(&source.path, index + 1, format!("names what is not there: {name}")));
             }
         }
     }

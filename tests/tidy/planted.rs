@@ -50,8 +50,9 @@ pub fn tidy_tree() -> Tree {
         .with("src/archive/parquet/mod.rs", "//! The codec.\nuse parquet::arrow::ArrowWriter;\n")
         .with(
             "src/docs/mod.rs",
-            "//! The documents.\n#[doc = include_str!(\"decisions/0001-an-ack.md\")]\npub mod acks {}\n#[doc = include_str!(\"decisions/0001-other.md\")]\npub mod other {}\n",
+            "//! The documents.\n#[doc = include_str!(\"decisions/0001-an-ack.md\")]\npub mod acks {}\n#[doc = include_str!(\"decisions/0001-other.md\")]\npub mod other {}\n#[doc = include_str!(\"glossary.md\")]\npub mod glossary {}\n",
         )
+        .with("src/docs/glossary.md", "In `types/mod.rs` and `README.md`.\n")
         .with("src/docs/decisions/0001-an-ack.md", DECISION)
         .with("README.md", "See [the types](src/types), [a site](https://example.org) and [below](#x).\n")
         .with("Cargo.toml", "[dependencies]\n# a comment = 1\ntokio = \"1\"\n[dev-dependencies]\ntempfile = \"3\"\n")
@@ -96,6 +97,7 @@ pub fn violations() -> Vec<Plant> {
         plant("decisions", "src/docs/decisions/0001-other.md", 0, DECISION),
         plant("rendered", "src/docs/operations.md", 0, "# Operations\n"),
         plant("links", "README.md", 1, "See [nothing](src/nothing.rs).\n"),
+        plant("links", "src/docs/glossary.md", 1, "See `log/nothing.rs`.\n"),
         // purity
         plant("purity", "src/group/a.rs", 2, "//! Pure: groups.\nuse std::collections::HashMap;\n"),
         plant("purity", "src/group/a.rs", 2, "//! Pure: groups.\nasync fn f() {}\n"),

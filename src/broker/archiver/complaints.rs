@@ -1,4 +1,4 @@
-//! Which damaged objects were complained of, so that readers that try again and again do not fill the log.
+//! Which damaged objects and partitions were complained of, so that what is tried again and again does not fill the log.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

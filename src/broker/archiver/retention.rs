@@ -77,20 +77,20 @@ impl Broker {
     }
 
     /// What is held, and how long it took to find out once a lane had time for it.
-    async fn look(self: &Arc<Self>, archiver: &Archiver) -> (Vec<Held>, Duration) {
-        let (broker, is_durable) = (Arc::clone(self), archiver.is_durable());
+    async fn look(self: &Arc<Self>, archiver: &Arc<Archiver>) -> (Vec<Held>, Duration) {
+        let (broker, of) = (Arc::clone(self), Arc::clone(archiver));
         let look = move || {
             let clock = &broker.runtime().clock;
             let began = clock.monotonic();
-            let held = broker.held(is_durable);
+            let held = broker.held(&of);
             (held, clock.monotonic().since(began))
         };
         archiver.workers.run(look).await
     }
 
     /// The partitions that hold sealed segments, and what they hold. Blocks on indexes that are not in memory.
-    fn held(&self, is_durable: bool) -> Vec<Held> {
-        let image = self.image();
+    fn held(&self, archiver: &Archiver) -> Vec<Held> {
+        let (image, is_durable) = (self.image(), archiver.is_durable());
         let logs = self.directories().iter().flat_map(|directory| directory.logs());
         logs.filter_map(|log| {
             let id = log.partition();
@@ -107,7 +107,10 @@ impl Broker {
                 // The other loop was faster.
                 Err(ReadError::Removed { .. }) => return None,
                 Err(error) => {
-                    tracing::error!(%error, partition = %id, "segment can't be read");
+                    let now = self.runtime().clock.monotonic();
+                    if archiver.complaints.lock().is_due(&id.to_string(), now) {
+                        tracing::error!(%error, partition = %id, "segment can't be read");
+                    }
                     return None;
                 }
             };

@@ -14,6 +14,7 @@ use crate::archive::store::Operation;
 use crate::archive::store::faulty::{Fault, FaultPlan, FaultyBackend};
 use crate::broker::*;
 use crate::group::request::{CommitPartition, CommitTopic, OffsetCommit, OffsetFetch};
+use crate::log::AppendError;
 use crate::metadata::Command;
 use crate::metadata::image::ArchiveMark;
 use crate::metadata::topic_config::ConfigOperation;
@@ -314,7 +315,7 @@ async fn a_directory_that_is_missing_and_not_replaced_is_waited_for() {
     let broker = home.open_with(&["first"]).await;
     let image = broker.image();
     let refused = broker.leader(image.topic_named(TOPIC).unwrap(), index, LeaderEpoch::NONE).unwrap_err();
-    assert!(matches!(refused, PartitionError::NotLeader { .. }), "{refused}");
+    assert!(matches!(refused, PartitionError::Append(AppendError::Offline { .. })), "{refused}");
     produce_all(&broker, 1 - index, 0..5, "other").await;
     drop(image);
     broker.shutdown().await;

@@ -37,6 +37,7 @@ const COMMITTED: &str = "committed";
 
 /// Whom a metadata directory belongs to, written when it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Stamp {
     format: u32,
     /// The cluster.

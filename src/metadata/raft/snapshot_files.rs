@@ -29,6 +29,7 @@ const SNAPSHOT_LIMIT_BYTES: u64 = 4 << 30;
 const WHAT: &str = "metadata snapshot file";
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Header {
     format: u32,
     cluster_id: ClusterId,

@@ -1,6 +1,7 @@
 //! DescribeLogDirs: the data directories and the sizes of the partitions in them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use kafka_protocol::messages::describe_log_dirs_response::{
@@ -22,8 +23,17 @@ impl Handle for DescribeLogDirsRequest {
             .map(|topics| topics.into_iter().map(|topic| (topic.topic.to_string(), topic.partitions)).collect());
         let directories = context.broker.directories().iter();
         let results = directories.map(|directory| described(context, directory, &image, wanted.as_ref()));
-        DescribeLogDirsResponse::default().with_results(results.collect())
+        let unopened = context.broker.unopened_directories().map(offline);
+        DescribeLogDirsResponse::default().with_results(results.chain(unopened).collect())
     }
+}
+
+fn offline(path: &Path) -> DescribeLogDirsResult {
+    DescribeLogDirsResult::default()
+        .with_log_dir(text(&path.to_string_lossy()))
+        .with_error_code(ErrorCode::KafkaStorageError.code())
+        .with_total_bytes(-1)
+        .with_usable_bytes(-1)
 }
 
 fn described(
@@ -49,10 +59,10 @@ fn described(
     let topics = topics.into_iter().map(|(name, partitions)| {
         DescribeLogDirsTopic::default().with_name(topic_name(&name)).with_partitions(partitions)
     });
-    let result = DescribeLogDirsResult::default().with_log_dir(text(&directory.path().to_string_lossy()));
     if directory.is_offline() {
-        return result.with_error_code(ErrorCode::KafkaStorageError.code()).with_total_bytes(-1).with_usable_bytes(-1);
+        return offline(directory.path());
     }
+    let result = DescribeLogDirsResult::default().with_log_dir(text(&directory.path().to_string_lossy()));
     let space = context.broker.runtime().disk.space(directory.path());
     let (total, usable) = space.map_or((-1, -1), |space| (clamp(space.total_bytes), clamp(space.available_bytes)));
     result.with_topics(topics.collect()).with_total_bytes(total).with_usable_bytes(usable)

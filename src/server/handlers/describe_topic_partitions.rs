@@ -11,6 +11,7 @@ use kafka_protocol::messages::{DescribeTopicPartitionsRequest, DescribeTopicPart
 use super::described::{described_partition, described_topic};
 use super::wire::{TOPIC_OPERATIONS, topic_name};
 use super::{Context, Handle};
+use crate::metadata::Image;
 use crate::metadata::image::Topic;
 use crate::metadata::topic_name::validate;
 use crate::protocol::ErrorCode;
@@ -42,7 +43,7 @@ impl Handle for DescribeTopicPartitionsRequest {
                 response.topics.push(unknown(name));
                 continue;
             };
-            let described = described(topic, from, room);
+            let described = described(&image, topic, from, room);
             let count = i32::try_from(described.partitions.len()).unwrap_or(room);
             room -= count;
             response.topics.push(described);
@@ -70,10 +71,10 @@ fn unknown(name: &str) -> DescribeTopicPartitionsResponseTopic {
         .with_topic_authorized_operations(TOPIC_OPERATIONS)
 }
 
-fn described(topic: &Topic, from: i32, room: i32) -> DescribeTopicPartitionsResponseTopic {
+fn described(image: &Image, topic: &Topic, from: i32, room: i32) -> DescribeTopicPartitionsResponseTopic {
     let numbered = topic.partitions.iter().zip(0..).skip(usize::try_from(from).unwrap_or(0));
     let partitions = numbered.take(usize::try_from(room).unwrap_or(0)).map(|(partition, index)| {
-        described_partition!(DescribeTopicPartitionsResponsePartition, partition, index)
+        described_partition!(DescribeTopicPartitionsResponsePartition, image, partition, index)
             .with_eligible_leader_replicas(Some(Vec::new()))
             .with_last_known_elr(Some(Vec::new()))
     });

@@ -16,17 +16,20 @@ macro_rules! described_topic {
 
 /// The answer about one partition in the type that the API has for it.
 macro_rules! described_partition {
-    ($answer:ty, $partition:expr, $index:expr) => {{
+    ($answer:ty, $image:expr, $partition:expr, $index:expr) => {{
         use $crate::protocol::ErrorCode;
         use $crate::server::handlers::wire::broker_id;
         let partition: &$crate::metadata::image::Partition = $partition;
-        let error = if partition.leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable };
+        let offline = $image.offline_nodes(partition);
+        let leader = partition.leader.filter(|leader| !offline.contains(leader));
+        let error = if leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable };
         <$answer>::default()
             .with_error_code(error.code())
             .with_partition_index($index)
-            .with_leader_id(broker_id(partition.leader))
+            .with_leader_id(broker_id(leader))
             .with_leader_epoch(partition.leader_epoch.get())
             .with_replica_nodes(partition.replica_nodes().map(|node_id| broker_id(Some(node_id))).collect())
+            .with_offline_replicas(offline.into_iter().map(|node_id| broker_id(Some(node_id))).collect())
             .with_isr_nodes(partition.in_sync_nodes().map(|node_id| broker_id(Some(node_id))).collect())
     }};
 }

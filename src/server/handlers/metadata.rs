@@ -9,6 +9,7 @@ use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse};
 use super::described::{described_partition, described_topic};
 use super::wire::{CLUSTER_OPERATIONS, NO_OPERATIONS, TOPIC_OPERATIONS, brokers, text, topic_id};
 use super::{Context, Handle};
+use crate::metadata::Image;
 use crate::metadata::image::Topic;
 use crate::metadata::topic_name::validate;
 use crate::protocol::ErrorCode;
@@ -30,7 +31,10 @@ impl Handle for MetadataRequest {
         let wanted = self.topics.filter(|topics| context.version() > 0 || !topics.is_empty());
         let operations = if self.include_topic_authorized_operations { TOPIC_OPERATIONS } else { NO_OPERATIONS };
         match wanted {
-            None => topics.extend(context.broker.image().topics().map(|topic| described(topic, operations))),
+            None => {
+                let image = context.broker.image();
+                topics.extend(image.topics().map(|topic| described(&image, topic, operations)));
+            }
             Some(wanted) => {
                 for topic in wanted {
                     topics.push(one_topic(context, topic, self.allow_auto_topic_creation, operations).await);
@@ -77,12 +81,12 @@ async fn one_topic(
     let Some(name) = wanted.name else {
         let id = topic_id(wanted.topic_id);
         return match image.topic(id) {
-            Some(topic) => described(topic, operations),
+            Some(topic) => described(&image, topic, operations),
             None => failed(ErrorCode::UnknownTopicId).with_topic_id(id.uuid()).with_name(None),
         };
     };
     if let Some(topic) = image.topic_named(&name) {
-        return described(topic, operations);
+        return described(&image, topic, operations);
     }
     if validate(&name).is_err() {
         return failed(ErrorCode::InvalidTopicException).with_name(Some(name));
@@ -91,14 +95,14 @@ async fn one_topic(
         return failed(ErrorCode::UnknownTopicOrPartition).with_name(Some(name));
     }
     match context.broker.auto_create_topic(&name).await {
-        Ok(topic) => described(&topic, operations),
+        Ok(topic) => described(&context.broker.image(), &topic, operations),
         Err(error) => failed(admin_code(&error)).with_name(Some(name)),
     }
 }
 
-fn described(topic: &Topic, operations: i32) -> MetadataResponseTopic {
+fn described(image: &Image, topic: &Topic, operations: i32) -> MetadataResponseTopic {
     let numbered = topic.partitions.iter().zip(0..);
     let partitions =
-        numbered.map(|(partition, index)| described_partition!(MetadataResponsePartition, partition, index));
+        numbered.map(|(partition, index)| described_partition!(MetadataResponsePartition, image, partition, index));
     described_topic!(MetadataResponseTopic, topic, partitions.collect(), operations)
 }

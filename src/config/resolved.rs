@@ -98,6 +98,12 @@ pub fn resolve(loaded: &Loaded, environment: &[(String, String)], machine: &Mach
     let http = resolve_address(loaded, "listeners.http", &settings.listeners.http, &mut warnings);
     let http = http.map_err(|problem| problems.push(problem)).ok();
     let listeners = resolve_listeners(loaded, &mut warnings, &mut problems);
+    if let Some(http) = http.filter(|http| http.port() != 0)
+        && let Some(listener) = listeners.iter().find(|listener| listener.address == http)
+    {
+        let text = format!("the Kafka listener {} has {http} too", listener.name);
+        problems.push(loaded.problem("listeners.http", text));
+    }
     let store = StoreConfig::resolve(loaded, environment, &machine.working_directory);
     let store = store.map_err(|found| problems.extend(found)).ok();
     if let Some(directory) = store.as_ref().and_then(StoreConfig::directory)
@@ -349,9 +355,15 @@ mod tests {
     }
 
     fn resolve_with(flags: &[(&str, &str)]) -> Result<Config, String> {
+        resolve_in(&[], flags)
+    }
+
+    fn resolve_in(environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, String> {
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let flags = flags.iter().map(|(key, text)| Assignment::text(*key, *text, "flag")).collect();
         let loaded = load(&Sources { flags, ..Sources::default() }, &LocalDisk).map_err(|error| error.to_string())?;
-        resolve(&loaded, &[], &machine()).map_err(|error| error.to_string())
+        resolve(&loaded, &environment, &machine()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -374,7 +386,7 @@ mod tests {
     }
 
     /// Settings that can't work together, and what the refusal says.
-    const REFUSED: [(&[(&str, &str)], &str); 22] = [
+    const REFUSED: [(&[(&str, &str)], &str); 25] = [
         (&[("listeners.kafka.default.address", "0.0.0.0:9092")], "say --allow-insecure"),
         (&[("listeners.http", "192.168.1.1:80")], "flag: listeners.http: 192.168.1.1:80 can be reached"),
         (
@@ -388,6 +400,10 @@ mod tests {
             "another listener has 127.0.0.1:1 too",
         ),
         (&[("listeners.http", "broker:80")], "not an address to listen on"),
+        (
+            &[("listeners.http", "127.0.0.1:9092")],
+            "flag: listeners.http: the Kafka listener default has 127.0.0.1:9092",
+        ),
         (&[("memory.tail_percent", "31")], "the shares make 101 percent"),
         (&[("memory.tail_percent", "0"), ("memory.frames_percent", "60")], "at least 1 percent"),
         (&[("memory.budget", "1MiB")], "must be at least 32MiB"),
@@ -398,6 +414,14 @@ mod tests {
         (&[("network.connection_memory", "1MiB")], "must hold the largest request"),
         (&[("archive.url", "file:///a"), ("archive.region", "x")], "means nothing for a file:// store"),
         (&[("archive.url", "s3://b"), ("archive.access_key_id", "k")], "needs the other half"),
+        (
+            &[("archive.url", "s3://b"), ("archive.endpoint", "nonsense")],
+            "flag: archive.endpoint: is not the address of a",
+        ),
+        (
+            &[("archive.url", "s3://b"), ("archive.endpoint", "http://h")],
+            "flag: archive.endpoint: http:// has no encryption; use https://, or allow it with archive.allow_http or AWS_",
+        ),
         (&[("archive.url", "file:///d"), ("data.directories", "/d")], "is a data directory"),
         (&[("topics.defaults.retention.mss", "1")], "is not a topic setting of Kafka; did you mean retention.ms?"),
         (&[("topics.defaults.retention.ms", "long")], "topics.defaults.retention.ms: Invalid value long"),
@@ -426,13 +450,41 @@ mod tests {
     }
 
     #[test]
+    fn variables_that_no_store_could_be_reached_with_are_refused_by_name() {
+        for (url, variable, value, expected) in [
+            ("s3://b", "AWS_ENDPOINT_URL", "localhost:9000", "is not the address of a server"),
+            ("s3://b", "AWS_ENDPOINT", "https://key:secret@h", "credentials don't belong into the address"),
+            ("s3://b", "AWS_ENDPOINT_URL_S3", "http://h", "http:// has no encryption"),
+            ("s3://b", "AWS_REGION", "eu central", "has a space"),
+            ("s3://b", "AWS_SESSION_TOKEN", "secret\n", "has a space, a line break"),
+            ("gs://b", "GOOGLE_BASE_URL", "http://h", "allow it with GOOGLE_ALLOW_HTTP=true"),
+            ("az://b", "AZURE_STORAGE_ENDPOINT", "h", "is not the address of a server"),
+        ] {
+            let environment = [(variable, value), ("AZURE_STORAGE_ACCOUNT_NAME", "a")];
+            let error = resolve_in(&environment, &[("archive.url", url)]).expect_err(variable);
+            assert!(error.starts_with(&format!("{variable}: ")) && error.contains(expected), "{error}");
+            assert!(!error.contains("secret") && !error.contains('\n'), "{error}");
+        }
+        let error = resolve_with(&[("archive.url", "az://b")]).unwrap_err();
+        assert_eq!(error, "AZURE_STORAGE_ACCOUNT_NAME: an az:// store needs the name of its account here");
+        let allowed = [("AWS_ENDPOINT_URL", "http://h:9000"), ("AWS_ALLOW_HTTP", "True")];
+        resolve_in(&allowed, &[("archive.url", "s3://b")]).unwrap();
+        // What describes another kind of store is not looked at.
+        resolve_in(&[("AWS_ENDPOINT_URL", "localhost:9000")], &[]).unwrap();
+    }
+
+    #[test]
     fn store_options_come_from_the_environment_and_settings_override_them() {
-        let environment = [("AWS_REGION", "a"), ("AWS_ACCESS_KEY_ID", "key"), ("HOME", "/"), ("AWS_SESSION_TOKEN", "")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let endpoint = [("archive.url", "s3://b"), ("archive.endpoint", "https://ours")];
+        let environment = [("AWS_ENDPOINT_URL_S3", "https://theirs"), ("AWS_ENDPOINT_URL", "localhost:9000")];
+        let options = resolve_in(&environment, &endpoint).unwrap().store.options;
+        assert_eq!(
+            options.iter().map(|(name, value)| (&**name, value.expose())).collect::<Vec<_>>(),
+            [("aws_endpoint", "https://ours")]
+        );
+        let environment = [("AWS_REGION", "a"), ("AWS_ACCESS_KEY_ID", "key"), ("HOME", "/"), ("AWS_SESSION_TOKEN", "")];
         let flags = [("archive.url", "s3://bucket/p"), ("archive.region", "b"), ("archive.path_style", "true")];
-        let flags = flags.iter().map(|(key, text)| Assignment::text(*key, *text, "flag")).collect();
-        let loaded = load(&Sources { flags, ..Sources::default() }, &LocalDisk).unwrap();
-        let config = resolve(&loaded, &environment, &machine()).unwrap();
+        let config = resolve_in(&environment, &flags).unwrap();
         let options: Vec<_> =
             config.store.options.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
         let expected =

@@ -150,7 +150,8 @@ settings! {
         region: Option<String> = None, example "\"eu-central-1\"";
         /// Name the bucket in the path and not in the host name, as most S3-compatible servers want it. Costs nothing.
         path_style: bool = false;
-        /// Allow an endpoint without TLS: data and signatures can be read on the way.
+        /// Allow an endpoint without TLS: data and signatures can be read on the way. Unless this is set, or AWS_ALLOW_HTTP=true,
+        /// one that begins with http:// is refused.
         allow_http: bool = false;
         /// Access key. Better left unset, for AWS_ACCESS_KEY_ID or the machine's own role: here it lies in a file.
         access_key_id: Option<Secret> = None, example "\"...\"";
@@ -286,7 +287,7 @@ pub struct Directories(pub Vec<PathBuf>);
 impl<'de> Deserialize<'de> for Directories {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a list of paths")]
+        #[serde(untagged, expecting = "needs a list of paths")]
         enum Form {
             List(Vec<PathBuf>),
             Text(String),
@@ -306,7 +307,7 @@ pub struct TopicDefaults(pub BTreeMap<String, String>);
 impl<'de> Deserialize<'de> for TopicDefaults {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "text, a number or a boolean")]
+        #[serde(untagged, expecting = "needs text, a number or a boolean")]
         enum Scalar {
             Boolean(bool),
             Integer(i64),

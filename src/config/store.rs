@@ -15,6 +15,15 @@ const DEFAULT_STORE_DIRECTORY: &str = "object-store";
 const SCHEMES: [&str; 5] = ["file", "memory", "s3", "gs", "az"];
 /// Variables that describe a store to `object_store` and to the providers' own tools, by prefix.
 const VARIABLE_PREFIXES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
+/// Options that become part of a host name or of a header, where `object_store` takes for granted that they fit.
+const WORDS: [&str; 6] = [
+    "aws_region",
+    "aws_default_region",
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "aws_token",
+];
 
 /// An object store's address and how to reach it, in the terms of the `object_store` library.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +58,13 @@ impl StoreConfig {
             ("allow_http", "aws_allow_http", archive.allow_http.then(|| text("true"))),
         ];
         let mut options = from_environment(environment);
+        if archive.endpoint.is_some() {
+            options.retain(|option, _| !endpoint_options("s3").contains(&option.as_str()));
+        }
+        let mut origins = BTreeMap::new();
         for (setting, option, value) in own {
             let Some(value) = value else { continue };
+            origins.insert(option, format!("archive.{setting}"));
             if url.scheme() != "s3" {
                 let key = format!("archive.{setting}");
                 problems.push(loaded.problem(&key, format!("means nothing for a {}:// store; unset it", url.scheme())));
@@ -63,6 +77,11 @@ impl StoreConfig {
             problems
                 .push(loaded.problem(key, "needs the other half: set access_key_id and secret_access_key together"));
         }
+        let wrong = check_options(url.scheme(), &options);
+        problems.extend(wrong.into_iter().map(|(option, text)| match origins.get(option) {
+            Some(setting) => loaded.problem(setting, text),
+            None => Problem { origin: option.to_ascii_uppercase(), text },
+        }));
         if problems.is_empty() { Ok(Self { url, options }) } else { Err(problems) }
     }
 
@@ -70,6 +89,71 @@ impl StoreConfig {
     pub fn directory(&self) -> Option<PathBuf> {
         (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten()
     }
+}
+
+/// Options that are the address of a store's server.
+fn endpoint_options(scheme: &str) -> &'static [&'static str] {
+    match scheme {
+        "s3" => &["aws_endpoint", "aws_endpoint_url", "aws_endpoint_url_s3"],
+        "gs" => &["google_base_url"],
+        "az" => &["azure_endpoint", "azure_storage_endpoint"],
+        _ => &[],
+    }
+}
+
+/// Finds options that `object_store` would stumble over at the first request, or that can't work. Values are not shown.
+fn check_options(scheme: &str, options: &BTreeMap<String, Secret>) -> Vec<(&'static str, String)> {
+    let is_true = |option: &str| options.get(option).is_some_and(|value| is_true(value.expose()));
+    let (allow_http, how) = match scheme {
+        "gs" => ("google_allow_http", "GOOGLE_ALLOW_HTTP=true"),
+        "az" => ("azure_allow_http", "AZURE_ALLOW_HTTP=true"),
+        _ => ("aws_allow_http", "archive.allow_http or AWS_ALLOW_HTTP=true"),
+    };
+    let mut problems = Vec::new();
+    for &option in endpoint_options(scheme) {
+        let Some(endpoint) = options.get(option).map(Secret::expose) else { continue };
+        if let Err(text) = check_endpoint(endpoint) {
+            problems.push((option, text));
+        } else if endpoint.starts_with("http://") && !is_true(allow_http) {
+            let text = format!("http:// has no encryption; use https://, or allow it with {how}");
+            problems.push((option, text));
+        }
+    }
+    for option in WORDS.into_iter().filter(|_| scheme == "s3") {
+        if options.get(option).is_some_and(|value| !value.expose().bytes().all(|byte| byte.is_ascii_graphic())) {
+            problems.push((option, "has a space, a line break or another character that can't be in it".to_owned()));
+        }
+    }
+    let account = "azure_storage_account_name";
+    if scheme == "az" && !options.contains_key(account) && !is_true("azure_storage_use_emulator") {
+        problems.push((account, "an az:// store needs the name of its account here".to_owned()));
+    }
+    problems
+}
+
+/// As `object_store` reads its booleans.
+fn is_true(text: &str) -> bool {
+    ["1", "true", "on", "yes", "y"].iter().any(|word| text.eq_ignore_ascii_case(word))
+}
+
+/// Checks the address of a server, without repeating it: it may hold credentials.
+fn check_endpoint(text: &str) -> Result<(), String> {
+    let wrong = "is not the address of a server; write it like https://host or http://host:9000";
+    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    let url = host.filter(|host| is_plain && !host.starts_with('/')).and_then(|_| Url::parse(text).ok());
+    let url = url.ok_or(wrong)?;
+    if has_credentials(&url) {
+        return Err("credentials don't belong into the address, which is logged; use variables or settings".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("the address of a server has no ? and no #; leave out what follows".to_owned());
+    }
+    Ok(())
+}
+
+fn has_credentials(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
 }
 
 fn text(value: &str) -> Secret {
@@ -96,14 +180,19 @@ fn parse_url(text: &str, working_directory: &Path) -> Result<Url, String> {
         return file_url(&working_directory.join(path));
     }
     // What does not read as credentials may be credentials all the same.
-    let shown =
-        if text.contains('@') { "what was given, which may hold credentials,".to_owned() } else { format!("{text:?}") };
+    let shown = match text.contains(['@', '?', '#']) {
+        true => "what was given, which may hold credentials,".to_owned(),
+        false => format!("{text:?}"),
+    };
     let url = Url::parse(text).map_err(|error| wrong(&format!("{shown} is not the URL of a store ({error})")))?;
     if !SCHEMES.contains(&url.scheme()) {
         return Err(wrong(&format!("{}:// is not a kind of store", url.scheme())));
     }
-    if !url.username().is_empty() || url.password().is_some() {
+    if has_credentials(&url) {
         return Err(wrong("credentials don't belong into the URL, which is logged; use variables or settings"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong("the URL, which is logged, takes no options after ? or #; use variables or settings"));
     }
     let local = matches!(url.scheme(), "file" | "memory");
     if local && url.has_host() || !local && !url.has_host() {
@@ -141,12 +230,44 @@ mod tests {
 
     #[test]
     fn what_is_no_store_is_refused() {
-        let credentials = ["s3://key:secret@bucket", "s3://key:ab/secret@bucket"];
+        let credentials = [
+            "s3://key:secret@bucket",
+            "s3://key:ab/secret@bucket",
+            "s3://bucket/p?AWSSecretKey=secret",
+            "s3://bucket/p#secret",
+            "s3://[/p?secret",
+        ];
         for text in
             ["", "bucket", "http://x/y", "s3:///prefix", "file:///", "memory://host/"].into_iter().chain(credentials)
         {
             let error = parse_url(text, Path::new("/srv")).unwrap_err();
-            assert!(error.ends_with("az://container/prefix") && !error.contains("secret@"), "{text}: {error}");
+            assert!(error.ends_with("az://container/prefix") && !error.contains("secret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_servers_that_the_client_would_stumble_over_are_refused_and_not_shown() {
+        for text in ["http://127.0.0.1:9000", "https://s3.example.com/", "http://[::1]:9000", "https://proxy/path"] {
+            assert_eq!(check_endpoint(text), Ok(()), "{text}");
+        }
+        for text in [
+            "",
+            "secret",
+            "localhost:9000",
+            "ftp://secret",
+            "http:secret",
+            "http://",
+            "http:///secret",
+            "https://secret host",
+            "http://secret\\x",
+            "http://secret:99999",
+            "https://key:secret@host",
+            "https://secret@host",
+            "https://host/?key=secret",
+            "https://host/#secret",
+        ] {
+            let error = check_endpoint(text).expect_err(text);
+            assert!(!error.contains("secret"), "{text}: {error}");
         }
     }
 }

@@ -40,7 +40,7 @@ impl Location {
     /// Parses `file:///path`, `memory:///`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
     pub fn parse(text: &str) -> Result<Self, LocationError> {
         // What does not read as credentials may be credentials all the same.
-        let shown = if text.contains('@') { "(not shown: it may hold credentials)" } else { text };
+        let shown = if text.contains(['@', '?', '#']) { "(not shown: it may hold credentials)" } else { text };
         let url = Url::parse(text).map_err(|cause| LocationError::Malformed { url: shown.to_owned(), cause })?;
         let scheme = match url.scheme() {
             "file" => Scheme::File,
@@ -114,7 +114,7 @@ mod tests {
         assert!(matches!(Location::parse("http://x/y"), Err(LocationError::UnknownScheme { .. })));
         assert!(matches!(Location::parse("s3:///x"), Err(LocationError::Incomplete { .. })));
         assert!(matches!(Location::parse("file:///"), Err(LocationError::Incomplete { .. })));
-        for text in ["s3://key:hush@lake/", "s3://key:ab/hush@lake"] {
+        for text in ["s3://key:hush@lake/", "s3://key:ab/hush@lake", "s3://lake/?key=hush", "lake?key=hush"] {
             let error = Location::parse(text).unwrap_err().to_string();
             assert!(!error.contains("hush"), "{error}");
         }

@@ -39,7 +39,7 @@ const OTHER: &[(&Flags, &Flags)] = &[
     (&[], &[("memory.heads_percent", "5"), ("memory.readers_percent", "14")]),
     (&[], &[("memory.groups_percent", "5"), ("memory.heads_percent", "5")]),
     (&[], &[("archive.url", "memory:///")]),
-    (BUCKET, &[("archive.endpoint", "http://127.0.0.1:1")]),
+    (BUCKET, &[("archive.endpoint", "https://127.0.0.1:1")]),
     (BUCKET, &[("archive.region", "r")]),
     (BUCKET, &[("archive.path_style", "true")]),
     (BUCKET, &[("archive.allow_http", "true")]),

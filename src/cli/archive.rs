@@ -11,16 +11,20 @@ use serde_json::{Value, json};
 
 use super::client::admin::{alter_settings, describe_settings};
 use super::client::{ClientArguments, LATEST, LATEST_TIERED, block_on, list_offsets};
+use super::composition::store_settings;
 use super::config::SettingArguments;
 use super::format::{Placed, TEMPLATE_HELP, Template, date, to_json};
 use super::progress::Progress;
 use super::{Context, Exit, Failure, Output};
+use crate::archive::bucket::{Bucket, BucketError};
 use crate::archive::inspect::{ArchivedPartition, ArchivedTopic, ClusterReport, InspectError, Inspector, VerifyReport};
 use crate::archive::manifest::Segment;
 use crate::archive::parquet::Fate;
-use crate::archive::store::{Location, LocationError, Store, StoreOptions, StoreSettings, Unobserved};
+use crate::archive::partition::HeadError;
+use crate::archive::remote_reader::ReadError;
+use crate::archive::store::{Location, LocationError, Store, StoreError, Unobserved};
 use crate::archive::workers::Workers;
-use crate::config::{ByteSize, StoreConfig};
+use crate::config::ByteSize;
 use crate::group::snapshot;
 use crate::record::MAX_DECOMPRESSED_BYTES;
 use crate::runtime::tasks::Priority;
@@ -59,7 +63,7 @@ pub struct TopicArguments {
     /// Which topic, by its name
     topic: String,
     /// Only this partition; can be repeated
-    #[arg(long = "partition", short, value_name = "NUMBER")]
+    #[arg(long = "partition", short, value_name = "NUMBER", allow_negative_numbers = true)]
     partitions: Vec<i32>,
 }
 
@@ -72,8 +76,8 @@ pub enum ArchiveCommand {
         store: StoreArguments,
         /// Which topic; all topics when left out
         topic: Option<String>,
-        /// Only this partition; can be repeated
-        #[arg(long = "partition", short, value_name = "NUMBER")]
+        /// Only this partition of the topic; can be repeated
+        #[arg(long = "partition", short, value_name = "NUMBER", requires = "topic", allow_negative_numbers = true)]
         partitions: Vec<i32>,
     },
     /// Show the head of each partition, and its segments with their objects
@@ -103,6 +107,9 @@ pub enum ArchiveCommand {
         /// Return once everything is in the archive
         #[arg(long)]
         wait: bool,
+        /// Print the result as a JSON object
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -120,13 +127,19 @@ pub(super) fn run(command: ArchiveCommand, context: &mut Context) -> Result<(), 
                 let template = Template::parse(&format)?;
                 cat(&what, Offset(from.max(0)), count.unwrap_or(u64::MAX), &template, context).await
             }
-            ArchiveCommand::Flush { client, topic, wait } => flush(&client, &topic, wait, context).await,
+            ArchiveCommand::Flush { client, topic, wait, json } => flush(&client, &topic, wait, json, context).await,
         }
     })
 }
 
 /// Has a topic's segments sealed, by its setting for that, and waits for the archive to reach what is there now.
-async fn flush(arguments: &ClientArguments, name: &str, wait: bool, context: &mut Context) -> Result<(), Failure> {
+async fn flush(
+    arguments: &ClientArguments,
+    name: &str,
+    wait: bool,
+    json: bool,
+    context: &mut Context,
+) -> Result<(), Failure> {
     let mut cluster = arguments.cluster(context);
     let topic = cluster.topic(name, false).await?;
     for setting in describe_settings(&mut cluster, name).await? {
@@ -153,6 +166,10 @@ async fn flush(arguments: &ClientArguments, name: &str, wait: bool, context: &mu
     progress.clear();
     let what = if wait { "archived" } else { "archiving" };
     let offsets: i64 = ends.values().map(|end| end.0).sum();
+    if json {
+        let object = json!({ "topic": name, "result": what, "offsets": offsets, "partitions": partitions.len() });
+        return context.output.json(&object);
+    }
     context.output.line(format!("{what} {name}: {offsets} offsets in {} partitions", partitions.len()))
 }
 
@@ -166,13 +183,35 @@ impl From<InspectError> for Failure {
     fn from(error: InspectError) -> Self {
         let exit = match &error {
             InspectError::Manifest { .. } | InspectError::Record(_) => Exit::Damaged,
-            InspectError::Store(store) if store.is_transient() => Exit::Unreachable,
+            InspectError::Bucket(BucketError::Manifest { .. }) => Exit::Damaged,
+            // What comes first is a listing: there is no bucket.
+            InspectError::Bucket(BucketError::Store(StoreError::NotFound { .. })) => Exit::Failed,
+            InspectError::Store(store) | InspectError::Bucket(BucketError::Store(store)) => of_store(store),
+            InspectError::Read(read) => of_read(read),
             InspectError::NoCluster | InspectError::SeveralClusters { .. } | InspectError::NoTopic { .. } => {
                 Exit::Usage
             }
-            _ => Exit::Failed,
+            InspectError::Bucket(_) => Exit::Failed,
         };
         Self::of(error).with_exit(exit)
+    }
+}
+
+fn of_store(error: &StoreError) -> Exit {
+    match error {
+        // Some other object names it.
+        StoreError::NotFound { .. } | StoreError::WrongLength { .. } => Exit::Damaged,
+        error if error.is_transient() => Exit::Unreachable,
+        _ => Exit::Failed,
+    }
+}
+
+fn of_read(error: &ReadError) -> Exit {
+    match error {
+        ReadError::Store(store) | ReadError::Head(HeadError::Store(store)) => of_store(store),
+        ReadError::Damaged { .. } | ReadError::Head(HeadError::Manifest { .. }) => Exit::Damaged,
+        ReadError::Shared(error) => of_read(error),
+        _ => Exit::Failed,
     }
 }
 
@@ -180,18 +219,22 @@ impl From<InspectError> for Failure {
 async fn open(arguments: &StoreArguments, context: &Context) -> Result<Inspector, Failure> {
     let settings = SettingArguments::for_store(&arguments.config, &arguments.object_store, &arguments.set);
     let (_, config) = settings.resolve(context)?;
-    let StoreConfig { url, options } = &config.store;
     if let Some(directory) = config.store.directory()
         && !context.runtime.disk.exists(&directory)?
     {
         return Err(Failure::usage(format!("there is no archive in {}; check --object-store", directory.display())));
     }
-    let options = options.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
-    let settings = StoreSettings { options: StoreOptions(options), ..StoreSettings::default() };
     let runtime = &context.runtime;
     let workers = Workers::start(&*runtime.tasks, "inspect", Priority::Foreground, DECODE_LANES);
-    let location = Location::parse(url.as_str())?;
-    let store = Store::open(runtime, &location, settings, workers.clone(), Arc::new(Unobserved))?;
+    let location = Location::parse(config.store.url.as_str())?;
+    let store = Store::open(runtime, &location, store_settings(&config), workers.clone(), Arc::new(Unobserved))?;
+    if let Some(cluster) = arguments.cluster
+        && !Bucket::clusters(&store).await.map_err(InspectError::from)?.contains(&cluster)
+    {
+        return Err(Failure::usage(format!(
+            "the object store holds no cluster {cluster}; check --cluster and the URL"
+        )));
+    }
     Ok(Inspector::open(store, arguments.cluster, workers).await?)
 }
 

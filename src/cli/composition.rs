@@ -58,21 +58,27 @@ pub(super) fn tell_limits(config: &Config, metrics: &Metrics) {
     }
 }
 
+/// How the object store is spoken to.
+pub(super) fn store_settings(config: &Config) -> StoreSettings {
+    let archive = &config.archive;
+    let options = config.store.options.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
+    StoreSettings {
+        attempt_timeout_ms: millis(archive.request_timeout),
+        connect_timeout_ms: millis(archive.connect_timeout),
+        concurrent_reads: archive.concurrency,
+        concurrent_writes: archive.concurrency.div_ceil(2),
+        options: StoreOptions(options.collect()),
+        ..StoreSettings::default()
+    }
+}
+
 fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
     let archive = &config.archive;
     let own = config.data.directories[0].join("archive");
-    let options = config.store.options.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
     let chunk_bytes = ChunkLimits::default().raw_bytes.max(1);
     Ok(ArchiveSettings {
         location: Location::parse(config.store.url.as_str())?,
-        store: StoreSettings {
-            attempt_timeout_ms: millis(archive.request_timeout),
-            connect_timeout_ms: millis(archive.connect_timeout),
-            concurrent_reads: archive.concurrency,
-            concurrent_writes: archive.concurrency.div_ceil(2),
-            options: StoreOptions(options.collect()),
-            ..StoreSettings::default()
-        },
+        store: store_settings(config),
         archiver: ArchiverSettings {
             spool_directory: own.join("spool"),
             cache_directory: own.join("cache"),

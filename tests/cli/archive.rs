@@ -98,6 +98,45 @@ fn what_a_broker_archived_is_listed_verified_and_printed_from_the_bucket_alone()
     assert_eq!(archive.run("cat", &["--format", r"%o=%s\n", "-n", "3"]).stdout, b"0=one\n1=two\n2=three\n");
     assert_eq!(archive.run("cat", &["--from", "2", "-n", "1"]).stdout, b"three\n");
     assert_eq!(archive.run("verify", &[]).status.code(), Some(0));
+
+    let unknown = archive.run("ls", &["--cluster", "000000000000000000000000000000ff"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(standard_error(&unknown).contains("holds no cluster 000000000000000000000000000000ff"));
+
+    // As a check would: what is printed is not known to be all.
+    let object = archive.object(".parquet");
+    let bytes = std::fs::read(&object).unwrap();
+    let mut changed = bytes.clone();
+    changed[bytes.len() / 2] ^= 1;
+    for damaged in [Some(&changed[..]), Some(&bytes[..bytes.len() / 2]), None] {
+        std::fs::remove_file(&object).unwrap();
+        if let Some(damaged) = damaged {
+            std::fs::write(&object, damaged).unwrap();
+        }
+        let output = archive.run("cat", &[]);
+        let error = standard_error(&output);
+        assert_eq!((output.status.code(), error.lines().count()), (Some(3), 1), "{error}");
+        std::fs::write(&object, &bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_unreachable_and_is_waited_for_as_long_as_is_set() {
+    // It accepts connections and never answers; once it is closed, it refuses them.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let mut list =
+        command(&["archive", "ls", "--object-store", "s3://lake/p", "--set", "archive.request_timeout=200ms"]);
+    list.envs([("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_ALLOW_HTTP", "true")]);
+    list.env("AWS_ENDPOINT_URL", endpoint);
+    let clock = SystemClock::new();
+    let hanging = list.output().unwrap();
+    assert_eq!(hanging.status.code(), Some(4), "{}", standard_error(&hanging));
+    drop(silent);
+    let closed = list.output().unwrap();
+    assert_eq!(closed.status.code(), Some(4), "{}", standard_error(&closed));
+    let waited = Duration::from_nanos(clock.monotonic().0);
+    assert!(waited < Duration::from_secs(25), "{waited:?}");
 }
 
 #[test]

@@ -15,7 +15,9 @@ use crate::types::{LeaderEpoch, NodeId, Offset};
 #[derive(Debug, Error)]
 pub enum StartError {
     /// Another process has the metadata open.
-    #[error("data directory is in use by another process path={path}")]
+    #[error(
+        "data directory is in use by another process path={path}; stop that one, or give each a directory of its own"
+    )]
     Locked {
         /// The metadata's directory.
         path: PathBuf,
@@ -29,8 +31,13 @@ pub enum StartError {
         error: std::io::Error,
     },
     /// The metadata can't be opened.
-    #[error(transparent)]
-    Metadata(#[from] MetadataError),
+    #[error("metadata can't be opened path={path}: {error}{}", advice(error))]
+    Metadata {
+        /// The metadata's directory.
+        path: PathBuf,
+        /// Why not.
+        error: MetadataError,
+    },
     /// A data directory can't be opened.
     #[error(transparent)]
     Directory(#[from] OpenError),
@@ -40,6 +47,16 @@ pub enum StartError {
     /// The cluster refuses this broker.
     #[error("the broker can't be registered: {0}")]
     Registration(#[source] CommandError),
+}
+
+fn advice(error: &MetadataError) -> &'static str {
+    match error.is_damage() {
+        true => {
+            "; look at the disk, and restore the directory from a copy: without one, `alluvium log dump` and `alluvium archive cat` \
+             still read the records"
+        }
+        false => "",
+    }
 }
 
 /// A request about one partition is refused, or failed.

@@ -71,7 +71,8 @@ impl Broker {
         );
         let metadata_path = settings.directories[0].join(METADATA_DIRECTORY);
         let metadata_lock = lock_metadata(&runtime, &metadata_path)?;
-        let metadata = Metadata::open(&runtime, &metadata_path, MetadataSettings::new(settings.node_id)).await?;
+        let metadata = Metadata::open(&runtime, &metadata_path, MetadataSettings::new(settings.node_id)).await;
+        let metadata = metadata.map_err(|error| StartError::Metadata { path: metadata_path, error })?;
         let (directories, recovery) = open_directories(&runtime, &settings, &metadata, &metrics)?;
         let process = BrokerIncarnationId::from_entropy(runtime.entropy.identity());
         let owner = archiver::Owner {

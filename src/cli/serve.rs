@@ -1,7 +1,7 @@
 //! `alluvium serve`: runs a broker until it is told to stop, or can't go on.
 
 use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::config::{Config, TelemetrySettings};
 use crate::http::{HttpServer, HttpState};
 use crate::log::Rebuilt;
 use crate::runtime::disk::replace_file;
-use crate::server::Server;
+use crate::server::{Server, ServerError};
 use crate::telemetry::{Metrics, Readiness, install_logs};
 
 /// How long HTTP answers under way may take once everything else has stopped.
@@ -60,7 +60,7 @@ async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Contex
     // A task of its own, since recovery keeps its thread busy, and signals are heeded meanwhile.
     let starting = tokio::spawn(Server::start(server, broker, runtime, metrics, readiness));
     let server = tokio::select! {
-        started = starting => started.map_err(Failure::of)?.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?,
+        started = starting => started.map_err(Failure::of)?.map_err(|error| not_started(config, error))?,
         () = stop.wait() => end_at_once(Exit::Done, "stopped by a signal before it served; the next start recovers"),
     };
     announce(arguments, config, context, &server, &http)?;
@@ -92,7 +92,10 @@ fn forget_ready_file(arguments: &ServeArguments, context: &Context) -> Result<()
     let path = context.working_directory.join(path);
     match context.runtime.disk.remove_file(&path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            let text = format!("cannot remove the ready file {} of an earlier start: {error}", path.display());
+            let shown = path.display();
+            let text = format!(
+                "cannot remove the ready file {shown} of an earlier start: {error}; remove it, or name another"
+            );
             Err(Failure::new(Exit::Failed, text))
         }
         _ => Ok(()),
@@ -110,8 +113,12 @@ fn announce(
     let broker = server.broker();
     let recovery = broker.recovery();
     context.output.line(format!("alluvium {}", env!("CARGO_PKG_VERSION")))?;
-    for (name, address) in server.addresses() {
-        context.output.line(format!("  kafka     {address} ({name})"))?;
+    for (name, &address) in server.addresses() {
+        let listener = config.listeners.iter().find(|listener| listener.name == *name);
+        let advertised = listener.map(|listener| listener.advertise(address).to_string());
+        let elsewhere = advertised.filter(|advertised| *advertised != address.to_string());
+        let elsewhere = elsewhere.map(|advertised| format!(", advertised as {advertised}")).unwrap_or_default();
+        context.output.line(format!("  kafka     {address} ({name}{elsewhere})"))?;
     }
     context.output.line(format!("  http      {}", http.address()))?;
     context.output.line(format!("  cluster   {} node {}", broker.cluster_id(), broker.node_id()))?;
@@ -142,7 +149,30 @@ fn announce(
     let ready = serde_json::json!({ "kafka": kafka, "http": http.address().to_string() });
     let path = context.working_directory.join(path);
     replace_file(&*context.runtime.disk, &path, ready.to_string().as_bytes())
-        .map_err(|error| Failure::new(Exit::Failed, format!("cannot write the ready file {}: {error}", path.display())))
+        .map_err(|error| cannot_write(&path, &error))
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
+    let text = format!(
+        "cannot write the ready file {}: {error}; give --ready-file a path in a directory that is there and writable",
+        path.display()
+    );
+    Failure::new(Exit::Failed, text)
+}
+
+/// What to do about an address is said in the words of the command line.
+fn not_started(config: &Config, error: ServerError) -> Failure {
+    match error {
+        ServerError::Listen { listener, address, error } => {
+            let flag = match config.listeners.len() {
+                1 => "--kafka-listen".to_owned(),
+                _ => format!("listeners.kafka.{listener}.address"),
+            };
+            let text = format!("cannot listen on {address} for Kafka: {error}; choose another with {flag}");
+            Failure::new(Exit::Failed, text)
+        }
+        error @ ServerError::Broker(_) => Failure::of(error),
+    }
 }
 
 fn cannot_listen(config: &Config, error: &std::io::Error) -> Failure {

@@ -24,7 +24,7 @@ impl fmt::Display for Problem {
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file can't be read.
-    #[error("cannot read the configuration file: {source} path={}", path.display())]
+    #[error("cannot read the configuration file: {source} path={}; check --config, and that this user may read it", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,

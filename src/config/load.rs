@@ -160,6 +160,11 @@ fn path_of(key: &str) -> Option<Vec<&str>> {
 fn unknown(assignment: &Assignment) -> Problem {
     let key = &assignment.key;
     let text = match nearest(key) {
+        Some(near) if near == *key => {
+            format!(
+                "{key} is a section and no setting; set what is in it, as {key}.KEY: `alluvium config docs` lists all"
+            )
+        }
         Some(near) => format!("{key} is not a setting; did you mean {near}?"),
         None => format!("{key} is not a setting; `alluvium config docs` lists them all"),
     };
@@ -337,7 +342,7 @@ mod tests {
     }
 
     /// What is refused, and with which words.
-    const REFUSED: [(&str, &str); 13] = [
+    const REFUSED: [(&str, &str); 14] = [
         (
             "[network]\nmax_frme = \"1MiB\"",
             "alluvium.toml:2: network.max_frme is not a setting; did you mean network.max_frame?",
@@ -376,8 +381,9 @@ mod tests {
             "[listeners.kafka.a]\nadress = \"x\"",
             "alluvium.toml:2: listeners.kafka.a.adress is not a setting; did you mean listeners.kafka.a.address?",
         ),
+        ("network = 1", "alluvium.toml:1: network is a section and no setting; set what is in it, as network.KEY: "),
         ("[listners]\n", "alluvium.toml:1: listners is not a setting; did you mean listeners?"),
-        ("[archive]\nsecret_access_key = 123456", "alluvium.toml:2: archive.secret_access_key: text in quotes"),
+        ("[archive]\nsecret_access_key = 123456", "alluvium.toml:2: archive.secret_access_key: needs text in quotes"),
         ("[network\n", "alluvium.toml:1: "),
     ];
 
@@ -402,6 +408,6 @@ mod tests {
     fn a_missing_file_is_an_error() {
         let sources = Sources { file: Some(PathBuf::from("/nowhere/alluvium.toml")), ..Sources::default() };
         let error = load(&sources, &LocalDisk).unwrap_err().to_string();
-        assert!(error.contains("path=/nowhere/alluvium.toml"), "{error}");
+        assert!(error.contains("path=/nowhere/alluvium.toml; check --config"), "{error}");
     }
 }

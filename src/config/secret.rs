@@ -42,7 +42,7 @@ impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // Untagged, because its error says what was expected and not what was found.
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "text in quotes")]
+        #[serde(untagged, expecting = "needs text in quotes")]
         enum Form {
             Text(String),
         }

@@ -30,7 +30,9 @@ pub enum OpenError {
     #[error(transparent)]
     BareStamp(#[from] StampError),
     /// Another process has the directory open.
-    #[error("data directory is in use by another process path={path}")]
+    #[error(
+        "data directory is in use by another process path={path}; stop that one, or give each a directory of its own"
+    )]
     Locked {
         /// The directory.
         path: PathBuf,

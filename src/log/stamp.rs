@@ -7,6 +7,8 @@
 //! Little-endian. A file with another cluster's or directory's stamp was put there by mistake and is refused; so is a newer
 //! format version.
 
+use std::fmt;
+
 use bytes::{Buf, BufMut};
 use thiserror::Error;
 
@@ -30,6 +32,13 @@ pub struct Identity {
     pub incarnation: Incarnation,
 }
 
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cluster_id, directory_id, node_id, incarnation } = self;
+        write!(f, "cluster={cluster_id} directory={directory_id} node={node_id} incarnation={incarnation}")
+    }
+}
+
 /// Why a stamp is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StampError {
@@ -48,7 +57,7 @@ pub enum StampError {
         found: u32,
     },
     /// Belongs to another cluster, directory or broker.
-    #[error("{kind} file belongs elsewhere found={found:?} expected={expected:?}")]
+    #[error("{kind} file belongs elsewhere found=({found}) expected=({expected}); bring back the one that was here")]
     Foreign {
         /// What the file is.
         kind: &'static str,

@@ -194,11 +194,16 @@ pub enum MetadataError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The quorum does not work.
-    #[error("metadata quorum failed")]
-    Quorum(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("metadata quorum failed: {0}")]
+    Quorum(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl MetadataError {
+    /// Whether what is stored is there and can't be read.
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Database(_) | StoreError::Decode(_) | StoreError::NoStamp { .. }))
+    }
+
     pub(super) fn quorum(source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Quorum(Box::new(source))
     }

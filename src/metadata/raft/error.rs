@@ -15,7 +15,7 @@ use crate::types::NodeId;
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// A file operation failed.
-    #[error("metadata file operation failed path={path}")]
+    #[error("metadata file operation failed path={path}: {source}")]
     Disk {
         /// The file.
         path: PathBuf,
@@ -24,8 +24,8 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The database failed.
-    #[error("metadata database failed")]
-    Database(#[source] Box<redb::Error>),
+    #[error("metadata database failed: {0}")]
+    Database(Box<redb::Error>),
     /// Stored bytes can't be read.
     #[error(transparent)]
     Decode(#[from] DecodeError),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use super::{Context, Exit, Failure};
 use crate::config::{
@@ -104,6 +105,9 @@ pub enum ConfigCommand {
     Check {
         #[command(flatten)]
         settings: Box<SettingArguments>,
+        /// Print the result as a JSON object
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -115,8 +119,17 @@ pub(super) fn run(command: ConfigCommand, context: &mut Context) -> Result<(), F
             let (loaded, _) = settings.resolve(context)?;
             if json { context.output.json(&print_json(&loaded)) } else { context.output.bytes(print(&loaded)) }
         }
-        ConfigCommand::Check { settings } => {
-            let (_, config) = settings.resolve(context)?;
+        ConfigCommand::Check { settings, json } => {
+            let resolved = settings.resolve(context);
+            if json && let Err(failure) = &resolved {
+                let problems = failure.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
+                context.output.json(&json!({ "ok": false, "problems": problems, "warnings": [] }))?;
+                context.output.flush()?;
+            }
+            let (_, config) = resolved?;
+            if json {
+                return context.output.json(&json!({ "ok": true, "problems": [], "warnings": config.warnings }));
+            }
             for warning in &config.warnings {
                 context.output.line(format!("warning: {warning}"))?;
             }

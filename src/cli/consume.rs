@@ -20,7 +20,7 @@ pub struct ConsumeArguments {
     /// What to read
     topic: String,
     /// Only this partition; can be repeated
-    #[arg(long = "partition", short, value_name = "NUMBER")]
+    #[arg(long = "partition", short, value_name = "NUMBER", allow_negative_numbers = true)]
     partitions: Vec<i32>,
     /// Where to begin: beginning, end, an offset, -N for the last N of each partition, or @TIME with a date, milliseconds or
     /// an age, like @2013-01-01T05:00Z, @1357016400000 or @-1h

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::format::{Placed, Template, date, to_json};
 use super::{Context, Exit, Failure, Output};
 use crate::log::{
-    Extent, Identity, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentIndex, parse_segment_file_name,
+    Extent, Identity, ReadError, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentIndex,
+    parse_segment_file_name,
 };
 use crate::record::{Batch, MAX_DECOMPRESSED_BYTES, RecordError};
 use crate::runtime::disk::{Disk, Open, read_file};
@@ -142,7 +143,7 @@ fn dump(disk: &Arc<dyn Disk>, path: &Path, records: bool, json: bool, output: &m
     Ok(())
 }
 
-fn damaged(error: crate::log::ReadError) -> Failure {
+fn damaged(error: ReadError) -> Failure {
     Failure::of(error).with_exit(Exit::Damaged)
 }
 
@@ -203,6 +204,31 @@ struct Contents {
     next_offset: Offset,
 }
 
+/// The first thing that is wrong with a segment.
+#[derive(Debug)]
+struct Flaw {
+    /// The byte of the segment's file, as far as there is one.
+    position: Option<u64>,
+    /// What is wrong, and where.
+    why: String,
+}
+
+impl Flaw {
+    fn at(position: u64, why: impl std::fmt::Display) -> Self {
+        Self { position: Some(position), why: format!("byte {position}: {why}") }
+    }
+}
+
+impl From<ReadError> for Flaw {
+    fn from(error: ReadError) -> Self {
+        let position = match &error {
+            ReadError::Corrupt { file_offset, .. } => Some(*file_offset),
+            _ => None,
+        };
+        Self { position, why: error.to_string() }
+    }
+}
+
 /// Checks every segment, and that those of one partition follow each other. All are checked before the command fails.
 fn verify_all(disk: &Arc<dyn Disk>, path: &Path, json: bool, output: &mut Output) -> Result<(), Failure> {
     let paths = segments(&**disk, path)?;
@@ -211,7 +237,10 @@ fn verify_all(disk: &Arc<dyn Disk>, path: &Path, json: bool, output: &mut Output
     for path in &paths {
         let (header, checked) = match open(disk, path) {
             Ok(opened) => (Some(opened.header), verify(&**disk, path, &opened, before)),
-            Err(failure) => (None, Err(failure.to_string())),
+            Err(failure) => {
+                let position = (failure.exit() == Exit::Damaged).then_some(0);
+                (None, Err(Flaw { position, why: failure.to_string() }))
+            }
         };
         let shown = path.display().to_string();
         match (&checked, json) {
@@ -223,8 +252,10 @@ fn verify_all(disk: &Arc<dyn Disk>, path: &Path, json: bool, output: &mut Output
                 "path": shown, "ok": true, "batches": contents.batches, "records": contents.records,
                 "next_offset": contents.next_offset.get(), "bytes": contents.file_bytes,
             }))?,
-            (Err(why), false) => output.line(format!("DAMAGED {shown}: {why}"))?,
-            (Err(why), true) => output.json(&json!({ "path": shown, "ok": false, "error": why }))?,
+            (Err(flaw), false) => output.line(format!("DAMAGED {shown}: {}", flaw.why))?,
+            (Err(flaw), true) => output.json(&json!({
+                "path": shown, "ok": false, "position": flaw.position, "error": flaw.why,
+            }))?,
         }
         bad += u64::from(checked.is_err());
         before = header.zip(checked.ok()).map(|(header, contents)| (header, contents.next_offset));
@@ -242,34 +273,32 @@ fn verify(
     path: &Path,
     opened: &Opened,
     before: Option<(SegmentHeader, Offset)>,
-) -> Result<Contents, String> {
+) -> Result<Contents, Flaw> {
     let header = opened.header;
     let named = path.file_name().and_then(|name| parse_segment_file_name(&name.to_string_lossy()));
     if named.is_some_and(|named| named != header.base_offset) {
-        return Err(format!("byte 0: the header says that it begins at offset {}", header.base_offset));
+        return Err(Flaw::at(0, format_args!("the header says that it begins at offset {}", header.base_offset)));
     }
     if let Some((previous, next_offset)) = before
         && previous.partition == header.partition
         && next_offset != header.base_offset
     {
-        return Err(format!(
-            "byte 0: begins at offset {}, and the segment before it ends at {next_offset}",
-            header.base_offset
-        ));
+        let base_offset = header.base_offset;
+        let why = format_args!("begins at offset {base_offset}, and the segment before it ends at {next_offset}");
+        return Err(Flaw::at(0, why));
     }
     let mut contents =
         Contents { file_bytes: opened.file_bytes, next_offset: header.base_offset, ..Contents::default() };
     let mut index = SegmentIndex::new(header.base_offset);
-    let scan = opened.segment.scan(SEGMENT_HEADER_BYTES, Offset::MAX).map_err(|error| error.to_string())?;
-    for scanned in scan {
-        let Scanned { batch, position } = scanned.map_err(|error| error.to_string())?;
-        verify_batch(&batch, contents.next_offset).map_err(|why| format!("byte {position}: {why}"))?;
-        index.observe(batch.header(), position).map_err(|why| format!("byte {position}: {why}"))?;
+    for scanned in opened.segment.scan(SEGMENT_HEADER_BYTES, Offset::MAX)? {
+        let Scanned { batch, position } = scanned?;
+        verify_batch(&batch, contents.next_offset).map_err(|why| Flaw::at(position, why))?;
+        index.observe(batch.header(), position).map_err(|why| Flaw::at(position, why))?;
         contents.batches += 1;
         contents.records += u64::from(batch.header().record_count.cast_unsigned());
         contents.next_offset = batch.header().next_offset();
     }
-    verify_index(disk, path, opened, &index, contents.next_offset)?;
+    verify_index(disk, path, opened, &index, contents.next_offset).map_err(|why| Flaw { position: None, why })?;
     Ok(contents)
 }
 
@@ -354,7 +383,17 @@ mod tests {
     fn verify_path(path: &Path) -> Result<Contents, String> {
         let disk: Arc<dyn Disk> = Arc::new(LocalDisk);
         let opened = open(&disk, path).map_err(|failure| failure.to_string())?;
-        verify(&*disk, path, &opened, None)
+        verify(&*disk, path, &opened, None).map_err(|flaw| flaw.why)
+    }
+
+    /// What `verify --json` prints of one segment.
+    fn verdict(path: &Path) -> Value {
+        let directory = tempfile::tempdir().unwrap();
+        let printed = directory.path().join("printed");
+        let mut output = Output::to(std::fs::File::create(&printed).unwrap());
+        let disk: Arc<dyn Disk> = Arc::new(LocalDisk);
+        assert!(verify_all(&disk, path, true, &mut output).is_err());
+        serde_json::from_slice(&std::fs::read(&printed).unwrap()).unwrap()
     }
 
     #[test]
@@ -388,6 +427,21 @@ mod tests {
                 why.contains(&batch.to_string()) || why.contains(&next.to_string()) || why.contains("index"),
                 "byte {position}: {why}"
             );
+        }
+    }
+
+    #[test]
+    fn the_first_bad_byte_is_a_field_of_the_json() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = write_segment(directory.path());
+        let whole = std::fs::read(&path).unwrap();
+        let batch_bytes = (whole.len() - 128) / 3;
+        for (changed, expected) in [(0, 0), (128 + 61, 128), (128 + batch_bytes + 61, 128 + batch_bytes)] {
+            let mut bytes = whole.clone();
+            bytes[changed] ^= 0x01;
+            std::fs::write(&path, &bytes).unwrap();
+            let verdict = verdict(&path);
+            assert_eq!((&verdict["ok"], &verdict["position"]), (&json!(false), &json!(expected)), "{verdict}");
         }
     }
 

@@ -46,14 +46,17 @@ Exit codes:
 /// A streaming broker that speaks the Apache Kafka protocol and keeps its history as Parquet
 #[derive(Debug, Parser)]
 #[command(name = "alluvium", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::ServeArguments,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a broker (also without any command)
+    /// Run a broker; the same options without any command do so too
     Serve(serve::ServeArguments),
     /// Create, list, describe, alter and delete topics of any Kafka cluster
     #[command(subcommand)]
@@ -117,7 +120,7 @@ pub fn main(
 }
 
 fn run(arguments: Arguments, context: &mut Context) -> Result<(), Failure> {
-    match arguments.command.unwrap_or_else(|| Command::Serve(serve::ServeArguments::default())) {
+    match arguments.command.unwrap_or(Command::Serve(arguments.serve)) {
         Command::Serve(serve) => serve::run(&serve, context),
         Command::Topic(topic) => topic::run(topic, context),
         Command::Produce(produce) => produce::run(&produce, context),
@@ -154,9 +157,10 @@ fn refuse(error: &clap::Error) -> ExitCode {
     Exit::Usage.into()
 }
 
-/// The sentences of clap's message, without its usage block.
+/// The sentences of clap's message, without its usage block and its own words about help.
 fn one_line(message: &str) -> String {
-    let kept = message.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let is_end = |line: &str| line.starts_with("Usage:") || line.starts_with("For more information");
+    let kept = message.lines().map(str::trim).take_while(|line| !is_end(line));
     let sentences: Vec<&str> = kept.filter(|line| !line.is_empty()).collect();
     format!("{}; see --help", sentences.join(" "))
 }

@@ -33,7 +33,7 @@ pub struct ProduceArguments {
     #[arg(long, short = 'K', value_name = "TEXT")]
     key_separator: Option<String>,
     /// Send to this partition [default: by the key; without a key in turns]
-    #[arg(long, short, value_name = "NUMBER")]
+    #[arg(long, short, value_name = "NUMBER", allow_negative_numbers = true)]
     partition: Option<i32>,
     /// A header for every record; can be repeated
     #[arg(long = "header", short = 'H', value_name = "NAME=VALUE")]

@@ -69,6 +69,35 @@ fn a_wrong_argument_is_one_line_that_says_what_to_do() {
     assert_eq!(error, expected);
     let error = alluvium(&["serf"], &[]).unwrap_err();
     assert_eq!(error, "error: unrecognized subcommand 'serf' tip: a similar subcommand exists: 'serve'; see --help");
+    let error = alluvium(&["topic", "frob"], &[]).unwrap_err();
+    assert_eq!(error, "error: unrecognized subcommand 'frob'; see --help");
+}
+
+#[test]
+fn a_number_that_has_to_be_positive_says_so() {
+    for arguments in [
+        &["topic", "create", "t", "--partitions", "-1"][..],
+        &["topic", "create", "t", "--partitions", "0"],
+        &["topic", "create", "t", "--replication-factor", "-1"],
+        &["topic", "alter", "t", "--partitions", "-3"],
+    ] {
+        let error = alluvium(arguments, &[]).unwrap_err();
+        assert!(error.ends_with(": a positive number is needed; see --help"), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn a_partition_is_one_of_a_topic() {
+    let error = alluvium(&["archive", "ls", "-p", "0"], &[]).unwrap_err();
+    assert_eq!(error, "error: the following required arguments were not provided: <TOPIC>; see --help");
+}
+
+#[test]
+fn the_flags_of_serve_do_without_its_name() {
+    let error = alluvium(&["--data-dir", "/d", "--set", "network.max_frme=1"], &[]).unwrap_err();
+    assert!(error.starts_with("--set network.max_frme: network.max_frme is not a setting"), "{error}");
+    let error = alluvium(&["--data-dir", "/d", "topic", "list"], &[]).unwrap_err();
+    assert!(error.contains("cannot be used with"), "{error}");
 }
 
 #[test]
@@ -93,6 +122,8 @@ fn config_print_shows_where_each_value_comes_from() {
 #[test]
 fn config_check_refuses_with_one_line_for_each_problem() {
     assert_eq!(alluvium(&["config", "check"], &[]).unwrap(), "the configuration is right\n");
+    let json = alluvium(&["config", "check", "--json"], &[]).unwrap();
+    assert_eq!(json, "{\"ok\":true,\"problems\":[],\"warnings\":[]}\n");
     let error =
         alluvium(&["config", "check", "--kafka-listen", "0.0.0.0:9092", "--set", "memory.tail_percent=40"], &[]);
     let error = error.unwrap_err();

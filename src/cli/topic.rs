@@ -1,5 +1,7 @@
 //! `alluvium topic`: topics of any Kafka cluster.
 
+use std::str::FromStr;
+
 use clap::{Args, Subcommand};
 use kafka_protocol::error::ResponseError;
 use serde_json::{Value, json};
@@ -64,11 +66,11 @@ pub struct CreateArguments {
     /// Its name
     topic: String,
     /// Number of partitions [default: the broker's]
-    #[arg(long, value_name = "NUMBER", default_value_t = -1, hide_default_value = true)]
-    partitions: i32,
+    #[arg(long, value_name = "NUMBER", value_parser = positive::<i32>, allow_negative_numbers = true)]
+    partitions: Option<i32>,
     /// Number of replicas [default: the broker's]
-    #[arg(long, value_name = "NUMBER", default_value_t = -1, hide_default_value = true)]
-    replication_factor: i16,
+    #[arg(long, value_name = "NUMBER", value_parser = positive::<i16>, allow_negative_numbers = true)]
+    replication_factor: Option<i16>,
     /// A setting by Kafka's name, like retention.ms=60000; can be repeated
     #[arg(long = "config", value_name = "NAME=VALUE")]
     configs: Vec<String>,
@@ -88,7 +90,7 @@ pub struct AlterArguments {
     /// Which topic
     topic: String,
     /// New number of partitions; keys are then spread differently
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = positive::<i32>, allow_negative_numbers = true)]
     partitions: Option<i32>,
     /// A setting by Kafka's name, like retention.ms=60000; can be repeated
     #[arg(long = "config", value_name = "NAME=VALUE")]
@@ -99,6 +101,12 @@ pub struct AlterArguments {
     /// Print the result as a JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// Reads a number of something.
+fn positive<N: FromStr + PartialOrd + Default>(text: &str) -> Result<N, String> {
+    let number = text.parse().ok().filter(|number| *number > N::default());
+    number.ok_or_else(|| "a positive number is needed".to_owned())
 }
 
 /// Runs `alluvium topic`.
@@ -143,7 +151,8 @@ async fn create(arguments: &CreateArguments, context: &mut Context) -> Result<()
     let configs = pairs("--config", &arguments.configs)?;
     let name = &arguments.topic;
     let mut cluster = arguments.client.cluster(context);
-    let (partitions, replicas) = (arguments.partitions, arguments.replication_factor);
+    // So the protocol asks for the broker's defaults.
+    let (partitions, replicas) = (arguments.partitions.unwrap_or(-1), arguments.replication_factor.unwrap_or(-1));
     let created = admin::create_topic(&mut cluster, name, partitions, replicas, &configs).await;
     let exists = is_refused(&created, ResponseError::TopicAlreadyExists);
     if exists && arguments.if_not_exists {

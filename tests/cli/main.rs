@@ -54,6 +54,8 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         &["serve", "--kafka-listen", "0.0.0.0:9092"],
         &["config", "check", "--config", "/nowhere/alluvium.toml"],
         &["config", "check", "--object-store", "ftp://x"],
+        &["serve", "--object-store", "s3://b/p", "--set", "archive.endpoint=nonsense"],
+        &["archive", "ls", "--object-store", "s3://b/p", "--set", "archive.endpoint=localhost:9000"],
     ] {
         let output = alluvium(arguments);
         let error = standard_error(&output);
@@ -61,6 +63,15 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         assert_eq!(error.lines().count(), 1, "{arguments:?}: {error}");
         assert!(error.starts_with("error: ") && output.stdout.is_empty(), "{arguments:?}: {error}");
     }
+}
+
+#[test]
+fn what_is_wrong_with_a_configuration_is_a_result_too() {
+    let output = alluvium(&["config", "check", "--json", "--set", "data.journal_max=1MiB"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let problem = json["problems"][0].as_str().unwrap();
+    assert!(json["ok"] == false && problem.contains("two journal files"), "{json}");
+    assert_eq!((output.status.code(), standard_error(&output)), (Some(2), format!("error: {problem}\n")));
 }
 
 #[test]
@@ -143,8 +154,63 @@ fn a_data_directory_in_use_is_refused_in_words() {
         alluvium(&["serve", "--data-dir", shown, "--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     let error = standard_error(&second);
     let refusal = error.lines().find(|line| line.starts_with("error: "));
-    assert!(refusal.is_some_and(|line| line.contains(shown)), "{error}");
+    assert!(refusal.is_some_and(|line| line.contains(shown) && line.contains("; stop that one")), "{error}");
     assert_eq!(second.status.code(), Some(1), "{error}");
     signal(&child, "-TERM");
     child.wait().unwrap();
+}
+
+/// What a start in a directory is refused with.
+fn refused(directory: &Path, more: &[&str]) -> String {
+    let directory = directory.to_str().unwrap();
+    let arguments = ["--data-dir", directory, "--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+    let output = alluvium(&[&arguments, more].concat());
+    let error = standard_error(&output);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    error.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("{error}")).to_owned()
+}
+
+#[test]
+fn a_start_that_is_refused_says_why_and_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut arguments = vec!["serve", "--data-dir", directory.path().to_str().unwrap()];
+    arguments.extend(["--kafka-listen", &address, "--http-listen", "127.0.0.1:0"]);
+    let error = standard_error(&alluvium(&arguments));
+    let expected = format!("cannot listen on {address} for Kafka: ");
+    assert!(error.contains(&expected) && error.contains("; choose another with --kafka-listen"), "{error}");
+
+    let error = refused(directory.path(), &["--ready-file", "/nowhere/ready.json"]);
+    assert!(error.contains("/nowhere/ready.json: ") && error.contains("; give --ready-file a path"), "{error}");
+
+    let database = directory.path().join("metadata/metadata.redb");
+    let bytes = std::fs::read(&database).unwrap();
+    std::fs::write(&database, vec![0x5a; bytes.len()]).unwrap();
+    let error = refused(directory.path(), &[]);
+    let shown = database.parent().unwrap().to_str().unwrap();
+    for part in [shown, "metadata database failed: ", "; look at the disk, and restore the directory from a copy"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    std::fs::write(&database, bytes).unwrap();
+
+    let other = tempfile::tempdir().unwrap();
+    let (mut child, _) = serve(other.path(), &[]);
+    signal(&child, "-TERM");
+    child.wait().unwrap();
+    std::fs::copy(other.path().join("identity"), directory.path().join("identity")).unwrap();
+    let error = refused(directory.path(), &[]);
+    assert!(error.contains("belongs elsewhere found=(cluster=") && !error.contains("Id("), "{error}");
+}
+
+#[test]
+fn the_block_shows_what_clients_are_told() {
+    let directory = tempfile::tempdir().unwrap();
+    for (advertised, shown) in [("localhost:0", ", advertised as localhost:"), ("127.0.0.1:0", "(default)")] {
+        let (mut child, printed) = serve(directory.path(), &["--kafka-advertise", advertised]);
+        let line = printed.lines().find(|line| line.trim().starts_with("kafka"));
+        assert!(line.is_some_and(|line| line.contains(shown)), "{printed}");
+        signal(&child, "-TERM");
+        child.wait().unwrap();
+    }
 }

@@ -27,8 +27,6 @@ const RESERVED_TOPICS: [&str; 2] = ["__transaction_state", "__share_group_state"
 /// Size at which its segments are sealed. The coordinators rewrite their live state long before, and what they passed goes by
 /// whole segments: this bounds the disk that each of its partitions takes.
 pub const OFFSETS_SEGMENT_BYTES: u32 = 16 << 20;
-/// Attempts to change a configuration that somebody else changes at the same time.
-const CONFIG_ATTEMPTS: usize = 5;
 
 /// An administrative request is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -335,18 +333,11 @@ impl Broker {
         edit: &ConfigEdit,
         validate_only: bool,
     ) -> Result<(), AdminError> {
-        for attempt in 1.. {
-            let image = self.image();
-            let command = self.resolve_configs(&image, resource, edit)?;
-            if validate_only {
-                return Ok(());
-            }
-            match self.submit(command).await {
-                Err(CommandError::Rejected(Rejection::ConfigChanged { .. })) if attempt < CONFIG_ATTEMPTS => {}
-                outcome => return outcome.map(|_| ()).map_err(Into::into),
-            }
+        let resolve = |image: &Image| self.resolve_configs(image, resource, edit);
+        if validate_only {
+            return resolve(&self.image()).map(|_| ());
         }
-        Ok(())
+        self.timed(self.metadata.submit_resolved(resolve)).await.map(|_| ())
     }
 
     fn resolve_configs(

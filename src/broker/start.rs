@@ -177,8 +177,13 @@ impl Broker {
 
     /// Submits a command to the metadata quorum.
     pub(super) async fn submit(&self, command: Command) -> Result<Outcome, CommandError> {
+        self.timed(self.metadata.submit(command)).await
+    }
+
+    /// Takes the time of a command.
+    pub(super) async fn timed<T>(&self, command: impl Future<Output = T>) -> T {
         let started = self.runtime.clock.monotonic();
-        let outcome = self.metadata.submit(command).await;
+        let outcome = command.await;
         self.metrics.metadata.commands.inc();
         self.metrics.metadata.commit_seconds.observe(self.runtime.clock.monotonic().since(started));
         outcome

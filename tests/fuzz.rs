@@ -15,6 +15,7 @@
 
 mod fuzz {
     pub mod allocations;
+    pub mod answers;
     pub mod driver;
     pub mod mutation;
     pub mod requests;
@@ -51,6 +52,7 @@ macro_rules! targets {
 
 targets! {
     requests
+    answers
     produced_batches
     stored_batches
     gzip

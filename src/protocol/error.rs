@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::Api;
 
-/// Bytes that are no request that is served, or an answer that can't be written.
+/// Bytes that are no request that is served, or an answer that can't be written or read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ProtocolError {
     /// A length prefix that is negative or over the limit.
@@ -16,7 +16,7 @@ pub enum ProtocolError {
         limit: usize,
     },
     /// The frame ends before its fields do.
-    #[error("frame is truncated field={field} needed_bytes={needed} available_bytes={available}")]
+    #[error("message is truncated field={field} needed_bytes={needed} available_bytes={available}")]
     Truncated {
         /// Where it ends.
         field: &'static str,
@@ -33,8 +33,8 @@ pub enum ProtocolError {
         /// What it says.
         value: i64,
     },
-    /// More array elements and tagged fields than one request may have.
-    #[error("request has too many elements field={field} limit={limit}")]
+    /// More array elements and tagged fields than one message may have.
+    #[error("message has too many elements field={field} limit={limit}")]
     TooManyElements {
         /// Where the limit was passed.
         field: &'static str,
@@ -58,11 +58,11 @@ pub enum ProtocolError {
         version: i16,
     },
     /// A field is null where it must not be, or text is not UTF-8.
-    #[error("request does not decode api={api} version={version}")]
+    #[error("message does not decode api={api} version={version}")]
     Undecodable {
         /// The API.
         api: Api,
-        /// The request's version.
+        /// The message's version.
         version: i16,
     },
     /// An answer holds what its version can't express; a fault of ours.

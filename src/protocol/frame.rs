@@ -59,6 +59,19 @@ pub fn split_request(mut frame: Bytes) -> Result<(RequestHeader, Bytes), Protoco
     Ok((RequestHeader { api, version, correlation_id, client_id }, frame))
 }
 
+/// Splits an answer's frame, without its length, into what it says that it answers and its body, which shares the frame's
+/// memory.
+pub fn split_response(api: Api, version: i16, mut frame: Bytes) -> Result<(i32, Bytes), ProtocolError> {
+    let mut reader = Reader::new(&frame);
+    let correlation_id = reader.int32("correlation_id")?;
+    if api.response_header_version(version) >= 1 {
+        reader.skip_tagged_fields()?;
+    }
+    let header_bytes = frame.len() - reader.left();
+    frame.advance(header_bytes);
+    Ok((correlation_id, frame))
+}
+
 /// Starts an answer: room for the length, then the header. [`finish_response`] fills the length in.
 pub(super) fn start_response(api: Api, version: i16, correlation_id: i32) -> BytesMut {
     let mut frame = BytesMut::with_capacity(256);

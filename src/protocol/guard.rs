@@ -1,11 +1,12 @@
-//! Walks a request before it is decoded, so that what it claims about itself is true by then.
+//! Walks a request, or an answer to the client, before it is decoded, so that what it claims about itself is true by then.
 //!
 //! The protocol crate's decoders reserve memory for as many elements as a count on the wire says
 //! (`Vec::with_capacity`), and keep every unknown tagged field in a map: forty bytes could claim two thousand million
-//! elements, and abort the process. The walk follows the request's fields over the bytes, in time proportional to the
+//! elements, and abort the process. The walk follows the message's fields over the bytes, in time proportional to the
 //! bytes that are there, allocates nothing, and refuses whatever a decoder could be led astray by: lengths and counts
 //! beyond the frame, too many elements in all, tagged fields whose content is not as long as they say.
 
+use super::answer_schema::answer_fields;
 use super::reader::Reader;
 use super::schema::{Field, Kind};
 use super::{Api, ProtocolError};
@@ -15,27 +16,36 @@ use super::{Api, ProtocolError};
 /// 200,000 partitions fits.
 pub const MAX_REQUEST_ELEMENTS: usize = 1 << 18;
 
+/// The same of an answer. What a client is told of half a million partitions with three replicas each fits.
+pub const MAX_ANSWER_ELEMENTS: usize = 1 << 22;
+
 const TAGGED_FIELDS: &str = "tagged_fields";
 
 /// Checks the body of a request; bytes after its last field are not looked at, as in Kafka.
-pub(super) fn check(api: Api, version: i16, body: &[u8]) -> Result<(), ProtocolError> {
-    let mut walk = Walk {
-        reader: Reader::new(body),
-        version,
-        flexible: api.is_flexible(version),
-        elements_left: MAX_REQUEST_ELEMENTS,
-    };
-    walk.structure(api.request_fields())
+pub(super) fn check_request(api: Api, version: i16, body: &[u8]) -> Result<(), ProtocolError> {
+    Walk::of(api, version, body, MAX_REQUEST_ELEMENTS).structure(api.request_fields())
+}
+
+/// Checks the body of an answer, of an API whose answers are read here.
+pub(super) fn check_answer(api: Api, version: i16, body: &[u8]) -> Result<(), ProtocolError> {
+    let fields = answer_fields(api).ok_or(ProtocolError::Undecodable { api, version })?;
+    Walk::of(api, version, body, MAX_ANSWER_ELEMENTS).structure(fields)
 }
 
 struct Walk<'a> {
     reader: Reader<'a>,
     version: i16,
     flexible: bool,
+    elements_limit: usize,
     elements_left: usize,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    const fn of(api: Api, version: i16, body: &'a [u8], elements_limit: usize) -> Self {
+        let (reader, flexible) = (Reader::new(body), api.is_flexible(version));
+        Self { reader, version, flexible, elements_limit, elements_left: elements_limit }
+    }
+
     fn structure(&mut self, fields: &'static [Field]) -> Result<(), ProtocolError> {
         for field in fields {
             if field.tag.is_none() && field.is_in(self.version) {
@@ -102,7 +112,7 @@ impl Walk<'_> {
         self.elements_left = self
             .elements_left
             .checked_sub(count)
-            .ok_or(ProtocolError::TooManyElements { field: name, limit: MAX_REQUEST_ELEMENTS })?;
+            .ok_or(ProtocolError::TooManyElements { field: name, limit: self.elements_limit })?;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
-//! Requests decoded and answers encoded, in every version of the table.
+//! Requests decoded and answers encoded, in every version of the table; and the answers that a client reads.
 //!
 //! The messages are the protocol crate's (generated from Apache Kafka 4.1); `newer` supplies what 4.3.1 has beyond
-//! them. A request is decoded only after the guard has walked it.
+//! them. Nothing is decoded before the guard has walked it.
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{
@@ -11,7 +11,7 @@ use kafka_protocol::messages::{
     IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
     MetadataRequest, OffsetDeleteRequest, OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest,
 };
-use kafka_protocol::protocol::{Encodable, Request};
+use kafka_protocol::protocol::{Decodable, Encodable, Request};
 
 use super::frame::{finish_response, start_response};
 use super::{Api, ProtocolError, guard};
@@ -76,8 +76,18 @@ pub fn decode_request<R: ApiRequest>(version: i16, mut body: Bytes) -> Result<R,
     if !R::API.accepts(version) {
         return Err(ProtocolError::UnsupportedVersion { api: R::API, version });
     }
-    guard::check(R::API, version, &body)?;
+    guard::check_request(R::API, version, &body)?;
     R::decode_body(&mut body, version).ok_or(ProtocolError::Undecodable { api: R::API, version })
+}
+
+/// Decodes the body of an answer, for the APIs that the command line's client uses, in the versions that the protocol crate
+/// knows. Takes memory as [`decode_request`] does, within [`MAX_ANSWER_ELEMENTS`](super::MAX_ANSWER_ELEMENTS).
+pub fn decode_response<R: ApiRequest>(version: i16, mut body: Bytes) -> Result<R::Response, ProtocolError> {
+    if !R::API.accepts(version) {
+        return Err(ProtocolError::UnsupportedVersion { api: R::API, version });
+    }
+    guard::check_answer(R::API, version, &body)?;
+    R::Response::decode(&mut body, version).map_err(|_| ProtocolError::Undecodable { api: R::API, version })
 }
 
 /// Encodes an answer as a whole frame, length and header included. Fetch answers have

@@ -5,8 +5,9 @@
 //! through untouched, as a slice of the request on the way in and as shared pieces ([`fetch_response`]) on the way out.
 //!
 //! To serve an API: [`split_request`] gives its header and body, [`decode_request`] the message, and
-//! [`encode_response`] takes the answer.
+//! [`encode_response`] takes the answer. A client takes it apart with [`split_response`] and [`decode_response`].
 
+mod answer_schema;
 mod api;
 mod error;
 mod error_code;
@@ -24,6 +25,8 @@ mod tests;
 pub use api::Api;
 pub use error::ProtocolError;
 pub use error_code::ErrorCode;
-pub use frame::{LENGTH_PREFIX_BYTES, RequestHeader, frame_bytes, split_request, unsupported_api_versions};
-pub use guard::MAX_REQUEST_ELEMENTS;
-pub use messages::{ApiRequest, decode_request, encode_response};
+pub use frame::{
+    LENGTH_PREFIX_BYTES, RequestHeader, frame_bytes, split_request, split_response, unsupported_api_versions,
+};
+pub use guard::{MAX_ANSWER_ELEMENTS, MAX_REQUEST_ELEMENTS};
+pub use messages::{ApiRequest, decode_request, decode_response, encode_response};

@@ -1,11 +1,11 @@
 //! What requests look like: the fields of each API in each version, as Apache Kafka 4.3.1's message specifications give
 //! them.
 //!
-//! `guard` walks these before the protocol crate decodes; nothing else reads them.
+//! `guard` walks these before the protocol crate decodes; nothing else reads them. Answers are in `answer_schema`.
 
 use Kind::{Array, Bytes, Elements, Fixed, Nullable, String, Struct};
 
-/// A field of a request.
+/// A field of a request or an answer.
 #[derive(Debug)]
 pub(super) struct Field {
     /// Kafka's name, in snake case.
@@ -46,33 +46,33 @@ pub(super) enum Kind {
     Nullable(&'static [Field]),
 }
 
-const INT8: Kind = Fixed(1);
-const INT16: Kind = Fixed(2);
-const INT32: Kind = Fixed(4);
-const INT64: Kind = Fixed(8);
-const UUID: Kind = Fixed(16);
+pub(super) const INT8: Kind = Fixed(1);
+pub(super) const INT16: Kind = Fixed(2);
+pub(super) const INT32: Kind = Fixed(4);
+pub(super) const INT64: Kind = Fixed(8);
+pub(super) const UUID: Kind = Fixed(16);
 
 /// In every version.
-const fn always(name: &'static str, kind: Kind) -> Field {
+pub(super) const fn always(name: &'static str, kind: Kind) -> Field {
     between(name, i16::MIN, i16::MAX, kind)
 }
 
 /// In this version and later ones.
-const fn since(name: &'static str, first: i16, kind: Kind) -> Field {
+pub(super) const fn since(name: &'static str, first: i16, kind: Kind) -> Field {
     between(name, first, i16::MAX, kind)
 }
 
 /// In versions up to this one.
-const fn until(name: &'static str, last: i16, kind: Kind) -> Field {
+pub(super) const fn until(name: &'static str, last: i16, kind: Kind) -> Field {
     between(name, i16::MIN, last, kind)
 }
 
-const fn between(name: &'static str, first: i16, last: i16, kind: Kind) -> Field {
+pub(super) const fn between(name: &'static str, first: i16, last: i16, kind: Kind) -> Field {
     Field { name, first, last, tag: None, kind }
 }
 
 /// Sent with a tag, in this version and later ones.
-const fn tagged(name: &'static str, first: i16, tag: u32, kind: Kind) -> Field {
+pub(super) const fn tagged(name: &'static str, first: i16, tag: u32, kind: Kind) -> Field {
     Field { name, first, last: i16::MAX, tag: Some(tag), kind }
 }
 

@@ -1,4 +1,5 @@
-//! Requests of every API and version: made up from the schema, damaged, and read by guard and decoder.
+//! Requests of every API and version, and the answers that the client reads: made up from the schema, damaged, and read by
+//! guard and decoder.
 
 use std::fmt::Debug;
 
@@ -6,6 +7,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Decodable, Encodable, Message, StrBytes};
 
+use super::answer_schema::answer_fields;
 use super::schema::{Field, Kind};
 use super::*;
 
@@ -48,6 +50,23 @@ macro_rules! for_each_api {
     };
 }
 
+/// Runs a generic function for every API whose answers the client reads.
+macro_rules! for_each_answer {
+    ($run:ident) => {
+        $run::<ProduceRequest>();
+        $run::<FetchRequest>();
+        $run::<ListOffsetsRequest>();
+        $run::<MetadataRequest>();
+        $run::<ApiVersionsRequest>();
+        $run::<CreateTopicsRequest>();
+        $run::<DeleteTopicsRequest>();
+        $run::<InitProducerIdRequest>();
+        $run::<DescribeConfigsRequest>();
+        $run::<CreatePartitionsRequest>();
+        $run::<IncrementalAlterConfigsRequest>();
+    };
+}
+
 /// A small generator (splitmix64), so that every failure repeats.
 struct Entropy(u64);
 
@@ -64,7 +83,7 @@ impl Entropy {
     }
 }
 
-/// Writes a request that the schema allows. With `lie_at`, the count of that number is as large as can be and ends the
+/// Writes a message that the schema allows. With `lie_at`, the count of that number is as large as can be and ends the
 /// frame.
 struct Forge {
     entropy: Entropy,
@@ -78,10 +97,18 @@ struct Forge {
 
 impl Forge {
     fn request(api: Api, version: i16, seed: u64, lie_at: Option<usize>) -> Self {
+        Self::message(api, version, api.request_fields(), seed, lie_at)
+    }
+
+    fn answer(api: Api, version: i16, seed: u64, lie_at: Option<usize>) -> Self {
+        Self::message(api, version, answer_fields(api).unwrap(), seed, lie_at)
+    }
+
+    fn message(api: Api, version: i16, fields: &'static [Field], seed: u64, lie_at: Option<usize>) -> Self {
         let flexible = api.is_flexible(version);
         let out = BytesMut::new();
         let mut forge = Self { entropy: Entropy(seed), version, flexible, out, counts: 0, lie_at, ended: false };
-        forge.structure(api.request_fields());
+        forge.structure(fields);
         forge
     }
 
@@ -259,6 +286,52 @@ fn a_small_frame_that_claims_two_thousand_million_elements_is_refused_before_dec
     for_each_api!(no_count_is_believed);
 }
 
+/// The versions of an answer that both tables know.
+fn answer_versions<R: ApiRequest>() -> impl Iterator<Item = i16> {
+    R::API.versions().filter(|version| (R::VERSIONS.min..=R::VERSIONS.max).contains(version))
+}
+
+fn answers_are_walked_to_the_end<R: ApiRequest>()
+where
+    R::Response: Debug + PartialEq,
+{
+    for version in answer_versions::<R>() {
+        for seed in 0..300 {
+            let mut body = Forge::answer(R::API, version, seed, None).out.freeze();
+            let context = format!("{} {version} seed {seed}", R::API);
+            let answer = decode_response::<R>(version, body.clone()).expect(&context);
+            assert_eq!(R::Response::decode(&mut body, version).expect(&context), answer);
+            assert!(body.is_empty(), "{context}: {} bytes left", body.len());
+        }
+    }
+}
+
+#[test]
+fn every_answer_of_the_schema_is_walked_and_decoded_to_its_last_byte() {
+    for_each_answer!(answers_are_walked_to_the_end);
+}
+
+fn damaged_answers_are_survived<R: ApiRequest>() {
+    for version in answer_versions::<R>() {
+        let honest = Forge::answer(R::API, version, 5, None);
+        for lie_at in 0..honest.counts {
+            let body = Forge::answer(R::API, version, 5, Some(lie_at)).out.freeze();
+            let refused = decode_response::<R>(version, body).err();
+            assert!(matches!(refused, Some(ProtocolError::Truncated { .. })), "{} {version}: {refused:?}", R::API);
+        }
+        let whole = honest.out.freeze();
+        for end in 0..whole.len() {
+            let refused = decode_response::<R>(version, whole.slice(..end)).err();
+            assert!(matches!(refused, Some(ProtocolError::Truncated { .. })), "{} {version}: {refused:?}", R::API);
+        }
+    }
+}
+
+#[test]
+fn answers_that_claim_more_than_they_hold_are_refused_before_decoding() {
+    for_each_answer!(damaged_answers_are_survived);
+}
+
 #[test]
 fn elements_are_bounded_over_all_levels() {
     // Metadata 1: a count of topics, then names.
@@ -317,6 +390,18 @@ fn records_of_a_produce_request_are_slices_of_its_frame() {
         let decoded = request.topic_data[0].partition_data[0].records.as_ref().unwrap();
         assert_eq!(*decoded, records);
         assert!(body.as_ptr_range().contains(&decoded.as_ptr()), "version {version}");
+    }
+}
+
+#[test]
+fn answers_are_split_from_their_header_as_both_sides_write_it() {
+    let frame = Bytes::from_static(b"\0\0\0\x07\x01\x05\x02hibody");
+    assert_eq!(split_response(Api::Metadata, 9, frame.clone()), Ok((7, frame.slice(8 + 1..))));
+    assert_eq!(split_response(Api::Metadata, 8, frame.clone()), Ok((7, frame.slice(4..))));
+    assert_eq!(split_response(Api::ApiVersions, 3, frame.clone()), Ok((7, frame.slice(4..))));
+    for end in 0..9 {
+        let refused = split_response(Api::Metadata, 9, frame.slice(..end));
+        assert!(matches!(refused, Err(ProtocolError::Truncated { .. })), "{end}: {refused:?}");
     }
 }
 

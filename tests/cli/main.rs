@@ -1,6 +1,7 @@
 //! The `alluvium` binary as its users meet it: processes, signals, pipes and exit codes.
 
 mod archive;
+mod hostile;
 mod kafka;
 
 use std::io::{BufRead, BufReader, Read};

@@ -16,7 +16,7 @@ use alluvium::types::{Offset, Timestamp};
 use alluvium::{group, log, metadata};
 use bytes::Bytes;
 
-use super::requests;
+use super::{answers, requests};
 
 /// A decoder, and the memory that it may take for an input: `bytes_per_byte * length + bytes_more`.
 pub struct Target {
@@ -43,6 +43,7 @@ const fn target(name: &'static str, run: fn(&[u8]), bytes_per_byte: usize, bytes
 /// All of them.
 pub const TARGETS: &[Target] = &[
     target("requests", requests::decode, 400, 16 * KIB),
+    target("answers", answers::decode, 400, 16 * KIB),
     target("produced_batches", produced_batches, 40, DECOMPRESSION_BYTES),
     target("stored_batches", stored_batches, 4, DECOMPRESSION_BYTES),
     target("gzip", |bytes| inflate(Compression::Gzip, bytes), 2, DECOMPRESSION_BYTES),

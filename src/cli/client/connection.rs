@@ -5,11 +5,12 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader};
-use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes, VersionRange};
+use kafka_protocol::messages::{ApiVersionsRequest, RequestHeader};
+use kafka_protocol::protocol::{Encodable, StrBytes, VersionRange};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ClientError;
+use crate::protocol::{ApiRequest, decode_response, split_response};
 use crate::runtime::net::{Net, Stream};
 
 /// The largest answer that is read.
@@ -44,11 +45,11 @@ impl Connection {
         let request = ApiVersionsRequest::default()
             .with_client_software_name(StrBytes::from_static_str("alluvium"))
             .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
-        let mut answer = self.exchange(&request, API_VERSIONS_VERSION, Duration::ZERO).await?;
+        let answer = self.exchange(&request, API_VERSIONS_VERSION, Duration::ZERO).await?;
         let refused = answer.len() >= 2 && answer[..2] == UNSUPPORTED_VERSION.to_be_bytes();
         let version = if refused { 0 } else { API_VERSIONS_VERSION };
-        let answer =
-            ApiVersionsResponse::decode(&mut answer, version).map_err(|error| self.malformed("ApiVersions", error))?;
+        let answer = decode_response::<ApiVersionsRequest>(version, answer);
+        let answer = answer.map_err(|error| self.malformed("ApiVersions", error))?;
         let range = |api: &kafka_protocol::messages::api_versions_response::ApiVersion| {
             (api.api_key, VersionRange { min: api.min_version, max: api.max_version })
         };
@@ -57,7 +58,7 @@ impl Connection {
     }
 
     /// The newest version of a request that both sides know, no newer than `newest`; `None` when there is none.
-    pub fn version<R: Request>(&self, newest: i16) -> Option<i16> {
+    pub fn version<R: ApiRequest>(&self, newest: i16) -> Option<i16> {
         let theirs = self.versions.get(&R::KEY)?;
         let common = theirs.intersect(&R::VERSIONS);
         let version = common.max.min(newest);
@@ -65,28 +66,28 @@ impl Connection {
     }
 
     /// Asks and waits for the answer, in the newest common version.
-    pub async fn send<R: Request>(&mut self, request: &R) -> Result<R::Response, ClientError> {
+    pub async fn send<R: ApiRequest>(&mut self, request: &R) -> Result<R::Response, ClientError> {
         self.send_at_most(request, i16::MAX, Duration::ZERO).await
     }
 
     /// Asks in a version no newer than `newest`, and allows the broker `patience` on top of the usual limit.
-    pub async fn send_at_most<R: Request>(
+    pub async fn send_at_most<R: ApiRequest>(
         &mut self,
         request: &R,
         newest: i16,
         patience: Duration,
     ) -> Result<R::Response, ClientError> {
-        let api = api_name::<R>();
+        let api = R::API.name();
         let Some(version) = self.version::<R>(newest) else {
             return Err(ClientError::Unsupported { address: self.address.clone(), api });
         };
-        let mut answer = self.exchange(request, version, patience).await?;
-        R::Response::decode(&mut answer, version).map_err(|error| self.malformed(api, error))
+        let answer = self.exchange(request, version, patience).await?;
+        decode_response::<R>(version, answer).map_err(|error| self.malformed(api, error))
     }
 
     /// Sends without expecting an answer, as a produce request with `acks=0` is sent.
-    pub async fn send_only<R: Request>(&mut self, request: &R, newest: i16) -> Result<(), ClientError> {
-        let api = api_name::<R>();
+    pub async fn send_only<R: ApiRequest>(&mut self, request: &R, newest: i16) -> Result<(), ClientError> {
+        let api = R::API.name();
         let Some(version) = self.version::<R>(newest) else {
             return Err(ClientError::Unsupported { address: self.address.clone(), api });
         };
@@ -94,33 +95,33 @@ impl Connection {
         self.stream.write_all(&frame).await.map_err(|source| self.closed(api, source))
     }
 
-    /// One request and its answer, behind the answer's header.
-    async fn exchange<R: Request>(
+    /// One request and the body of its answer.
+    async fn exchange<R: ApiRequest>(
         &mut self,
         request: &R,
         version: i16,
         patience: Duration,
     ) -> Result<Bytes, ClientError> {
-        let api = api_name::<R>();
+        let api = R::API.name();
         let frame = self.frame(request, version).map_err(|error| self.malformed(api, error))?;
         let limit = self.limit + patience;
         let exchange = async {
             self.stream.write_all(&frame).await?;
             read_frame(&mut self.stream).await
         };
-        let mut answer = match tokio::time::timeout(limit, exchange).await {
+        let answer = match tokio::time::timeout(limit, exchange).await {
             Ok(answer) => answer.map_err(|source| self.closed(api, source))?,
             Err(_) => return Err(ClientError::TimedOut { address: self.address.clone(), api, limit }),
         };
-        let header = ResponseHeader::decode(&mut answer, R::Response::header_version(version));
-        let header = header.map_err(|error| self.malformed(api, error))?;
-        if header.correlation_id != self.correlation_id {
+        let (correlation_id, body) =
+            split_response(R::API, version, answer).map_err(|error| self.malformed(api, error))?;
+        if correlation_id != self.correlation_id {
             return Err(self.malformed(api, "it answers another request"));
         }
-        Ok(answer)
+        Ok(body)
     }
 
-    fn frame<R: Request>(&mut self, request: &R, version: i16) -> Result<BytesMut, String> {
+    fn frame<R: ApiRequest>(&mut self, request: &R, version: i16) -> Result<BytesMut, String> {
         self.correlation_id = self.correlation_id.wrapping_add(1);
         let header = RequestHeader::default()
             .with_request_api_key(R::KEY)
@@ -162,24 +163,6 @@ async fn read_frame(stream: &mut Box<dyn Stream>) -> io::Result<Bytes> {
         }
     }
     Ok(frame.copy_to_bytes(length))
-}
-
-/// Kafka's name of a request.
-fn api_name<R: Request>() -> &'static str {
-    match ApiKey::try_from(R::KEY) {
-        Ok(ApiKey::ApiVersions) => "ApiVersions",
-        Ok(ApiKey::Metadata) => "Metadata",
-        Ok(ApiKey::Produce) => "Produce",
-        Ok(ApiKey::Fetch) => "Fetch",
-        Ok(ApiKey::ListOffsets) => "ListOffsets",
-        Ok(ApiKey::InitProducerId) => "InitProducerId",
-        Ok(ApiKey::CreateTopics) => "CreateTopics",
-        Ok(ApiKey::DeleteTopics) => "DeleteTopics",
-        Ok(ApiKey::CreatePartitions) => "CreatePartitions",
-        Ok(ApiKey::DescribeConfigs) => "DescribeConfigs",
-        Ok(ApiKey::IncrementalAlterConfigs) => "IncrementalAlterConfigs",
-        _ => "the request",
-    }
 }
 
 impl std::fmt::Debug for Connection {

@@ -144,10 +144,12 @@ async fn flush(
     let topic = cluster.topic(name, false).await?;
     for setting in describe_settings(&mut cluster, name).await? {
         // It would be waited for for ever.
-        if let ("remote.storage.enable", Some("false")) = (&*setting.name, setting.value.as_deref()) {
-            let text = format!("topic {name} is not archived: its remote.storage.enable is false");
-            return Err(Failure::new(Exit::Failed, text));
-        }
+        let what = match (&*setting.name, setting.value.as_deref()) {
+            ("remote.storage.enable", Some("false")) => "archived: its remote.storage.enable is false",
+            ("remote.log.copy.disable", Some("true")) => "copied to the archive: its remote.log.copy.disable is true",
+            _ => continue,
+        };
+        return Err(Failure::new(Exit::Failed, format!("topic {name} is not {what}")));
     }
     let partitions: BTreeSet<i32> = topic.partitions.iter().map(|partition| partition.index).collect();
     let progress = Progress::new(Arc::clone(&context.runtime.clock), "archiving", true);

@@ -41,10 +41,15 @@ impl Archive {
         let bootstrap = printed.lines().find_map(|line| line.trim().strip_prefix("kafka")).unwrap();
         let bootstrap = bootstrap.split_whitespace().next().unwrap();
         alluvium(&["topic", "create", "flights", "--config", "segment.ms=500", "--bootstrap", bootstrap]);
-        alluvium(&["topic", "create", "local", "--config", "remote.storage.enable=false", "--bootstrap", bootstrap]);
-        let refused = alluvium(&["archive", "flush", "local", "--wait", "--bootstrap", bootstrap]);
-        assert_eq!(refused.status.code(), Some(1));
-        assert!(standard_error(&refused).contains("topic local is not archived"), "{}", standard_error(&refused));
+        for (name, setting, why) in [
+            ("local", "remote.storage.enable=false", "topic local is not archived"),
+            ("uncopied", "remote.log.copy.disable=true", "topic uncopied is not copied to the archive"),
+        ] {
+            alluvium(&["topic", "create", name, "--config", setting, "--bootstrap", bootstrap]);
+            let refused = alluvium(&["archive", "flush", name, "--wait", "--bootstrap", bootstrap]);
+            assert_eq!(refused.status.code(), Some(1));
+            assert!(standard_error(&refused).contains(why), "{}", standard_error(&refused));
+        }
         // The second append comes when the segment of the first is old enough to be sealed.
         for lines in ["one\ntwo\nthree\n", "four\n"] {
             let mut produce =

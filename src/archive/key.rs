@@ -13,7 +13,7 @@
 //! ```
 //! The topic's identity is in every path, so a topic that is deleted and created again never meets its past. Names of log
 //! objects carry who wrote them: incarnation and leader epoch decide whether a leftover can still be committed. Nothing
-//! is ever told from a listing but what may be swept.
+//! is ever told from a listing but what may be swept, and to people what looks lost.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +21,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::manifest::Hex128;
-use crate::types::{ClusterId, Incarnation, LeaderEpoch, Offset, TopicId, TopicPartition};
+use crate::types::{ClusterId, Incarnation, LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
 
 /// Everything of every cluster in a bucket lies below this.
 pub const BUCKET_ROOT: &str = "alluvium/v1/";
@@ -160,6 +160,14 @@ pub fn parse_topic(key: &str) -> Option<(&str, TopicId)> {
     }
     let (name, id) = below.split('/').next()?.rsplit_once('-')?;
     Some((name, id.parse().ok()?))
+}
+
+/// Reads a partition's number from the key of anything below its metadata or log directory.
+pub fn parse_partition(key: &str) -> Option<PartitionIndex> {
+    parse_topic(key)?;
+    let directory = key.strip_prefix(BUCKET_ROOT)?.split('/').nth(3)?;
+    let number = directory.strip_prefix("p=").or_else(|| directory.strip_prefix("kafka_partition="))?;
+    number.parse().ok().map(PartitionIndex)
 }
 
 /// Reads generation and hash from the key of a snapshot of the groups.
@@ -348,6 +356,9 @@ mod tests {
         assert_eq!(keys.parse_segment(&keys.companion(&name)), Some(name));
         assert_eq!(keys.parse_spill(&keys.spill(Offset(1), Offset(2), 33)), Some(33));
         assert_eq!(parse_topic(&keys.head()), Some(("flights.us-east", TopicId::from_bytes([2; 16]))));
+        for key in [keys.head(), keys.parquet(&name), keys.spill(Offset(1), Offset(2), 33)] {
+            assert_eq!(parse_partition(&key), Some(PartitionIndex(7)), "{key}");
+        }
         for wrong in ["x.parquet", "1-2-3-4-5.parquet", "head.json", ""] {
             assert_eq!(keys.parse_segment(&format!("{}{wrong}", keys.log_directory())), None, "{wrong}");
         }

@@ -17,7 +17,9 @@ use super::format::{Placed, TEMPLATE_HELP, Template, date, to_json};
 use super::progress::Progress;
 use super::{Context, Exit, Failure, Output};
 use crate::archive::bucket::{Bucket, BucketError};
-use crate::archive::inspect::{ArchivedPartition, ArchivedTopic, ClusterReport, InspectError, Inspector, VerifyReport};
+use crate::archive::inspect::{
+    ArchivedPartition, ArchivedTopic, ClusterReport, Headless, InspectError, Inspector, VerifyReport,
+};
 use crate::archive::manifest::Segment;
 use crate::archive::parquet::Fate;
 use crate::archive::partition::HeadError;
@@ -28,7 +30,7 @@ use crate::config::ByteSize;
 use crate::group::snapshot;
 use crate::record::MAX_DECOMPRESSED_BYTES;
 use crate::runtime::tasks::Priority;
-use crate::types::{ClusterId, Offset, Timestamp};
+use crate::types::{ClusterId, Offset, PartitionIndex, Timestamp};
 
 /// The topic setting whose change has a broker seal and archive what there is.
 const FLUSH_SETTING: &str = "archive.flush.timestamp";
@@ -240,24 +242,59 @@ async fn open(arguments: &StoreArguments, context: &Context) -> Result<Inspector
     Ok(Inspector::open(store, arguments.cluster, workers).await?)
 }
 
-/// The partitions that the arguments name, with their segments.
-async fn partitions(
-    inspector: &Inspector,
-    what: &TopicArguments,
-) -> Result<(ArchivedTopic, Vec<ArchivedPartition>), Failure> {
+/// The partitions that the arguments name.
+struct Selection {
+    topic: ArchivedTopic,
+    /// Those that can be read, with their segments.
+    partitions: Vec<ArchivedPartition>,
+    /// Those that can't, and why.
+    lost: Vec<(PartitionIndex, String)>,
+    /// Those that have no head, perhaps not yet.
+    begun: Vec<Headless>,
+}
+
+impl Selection {
+    /// Ends a command that has shown the others.
+    fn end(self) -> Result<(), Failure> {
+        let name = &self.topic.name;
+        let lines = self.lost.iter().map(|(partition, why)| format!("partition {partition} of {name}: {why}"));
+        damaged(lines.collect())
+    }
+}
+
+/// Fails with what is damaged, a line each, if anything is.
+fn damaged(lines: Vec<String>) -> Result<(), Failure> {
+    if lines.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Damaged, lines.join("\n"))) }
+}
+
+/// Finds the partitions that the arguments name. One that can't be read hides no other.
+async fn select(inspector: &Inspector, what: &TopicArguments, now: Timestamp) -> Result<Selection, Failure> {
     let topic = inspector.topic(&what.topic).await?;
-    let mut found = Vec::new();
-    for (partition, head) in &topic.heads {
-        if what.partitions.is_empty() || what.partitions.contains(&partition.get()) {
-            found.push(inspector.partition(&topic, head).await?);
+    let is_wanted =
+        |partition: PartitionIndex| what.partitions.is_empty() || what.partitions.contains(&partition.get());
+    let mut partitions = Vec::new();
+    let mut lost: Vec<_> = topic.unreadable_heads().filter(|(partition, _)| is_wanted(*partition)).collect();
+    for (&partition, head) in topic.heads.iter().filter(|(partition, _)| is_wanted(**partition)) {
+        match inspector.partition(&topic, head).await {
+            Ok(found) => partitions.push(found),
+            // One of its lists of segments is gone or damaged.
+            Err(error @ (InspectError::Manifest { .. } | InspectError::Store(StoreError::NotFound { .. }))) => {
+                lost.push((partition, error.to_string()));
+            }
+            Err(error) => return Err(error.into()),
         }
     }
-    if let Some(missing) =
-        what.partitions.iter().find(|wanted| !topic.heads.keys().any(|known| known.get() == **wanted))
-    {
+    let headless = inspector.headless(&topic).await?.into_iter().filter(|found| is_wanted(found.partition));
+    let (gone, begun): (Vec<_>, Vec<_>) = headless.partition(|found| found.is_lost(now));
+    lost.extend(gone.into_iter().map(|found| (found.partition, found.to_string())));
+    lost.sort();
+    let read = partitions.iter().map(|found| found.head.identity.partition);
+    let others = begun.iter().map(|found| found.partition).chain(lost.iter().map(|(partition, _)| *partition));
+    let known: BTreeSet<i32> = read.chain(others).map(PartitionIndex::get).collect();
+    if let Some(missing) = what.partitions.iter().find(|&wanted| !known.contains(wanted)) {
         return Err(Failure::usage(format!("nothing of partition {missing} of {} is archived", what.topic)));
     }
-    Ok((topic, found))
+    Ok(Selection { topic, partitions, lost, begun })
 }
 
 /// Totals over the segments of a partition.
@@ -284,8 +321,12 @@ impl Totals {
 
 async fn list_topics(arguments: &StoreArguments, context: &mut Context) -> Result<(), Failure> {
     let inspector = open(arguments, context).await?;
-    let mut rows = Vec::new();
+    let now = context.runtime.clock.wall();
+    let (mut rows, mut lost) = (Vec::new(), Vec::new());
     for topic in inspector.topics().await? {
+        lost.extend(topic.unreadable.iter().map(|(key, why)| format!("topic {}: {why} key={key}", topic.name)));
+        let headless = inspector.headless(&topic).await?.into_iter().filter(|found| found.is_lost(now));
+        lost.extend(headless.map(|found| format!("partition {} of {}: {found}", found.partition, topic.name)));
         let log_bytes: u64 = topic.heads.values().map(|head| head.log_bytes()).sum();
         let state = topic.description.as_ref().map_or(Value::Null, |found| json!(found.state));
         if arguments.json {
@@ -298,17 +339,18 @@ async fn list_topics(arguments: &StoreArguments, context: &mut Context) -> Resul
         let bytes = ByteSize(log_bytes).to_string();
         rows.push(vec![topic.name, topic.topic_id.to_string(), state, topic.heads.len().to_string(), bytes]);
     }
-    if arguments.json {
-        return Ok(());
+    if !arguments.json {
+        context.output.table(&["TOPIC", "ID", "STATE", "PARTITIONS", "LOG-BYTES"], &rows)?;
     }
-    context.output.table(&["TOPIC", "ID", "STATE", "PARTITIONS", "LOG-BYTES"], &rows)
+    context.output.flush()?;
+    damaged(lost)
 }
 
 async fn list_partitions(what: &TopicArguments, context: &mut Context) -> Result<(), Failure> {
     let inspector = open(&what.store, context).await?;
-    let (_, partitions) = partitions(&inspector, what).await?;
+    let selection = select(&inspector, what, context.runtime.clock.wall()).await?;
     let mut rows = Vec::new();
-    for partition in &partitions {
+    for partition in &selection.partitions {
         let head = &partition.head;
         let totals = Totals::of(&partition.segments);
         let time = |timestamp: Option<Timestamp>| timestamp.map(date).unwrap_or_default();
@@ -333,24 +375,27 @@ async fn list_partitions(what: &TopicArguments, context: &mut Context) -> Result
             totals.stored_bytes.to_string(),
         ]);
     }
-    if what.store.json {
-        return Ok(());
+    if !what.store.json {
+        let heading = ["PARTITION", "OFFSETS", "FROM", "TO", "SEGMENTS", "RECORDS", "LOG-BYTES", "STORED-BYTES"];
+        context.output.table(&heading, &rows)?;
     }
-    let heading = ["PARTITION", "OFFSETS", "FROM", "TO", "SEGMENTS", "RECORDS", "LOG-BYTES", "STORED-BYTES"];
-    context.output.table(&heading, &rows)
+    context.output.flush()?;
+    selection.end()
 }
 
 async fn describe(what: &TopicArguments, context: &mut Context) -> Result<(), Failure> {
     let inspector = open(&what.store, context).await?;
-    let (topic, partitions) = partitions(&inspector, what).await?;
-    let output = &mut context.output;
+    let selection = select(&inspector, what, context.runtime.clock.wall()).await?;
+    let (topic, output) = (&selection.topic, &mut context.output);
     if !what.store.json {
         output.line(format!("topic {} id {} in cluster {}", topic.name, topic.topic_id, inspector.cluster_id()))?;
         for (name, value) in topic.description.iter().flat_map(|description| &description.configs) {
             output.line(format!("  {name}={value}"))?;
         }
     }
-    partitions.iter().try_for_each(|partition| describe_partition(partition, what.store.json, output))
+    selection.partitions.iter().try_for_each(|found| describe_partition(found, what.store.json, output))?;
+    output.flush()?;
+    selection.end()
 }
 
 fn describe_partition(partition: &ArchivedPartition, json: bool, output: &mut Output) -> Result<(), Failure> {
@@ -402,11 +447,11 @@ fn describe_partition(partition: &ArchivedPartition, json: bool, output: &mut Ou
 
 async fn verify(what: &TopicArguments, context: &mut Context) -> Result<(), Failure> {
     let inspector = open(&what.store, context).await?;
-    let (topic, partitions) = partitions(&inspector, what).await?;
+    let selection = select(&inspector, what, context.runtime.clock.wall()).await?;
     let decode = |snapshot: &Bytes| snapshot::parse(snapshot).map(drop);
-    let cluster = inspector.verify_cluster(&topic, decode).await?;
-    let mut problems = cluster.problems.len();
-    for partition in &partitions {
+    let cluster = inspector.verify_cluster(&selection.topic, decode).await?;
+    let mut problems = cluster.problems.len() + selection.lost.len();
+    for partition in &selection.partitions {
         let index = partition.head.identity.partition;
         let segments = partition.segments.len();
         let progress = Progress::new(context.runtime.clock.clone(), "checked", true);
@@ -428,12 +473,35 @@ async fn verify(what: &TopicArguments, context: &mut Context) -> Result<(), Fail
             context.output.line(format!("  {problem}"))?;
         }
     }
+    report_unread(&selection, what.store.json, &mut context.output)?;
     report_cluster(&cluster, what.store.json, context)?;
     if problems == 0 {
         return Ok(());
     }
     context.output.flush()?;
     Err(Failure::new(Exit::Damaged, format!("the archive of {} has {problems} problems, listed above", what.topic)))
+}
+
+/// Says of which partitions nothing could be checked.
+fn report_unread(selection: &Selection, json: bool, output: &mut Output) -> Result<(), Failure> {
+    let topic = &selection.topic.name;
+    for (partition, why) in &selection.lost {
+        if json {
+            let index = partition.get();
+            output.json(&json!({ "topic": topic, "partition": index, "ok": false, "problems": [why] }))?;
+        } else {
+            output.line(format!("DAMAGED {topic} partition {partition}: nothing could be checked\n  {why}"))?;
+        }
+    }
+    for begun in &selection.begun {
+        let (partition, note) = (begun.partition, begun.to_string());
+        if json {
+            output.json(&json!({ "topic": topic, "partition": partition.get(), "ok": true, "note": note }))?;
+        } else {
+            output.line(format!("new {topic} partition {partition}: {note}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn report_cluster(cluster: &ClusterReport, json: bool, context: &mut Context) -> Result<(), Failure> {
@@ -461,10 +529,10 @@ async fn cat(
     context: &mut Context,
 ) -> Result<(), Failure> {
     let inspector = open(&what.store, context).await?;
-    let (_, partitions) = partitions(&inspector, what).await?;
+    let selection = select(&inspector, what, context.runtime.clock.wall()).await?;
     let mut left = count;
     let mut text = Vec::new();
-    for partition in &partitions {
+    for partition in &selection.partitions {
         let index = partition.head.identity.partition.get();
         let from = from.max(partition.head.log_start_offset);
         let mut batches = inspector.batches(partition, from);
@@ -493,5 +561,6 @@ async fn cat(
             context.output.bytes(&text)?;
         }
     }
-    Ok(())
+    context.output.flush()?;
+    selection.end()
 }

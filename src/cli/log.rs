@@ -1,5 +1,6 @@
-//! `alluvium log`: looks into segment files, without a broker and without changing anything.
+//! `alluvium log`: looks into segment and index files, without a broker and without changing anything.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,10 +8,11 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::format::{Placed, Template, date, to_json};
+use super::log_index::{self, INDEX_LIMIT_BYTES, is_index};
 use super::{Context, Exit, Failure, Output};
 use crate::log::{
     Extent, Identity, ReadError, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentIndex,
-    parse_segment_file_name,
+    checkpointed_segments, parse_index_file_name, parse_segment_file_name,
 };
 use crate::record::{Batch, MAX_DECOMPRESSED_BYTES, RecordError};
 use crate::runtime::disk::{Disk, Open, read_file};
@@ -18,16 +20,14 @@ use crate::types::Offset;
 
 /// The deepest directory that is looked into, counted from the one given.
 const MAX_DEPTH: usize = 8;
-/// The largest index file that is read.
-const INDEX_LIMIT_BYTES: u64 = 64 << 20;
 const RECORD_TEMPLATE: &str = r"  %o %D key=%k headers=[%h] value=%s\n";
 
 /// Segment files.
 #[derive(Debug, Subcommand)]
 pub enum LogCommand {
-    /// Print the batches of segments
+    /// Print the batches of segments, or the entries of an index
     Dump {
-        /// A segment, or a directory that holds segments at any depth
+        /// A segment or an index, or a directory that holds segments at any depth
         path: PathBuf,
         /// Print records too
         #[arg(long)]
@@ -38,9 +38,9 @@ pub enum LogCommand {
     },
     /// Check segments and indexes, and name the first bad byte
     Verify {
-        /// A segment, or a directory that holds segments at any depth
+        /// A segment or an index, or a directory that holds segments at any depth
         path: PathBuf,
-        /// One JSON object for each segment
+        /// One JSON object for each file
         #[arg(long)]
         json: bool,
     },
@@ -51,10 +51,18 @@ pub(super) fn run(command: LogCommand, context: &mut Context) -> Result<(), Fail
     let disk = Arc::clone(&context.runtime.disk);
     match command {
         LogCommand::Dump { path, records, json } => {
-            for path in segments(&*disk, &path)? {
-                dump(&disk, &path, records, json, &mut context.output)?;
+            if is_index(&path) {
+                return log_index::dump(&*disk, &path, json, &mut context.output);
             }
-            Ok(())
+            let mut bad = 0;
+            for path in segments(&*disk, &path)? {
+                bad += dump(&disk, &path, records, json, &mut context.output)?;
+            }
+            context.output.flush()?;
+            match bad {
+                0 => Ok(()),
+                _ => Err(Failure::new(Exit::Damaged, format!("{bad} batches are damaged; their lines say so"))),
+            }
         }
         LogCommand::Verify { path, json } => verify_all(&disk, &path, json, &mut context.output),
     }
@@ -71,6 +79,7 @@ fn segments(disk: &dyn Disk, path: &Path) -> Result<Vec<PathBuf>, Failure> {
         Ok(_) => collect(disk, path, MAX_DEPTH, &mut found).map_err(unreadable)?,
         Err(_) => found.push(path.to_owned()),
     }
+    found.retain(|found| found == path || !is_index(found));
     if found.is_empty() {
         return Err(Failure::usage(format!("there are no segments in {}", path.display())));
     }
@@ -80,7 +89,8 @@ fn segments(disk: &dyn Disk, path: &Path) -> Result<Vec<PathBuf>, Failure> {
 fn collect(disk: &dyn Disk, directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in disk.list(directory)? {
         let path = directory.join(&entry.name);
-        if !entry.is_directory && parse_segment_file_name(&entry.name).is_some() {
+        let is_ours = parse_segment_file_name(&entry.name).or_else(|| parse_index_file_name(&entry.name)).is_some();
+        if !entry.is_directory && is_ours {
             found.push(path);
         } else if entry.is_directory && depth > 0 {
             collect(disk, &path, depth - 1, found)?;
@@ -110,17 +120,31 @@ fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<Opened, Failure> {
     Ok(Opened { identity, header, file_bytes, segment })
 }
 
-fn dump(disk: &Arc<dyn Disk>, path: &Path, records: bool, json: bool, output: &mut Output) -> Result<(), Failure> {
+/// Prints a segment. How many of its batches have a wrong checksum; those are marked, and their records left out.
+fn dump(disk: &Arc<dyn Disk>, path: &Path, records: bool, json: bool, output: &mut Output) -> Result<u64, Failure> {
     let opened = open(disk, path)?;
     let header = opened.header;
     let template = Template::parse(RECORD_TEMPLATE)?;
     let topic = header.partition.topic_id.to_string();
+    let mut bad = 0;
     if !json {
         let (created, name) = (date(header.created_at), path.display());
         output.line(format!("{name}: partition {} begun {created}, {} bytes", header.partition, opened.file_bytes))?;
     }
     for scanned in opened.segment.scan(SEGMENT_HEADER_BYTES, Offset::MAX).map_err(damaged)? {
         let Scanned { batch, position } = scanned.map_err(damaged)?;
+        if let Err(error) = batch.verify_checksum() {
+            bad += 1;
+            let mut object = batch_json(&batch, position);
+            object["error"] = json!(error.to_string());
+            let text = || format!("{}, DAMAGED: {error}", batch_text(&batch, position));
+            if json {
+                output.json(&object)?
+            } else {
+                output.line(text())?
+            }
+            continue;
+        }
         match (json, records) {
             (true, false) => output.json(&batch_json(&batch, position))?,
             (false, _) => output.line(batch_text(&batch, position))?,
@@ -140,7 +164,7 @@ fn dump(disk: &Arc<dyn Disk>, path: &Path, records: bool, json: bool, output: &m
             output.bytes(&lines)?;
         }
     }
-    Ok(())
+    Ok(bad)
 }
 
 fn damaged(error: ReadError) -> Failure {
@@ -214,6 +238,11 @@ struct Flaw {
 }
 
 impl Flaw {
+    /// One that is not at a byte.
+    fn of(why: &str) -> Self {
+        Self { position: None, why: why.to_owned() }
+    }
+
     fn at(position: u64, why: impl std::fmt::Display) -> Self {
         Self { position: Some(position), why: format!("byte {position}: {why}") }
     }
@@ -234,9 +263,17 @@ fn verify_all(disk: &Arc<dyn Disk>, path: &Path, json: bool, output: &mut Output
     let paths = segments(&**disk, path)?;
     let mut bad = 0;
     let mut before: Option<(SegmentHeader, Offset)> = None;
+    let mut identity = None;
     for path in &paths {
+        if is_index(path) {
+            bad += u64::from(verify_lone_index(disk, path, json, output)?);
+            continue;
+        }
         let (header, checked) = match open(disk, path) {
-            Ok(opened) => (Some(opened.header), verify(&**disk, path, &opened, before)),
+            Ok(opened) => {
+                identity = Some(opened.identity);
+                (Some(opened.header), verify(&**disk, path, &opened, before))
+            }
             Err(failure) => {
                 let position = (failure.exit() == Exit::Damaged).then_some(0);
                 (None, Err(Flaw { position, why: failure.to_string() }))
@@ -252,19 +289,80 @@ fn verify_all(disk: &Arc<dyn Disk>, path: &Path, json: bool, output: &mut Output
                 "path": shown, "ok": true, "batches": contents.batches, "records": contents.records,
                 "next_offset": contents.next_offset.get(), "bytes": contents.file_bytes,
             }))?,
-            (Err(flaw), false) => output.line(format!("DAMAGED {shown}: {}", flaw.why))?,
-            (Err(flaw), true) => output.json(&json!({
-                "path": shown, "ok": false, "position": flaw.position, "error": flaw.why,
-            }))?,
+            (Err(flaw), _) => say_damaged(path, flaw, json, output)?,
         }
         bad += u64::from(checked.is_err());
         before = header.zip(checked.ok()).map(|(header, contents)| (header, contents.next_offset));
+    }
+    for (path, why) in lost_segments(&**disk, path, identity)? {
+        say_damaged(&path, &Flaw::of(why), json, output)?;
+        bad += 1;
     }
     if bad == 0 {
         return Ok(());
     }
     output.flush()?;
-    Err(Failure::new(Exit::Damaged, format!("{bad} of {} segments are damaged; their lines say where", paths.len())))
+    Err(Failure::new(Exit::Damaged, format!("{bad} files are damaged or missing; their lines say where")))
+}
+
+fn say_damaged(path: &Path, flaw: &Flaw, json: bool, output: &mut Output) -> Result<(), Failure> {
+    let shown = path.display().to_string();
+    if json {
+        return output.json(&json!({ "path": shown, "ok": false, "position": flaw.position, "error": flaw.why }));
+    }
+    output.line(format!("DAMAGED {shown}: {}", flaw.why))
+}
+
+/// Checks an index that was named, and compares it with its segment where that is beside it. Whether it is damaged.
+fn verify_lone_index(disk: &Arc<dyn Disk>, path: &Path, json: bool, output: &mut Output) -> Result<bool, Failure> {
+    let segment = path.with_extension("segment");
+    let has_segment = disk.exists(&segment)?;
+    let checked = log_index::check(&**disk, path).and_then(|entries| {
+        if has_segment {
+            let opened = open(disk, &segment).map_err(|failure| failure.to_string())?;
+            verify(&**disk, &segment, &opened, None).map_err(|flaw| format!("{}: {}", segment.display(), flaw.why))?;
+        }
+        Ok(entries)
+    });
+    let shown = path.display().to_string();
+    match &checked {
+        Err(why) => say_damaged(path, &Flaw::of(why), json, output)?,
+        Ok(entries) if json => output.json(&json!({
+            "path": shown, "ok": true, "entries": entries, "compared": has_segment,
+        }))?,
+        Ok(entries) => {
+            let compared = if has_segment { "as its segment has them" } else { "and no segment beside it" };
+            output.line(format!("ok {shown}: {entries} entries, {compared}"))?;
+        }
+    }
+    Ok(checked.is_err())
+}
+
+/// Segments below a directory that are known to have been there and are not: their index is, which goes first when one is
+/// removed, or a whole checkpoint vouches for them.
+fn lost_segments(
+    disk: &dyn Disk,
+    path: &Path,
+    identity: Option<Identity>,
+) -> Result<BTreeMap<PathBuf, &'static str>, Failure> {
+    let mut files = Vec::new();
+    if disk.list(path).is_ok() {
+        collect(disk, path, MAX_DEPTH, &mut files)?;
+    }
+    let indexed = files.iter().filter(|file| is_index(file));
+    let mut expected: BTreeMap<PathBuf, &'static str> =
+        indexed.map(|file| (file.with_extension("segment"), "it is missing, and its index is there")).collect();
+    // Partitions lie three levels below their data directory.
+    for directory in path.ancestors().take(4) {
+        let Some(identity) = identity.filter(|_| disk.list(path).is_ok()) else { break };
+        let listed = checkpointed_segments(disk, directory, &identity).unwrap_or_default();
+        let here = listed.into_iter().filter(|file| file.starts_with(path));
+        // The directory of a topic that was deleted since is gone.
+        let kept = here.filter(|file| file.parent().is_some_and(|parent| disk.list(parent).is_ok()));
+        expected.extend(kept.map(|file| (file, "it is missing, and the checkpoint lists it")));
+    }
+    expected.retain(|file, _| !files.contains(file));
+    Ok(expected)
 }
 
 /// Checks one segment: every batch and record, and its index. Names the first bad byte.
@@ -455,5 +553,76 @@ mod tests {
         std::fs::write(&index, content).unwrap();
         let why = verify_path(&path).unwrap_err();
         assert!(why.contains("a broker makes it anew"), "{why}");
+    }
+
+    /// What a command prints, and whether it found damage.
+    fn run_on(path: &Path, is_dump: bool, json: bool) -> (String, Option<Exit>) {
+        let captured = crate::cli::tests::Captured::default();
+        let (disk, mut output): (Arc<dyn Disk>, _) = (Arc::new(LocalDisk), Output::to(captured.clone()));
+        let result = match is_dump {
+            true if is_index(path) => log_index::dump(&*disk, path, json, &mut output),
+            true => dump(&disk, path, true, json, &mut output).map(|bad| assert_eq!(bad, 1)),
+            false => verify_all(&disk, path, json, &mut output),
+        };
+        output.flush().unwrap();
+        (captured.text(), result.err().map(|failure| failure.exit()))
+    }
+
+    #[test]
+    fn an_index_is_printed_and_checked_by_itself_and_against_its_segment() {
+        let directory = tempfile::tempdir().unwrap();
+        let segment = write_segment(directory.path());
+        let index = segment.with_extension("index");
+        let (printed, _) = run_on(&index, true, false);
+        assert!(printed.contains("index of a segment up to offset 16") && printed.contains("1 entries"), "{printed}");
+        assert!(printed.lines().nth(1).unwrap().starts_with("offset 10 at byte 128"), "{printed}");
+        let (printed, _) = run_on(&index, true, true);
+        let entry: Value = serde_json::from_str(printed.lines().nth(1).unwrap()).unwrap();
+        assert_eq!((&entry["offset"], &entry["position"]), (&json!(10), &json!(128)));
+        let (said, exit) = run_on(&index, false, false);
+        assert!(exit.is_none() && said.contains("1 entries, as its segment has them"), "{said}");
+
+        // Whole by itself, and of a segment that is longer.
+        let content = std::fs::read(&segment).unwrap();
+        std::fs::write(&segment, &content[..128 + (content.len() - 128) / 3]).unwrap();
+        let (said, exit) = run_on(&index, false, false);
+        assert!(exit == Some(Exit::Damaged) && said.contains("its index differs"), "{said}");
+        std::fs::remove_file(&segment).unwrap();
+        let (said, exit) = run_on(&index, false, false);
+        assert!(exit.is_none() && said.contains("no segment beside it"), "{said}");
+        let whole = std::fs::read(&index).unwrap();
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            std::fs::write(&index, changed).unwrap();
+            assert_eq!(run_on(&index, false, false).1, Some(Exit::Damaged), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_batch_with_a_wrong_checksum_is_marked_and_the_others_are_printed() {
+        let directory = tempfile::tempdir().unwrap();
+        let segment = write_segment(directory.path());
+        let mut content = std::fs::read(&segment).unwrap();
+        let batch_bytes = (content.len() - 128) / 3;
+        content[128 + 2 * batch_bytes - 1] ^= 1;
+        std::fs::write(&segment, &content).unwrap();
+        let (printed, _) = run_on(&segment, true, false);
+        let marked: Vec<&str> = printed.lines().filter(|line| line.contains("DAMAGED")).collect();
+        assert!(matches!(&marked[..], [line] if line.starts_with("offset 12..14")), "{printed}");
+        assert_eq!(printed.matches("value=one").count(), 2, "{printed}");
+        let (printed, _) = run_on(&segment, true, true);
+        assert_eq!(printed.matches("\"error\":").count(), 1, "{printed}");
+    }
+
+    #[test]
+    fn a_segment_that_is_missing_beside_its_index_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let segment = write_segment(directory.path());
+        std::fs::write(directory.path().join("00000000000000000003.index"), b"").unwrap();
+        let (said, exit) = run_on(directory.path(), false, false);
+        assert_eq!(exit, Some(Exit::Damaged));
+        assert!(said.contains(&format!("ok {}", segment.display())), "{said}");
+        assert!(said.contains("00000000000000000003.segment: it is missing"), "{said}");
     }
 }

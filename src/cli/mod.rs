@@ -13,6 +13,7 @@ mod exit;
 mod format;
 mod lines;
 mod log;
+mod log_index;
 mod output;
 mod produce;
 mod progress;

@@ -7,8 +7,16 @@ use parking_lot::Mutex;
 
 use super::*;
 
+/// Output in memory.
 #[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Captured {
+    /// What was written.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().clone()).unwrap()
+    }
+}
 
 impl Write for Captured {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -33,8 +41,7 @@ fn alluvium(arguments: &[&str], environment: &[(&str, &str)]) -> Result<String, 
         output: Output::to(captured.clone()),
     };
     run(arguments, &mut context).and_then(|()| context.output.flush()).map_err(|failure| failure.to_string())?;
-    let bytes = captured.0.lock().clone();
-    Ok(String::from_utf8(bytes).unwrap())
+    Ok(captured.text())
 }
 
 #[test]

@@ -39,6 +39,7 @@ mod tail;
 mod tests;
 mod write_behind;
 
+pub use checkpoint::checkpointed_segments;
 pub use continuation::Continuation;
 pub use counting::DirectoryMetrics;
 pub use directory::{LogDirectory, Owner, RecoveryReport};
@@ -52,7 +53,8 @@ pub use producer_state::{BatchMark, ProducerEntry, ProducerState, SequenceError}
 pub use read::{DiskRead, ReadPlan, TimestampPlan};
 pub use rebuild::Rebuilt;
 pub use segment::{
-    BatchScan, Extent, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentIndex, parse_segment_file_name,
+    BatchScan, Extent, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentIndex, parse_index_file_name,
+    parse_segment_file_name,
 };
 pub use settings::{DirectorySettings, LogSettings};
 pub use stamp::{FORMAT_VERSION, Identity, StampError};

@@ -11,6 +11,8 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::types::Timestamp;
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
@@ -44,6 +46,8 @@ pub struct DirectoryEntry {
     pub is_directory: bool,
     /// Length of a file in bytes; zero for a directory.
     pub length: u64,
+    /// When its content was last changed, by the file system's clock, where that is known. For people and hints alone.
+    pub modified: Option<Timestamp>,
 }
 
 /// Room on the file system that holds a path.

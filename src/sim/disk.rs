@@ -457,6 +457,7 @@ impl Disk for SimDisk {
                     Name::File(inode) => world.inodes[inode].visible.len() as u64,
                     Name::Directory => 0,
                 },
+                modified: None,
             })
             .collect())
     }

@@ -145,6 +145,22 @@ fn a_store_that_does_not_answer_is_unreachable_and_is_waited_for_as_long_as_is_s
 }
 
 #[test]
+fn a_local_segment_that_only_the_checkpoint_knows_of_is_missed() {
+    let archive = Archive::make();
+    let directory = archive.directory.path();
+    let verify = || alluvium(&["log", "verify", directory.to_str().unwrap()]);
+    assert_eq!(verify().status.code(), Some(0), "{}", said(&verify()));
+    let first = objects(&directory.join("topics")).into_iter().find(|path| path.extension().unwrap() == "index");
+    let first = first.unwrap().with_extension("segment");
+    std::fs::remove_file(first.with_extension("index")).unwrap();
+    std::fs::remove_file(&first).unwrap();
+    let verified = verify();
+    assert_eq!(verified.status.code(), Some(3), "{}", said(&verified));
+    let line = format!("DAMAGED {}: it is missing, and the checkpoint lists it", first.display());
+    assert!(said(&verified).contains(&line), "{}", said(&verified));
+}
+
+#[test]
 fn damage_in_any_object_of_the_bucket_is_found() {
     let archive = Archive::make();
     let of_cluster = ["cluster.json", "meta/producer-ids.json", "meta/groups.json", "meta/groups/", "topic.json"];
@@ -180,4 +196,55 @@ fn damage_in_any_object_of_the_bucket_is_found() {
 
     std::fs::remove_file(archive.object(".parquet")).unwrap();
     assert!(archive.damage().starts_with("DAMAGED flights partition 0"));
+}
+
+/// What `archive` says of all topics, or of the one.
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), standard_error(output))
+}
+
+#[test]
+fn a_lost_or_damaged_head_is_found_and_hides_no_other_partition() {
+    let archive = Archive::make();
+    let url = format!("file://{}", archive.store().display());
+    let list = || alluvium(&["archive", "ls", "--object-store", &url]);
+    assert_eq!(list().status.code(), Some(0));
+    // The objects of another partition, whose head is not there.
+    let of_partition_0 = archive.object("kafka_partition=0").parent().unwrap().to_owned();
+    let of_partition_1 = of_partition_0.with_file_name("kafka_partition=1");
+    std::fs::create_dir(&of_partition_1).unwrap();
+    for object in objects(&of_partition_0) {
+        std::fs::copy(&object, of_partition_1.join(object.file_name().unwrap())).unwrap();
+    }
+    let young = archive.run("verify", &[]);
+    assert_eq!(young.status.code(), Some(0), "{}", said(&young));
+    assert!(said(&young).contains("new flights partition 1: objects without a head"), "{}", said(&young));
+    assert_eq!(list().status.code(), Some(0));
+
+    for object in objects(&of_partition_1) {
+        let file = std::fs::File::options().write(true).open(object).unwrap();
+        file.set_modified(file.metadata().unwrap().modified().unwrap() - Duration::from_secs(3600)).unwrap();
+    }
+    let lost = "objects without a head: its first upload is under way or broke off, or the head is lost";
+    let verified = archive.damage();
+    assert!(verified.starts_with("ok flights partition 0") && verified.contains("ok what a restore"), "{verified}");
+    assert!(verified.contains("DAMAGED flights partition 1") && verified.contains(lost), "{verified}");
+    for output in [archive.run("verify", &["-p", "1"]), archive.run("ls", &[]), list(), archive.run("cat", &[])] {
+        assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+        assert!(said(&output).contains(lost), "{}", said(&output));
+    }
+    assert_eq!(archive.run("verify", &["-p", "0"]).status.code(), Some(0));
+    assert_eq!(archive.run("verify", &["-p", "2"]).status.code(), Some(2));
+
+    // A head that is there and can't be read.
+    let head = archive.object("head.json");
+    let of_partition_1 = head.parent().unwrap().with_file_name("p=00001");
+    std::fs::create_dir(&of_partition_1).unwrap();
+    std::fs::write(of_partition_1.join("head.json"), b"{}").unwrap();
+    let verified = archive.damage();
+    assert!(verified.starts_with("ok flights partition 0") && verified.contains("p=00001/head.json"), "{verified}");
+    let listed = list();
+    assert_eq!(listed.status.code(), Some(3), "{}", said(&listed));
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("flights "), "{}", said(&listed));
+    assert!(standard_error(&listed).contains("p=00001/head.json"), "{}", said(&listed));
 }

@@ -102,10 +102,14 @@ impl Inspector {
     fn verify_identities(&self, topic: &ArchivedTopic, report: &mut ClusterReport) {
         let keys = self.keys.topic(&topic.name, topic.topic_id);
         let ours = (self.cluster_id(), topic.name.as_str(), topic.topic_id);
+        let key = keys.description();
         match &topic.description {
-            None => report.note(&keys.description(), MISSING, NO_TOPIC),
+            None => match topic.unreadable.get(&key) {
+                Some(error) => report.note(&key, error, NO_TOPIC),
+                None => report.note(&key, MISSING, NO_TOPIC),
+            },
             Some(found) if (found.cluster_id, found.topic.as_str(), found.topic_id) == ours => {}
-            Some(_) => report.note(&keys.description(), "object names another topic or cluster", FOREIGN),
+            Some(_) => report.note(&key, "object names another topic or cluster", FOREIGN),
         }
         for (partition, head) in &topic.heads {
             let identity = &head.identity;

@@ -4,8 +4,8 @@
 //! least the grace of a tombstone, which is longer than a look takes.
 
 mod cluster;
+mod topics;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,18 +15,19 @@ use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use thiserror::Error;
 
 pub use cluster::ClusterReport;
+pub use topics::{ArchivedTopic, Headless};
 
 use super::bucket::{Bucket, BucketError};
 use super::chunk_source::ChunkSource;
-use super::key::{ClusterKeys, PartitionKeys, parse_topic};
-use super::manifest::{Head, ManifestError, Segment, SpillList, TopicDescription};
+use super::key::{ClusterKeys, PartitionKeys};
+use super::manifest::{Head, ManifestError, Segment, SpillList};
 use super::parquet::{ArchivedBatch, SegmentCheck};
 use super::remote_reader::ReadError;
 use super::store::{Store, StoreError};
 use super::workers::Workers;
 use crate::record::RecordError;
 use crate::telemetry::ArchiveReadMetrics;
-use crate::types::{ClusterId, Offset, PartitionIndex, TopicId};
+use crate::types::{ClusterId, Offset};
 
 /// Problems that one check reports, at most; the first ones say the most.
 const REPORTED_PROBLEMS: usize = 100;
@@ -69,19 +70,6 @@ pub enum InspectError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// One archived topic.
-#[derive(Clone, Debug)]
-pub struct ArchivedTopic {
-    /// Its name.
-    pub name: String,
-    /// Its identity.
-    pub topic_id: TopicId,
-    /// Its description, unless that is missing.
-    pub description: Option<TopicDescription>,
-    /// The heads of its partitions.
-    pub heads: BTreeMap<PartitionIndex, Arc<Head>>,
 }
 
 /// One partition with all its segments, spilled ones included.
@@ -162,43 +150,6 @@ impl Inspector {
     /// Which cluster.
     pub const fn cluster_id(&self) -> ClusterId {
         self.keys.cluster_id()
-    }
-
-    /// All topics that are or were archived, by name.
-    pub async fn topics(&self) -> Result<Vec<ArchivedTopic>, InspectError> {
-        let directory = self.keys.topics();
-        let mut topics: BTreeMap<(String, TopicId), ArchivedTopic> = BTreeMap::new();
-        let mut objects = self.store.list(&directory);
-        while let Some(object) = objects.try_next().await? {
-            let Some((name, topic_id)) = parse_topic(&object.key) else { continue };
-            let topic = topics.entry((name.to_owned(), topic_id)).or_insert_with(|| ArchivedTopic {
-                name: name.to_owned(),
-                topic_id,
-                description: None,
-                heads: BTreeMap::new(),
-            });
-            if object.key.ends_with("/topic.json") {
-                topic.description = Some(self.read(&object.key, TopicDescription::parse).await?);
-            } else if object.key.ends_with("/head.json") {
-                let head = self.read(&object.key, Head::parse_any).await?;
-                topic.heads.insert(head.identity.partition, Arc::new(head));
-            }
-        }
-        Ok(topics.into_values().collect())
-    }
-
-    /// The topic of this name; of several that had it, one by one, the live one, or else any.
-    pub async fn topic(&self, name: &str) -> Result<ArchivedTopic, InspectError> {
-        let mut found: Vec<ArchivedTopic> =
-            self.topics().await?.into_iter().filter(|topic| topic.name == name).collect();
-        let is_live = |topic: &ArchivedTopic| {
-            topic.description.as_ref().is_some_and(|found| found.state == crate::archive::manifest::TopicState::Live)
-        };
-        let at = found.iter().position(is_live).unwrap_or(0);
-        if found.is_empty() {
-            return Err(InspectError::NoTopic { topic: name.to_owned() });
-        }
-        Ok(found.swap_remove(at))
     }
 
     /// One partition with all its readable segments.

@@ -11,6 +11,7 @@ use futures_util::stream::BoxStream;
 use super::StoreError;
 use crate::runtime::disk::File;
 use crate::runtime::net::BoxFuture;
+use crate::types::Timestamp;
 
 /// The result of one attempt.
 pub type Attempt<T> = Result<T, StoreError>;
@@ -35,6 +36,8 @@ pub struct Listed {
     pub key: String,
     /// Its length in bytes.
     pub length: u64,
+    /// When it was written, by the store's clock, where that is known. Nothing is decided by it but what people are told.
+    pub modified: Option<Timestamp>,
 }
 
 /// Content of an immutable object: small ones from memory, large ones from a spooled file, so that an upload needs

@@ -23,6 +23,7 @@ use super::location::{Location, Scheme};
 use super::{LocationError, StoreError, StoreSettings};
 use crate::archive::workers::Workers;
 use crate::runtime::net::BoxFuture;
+use crate::types::Timestamp;
 
 /// Objects above this size go up in parts of this size; parts also bound the memory of an upload.
 const PART_BYTES: usize = 8 << 20;
@@ -156,7 +157,8 @@ impl Backend for CloudBackend {
             .map_err(move |error| failure(prefix, error))
             .try_filter_map(move |object| async move {
                 let key = object.location.as_ref().strip_prefix(&self.prefix);
-                Ok(key.map(|key| Listed { key: key.to_owned(), length: object.size }))
+                let modified = Some(Timestamp(object.last_modified.timestamp_millis()));
+                Ok(key.map(|key| Listed { key: key.to_owned(), length: object.size, modified }))
             })
             .boxed()
     }

@@ -237,7 +237,7 @@ impl Files {
             if entry.is_directory {
                 directories.push(format!("{key}/"));
             } else {
-                objects.push(Listed { key, length: entry.length });
+                objects.push(Listed { key, length: entry.length, modified: entry.modified });
             }
         }
         // The walk takes directories from the end.

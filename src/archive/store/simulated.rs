@@ -281,8 +281,10 @@ impl State {
             Ask::Size => Ok(Reply::Size(self.objects.get(key).ok_or_else(absent)?.content.len() as u64)),
             Ask::List => {
                 let below = self.objects.iter().filter(|(name, _)| name.starts_with(key));
-                let listed =
-                    below.map(|(name, object)| Listed { key: name.clone(), length: object.content.len() as u64 });
+                let listed = below.map(|(name, object)| {
+                    let length = object.content.len() as u64;
+                    Listed { key: name.clone(), length, modified: None }
+                });
                 Ok(Reply::Listing(listed.collect()))
             }
             Ask::Directories => {

@@ -115,6 +115,7 @@ pub(super) async fn verify(runtime: Runtime, bucket: SimBucket, cluster: Cluster
     let failed = |error: &dyn std::fmt::Display| format!("archive verify: {error}");
     let inspector = Inspector::open(store, Some(cluster), workers).await.map_err(|error| failed(&error))?;
     for topic in inspector.topics().await.map_err(|error| failed(&error))? {
+        ensure!(topic.unreadable.is_empty(), "archive verify: {:?}", topic.unreadable);
         for (index, head) in &topic.heads {
             let Some(part) = parts.iter().find(|part| part.id == TopicPartition::new(topic.topic_id, index.0)) else {
                 continue;

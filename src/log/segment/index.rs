@@ -12,7 +12,8 @@
 
 use bytes::{Buf, BufMut};
 
-use crate::log::stamp::{Identity, Kind, STAMP_BYTES};
+use super::{Extent, SEGMENT_HEADER_BYTES};
+use crate::log::stamp::{Identity, Kind, STAMP_BYTES, StampError};
 use crate::record::{BatchHeader, RecordError};
 use crate::types::{Offset, Timestamp};
 
@@ -116,18 +117,23 @@ impl SegmentIndex {
     /// Reads an index file; `None` unless it is whole and of exactly this segment.
     pub fn decode(content: &[u8], identity: &Identity, base_offset: Offset, segment_bytes: u64) -> Option<Self> {
         KIND.check(content, identity).ok()?;
-        let mut fixed = content.get(STAMP_BYTES..FIXED_BYTES)?;
-        let _next_offset = fixed.get_i64_le();
-        let indexed_bytes = fixed.get_u64_le();
+        let (index, extent) = Self::read(content, base_offset).ok()?;
+        (extent.file_bytes == segment_bytes).then_some(index)
+    }
+
+    /// Reads an index file, whosever it is, and how far it says that its segment reaches; for inspection.
+    pub fn read(content: &[u8], base_offset: Offset) -> Result<(Self, Extent), StampError> {
+        KIND.read(content)?;
+        let damaged = StampError::Damaged { kind: KIND.name };
+        let Some(mut fixed) = content.get(STAMP_BYTES..FIXED_BYTES) else { return Err(damaged) };
+        let next_offset = Offset(fixed.get_i64_le());
+        let file_bytes = fixed.get_u64_le();
         let max_timestamp = Timestamp(fixed.get_i64_le());
         let count = fixed.get_u32_le() as usize;
         let crc = fixed.get_u32_le();
         let mut rest = &content[FIXED_BYTES..];
-        if indexed_bytes != segment_bytes
-            || Some(rest.len()) != count.checked_mul(ENTRY_BYTES)
-            || checksum(content) != crc
-        {
-            return None;
+        if Some(rest.len()) != count.checked_mul(ENTRY_BYTES) || checksum(content) != crc {
+            return Err(damaged);
         }
         let entries = (0..count)
             .map(|_| IndexEntry {
@@ -136,7 +142,26 @@ impl SegmentIndex {
                 max_timestamp_before: rest.get_i64_le(),
             })
             .collect();
-        Some(Self { base_offset, entries, max_timestamp })
+        Ok((Self { base_offset, entries, max_timestamp }, Extent { file_bytes, next_offset }))
+    }
+
+    /// Its entries: an offset, the position of its batch, and the largest timestamp of all batches before.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = (Offset, u64, Timestamp)> {
+        self.entries.iter().map(|entry| {
+            let offset = Offset(self.base_offset.0.saturating_add(i64::from(entry.relative_offset)));
+            (offset, u64::from(entry.position), Timestamp(entry.max_timestamp_before))
+        })
+    }
+
+    /// Where in the file the first entry lies that does not belong behind the one before it in a segment that reaches so far.
+    pub fn disorder(&self, extent: Extent) -> Option<usize> {
+        let mut before = (None, SEGMENT_HEADER_BYTES.checked_sub(1), i64::MIN);
+        let disordered = self.entries().position(|(offset, position, Timestamp(timestamp))| {
+            let rises = Some(offset) > before.0 && Some(position) > before.1 && timestamp >= before.2;
+            before = (Some(offset), Some(position), timestamp);
+            !rises || offset >= extent.next_offset || position >= extent.file_bytes
+        });
+        disordered.map(|entry| FIXED_BYTES + entry * ENTRY_BYTES)
     }
 }
 
@@ -204,6 +229,18 @@ mod tests {
             incarnation: Incarnation(0),
         };
         let index = sample();
+        let extent = Extent { file_bytes: 201_328, next_offset: Offset(1100) };
+        assert_eq!(index.disorder(extent), None);
+        for (entry, extent) in [
+            (99, Extent { file_bytes: 128 + 99 * 2012, ..extent }),
+            (99, Extent { next_offset: Offset(1090), ..extent }),
+        ] {
+            // An entry for every third batch.
+            assert_eq!(index.disorder(extent), Some(FIXED_BYTES + entry / 3 * ENTRY_BYTES), "{extent:?}");
+        }
+        let mut swapped = index.clone();
+        swapped.entries.swap(4, 5);
+        assert_eq!(swapped.disorder(extent), Some(FIXED_BYTES + 5 * ENTRY_BYTES));
         let content = index.encode(&identity, Offset(1100), 201_328);
         assert_eq!(SegmentIndex::decode(&content, &identity, Offset(100), 201_328), Some(index));
         assert_eq!(SegmentIndex::decode(&content, &identity, Offset(100), 201_329), None);

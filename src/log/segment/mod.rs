@@ -48,7 +48,15 @@ pub fn segment_file_name(base_offset: Offset) -> String {
 
 /// The base offset in the name of a segment file.
 pub fn parse_segment_file_name(name: &str) -> Option<Offset> {
-    let digits = name.strip_suffix(".segment")?;
+    parse_base_offset(name.strip_suffix(".segment")?)
+}
+
+/// The base offset of the segment in the name of an index file.
+pub fn parse_index_file_name(name: &str) -> Option<Offset> {
+    parse_base_offset(name.strip_suffix(".index")?)
+}
+
+fn parse_base_offset(digits: &str) -> Option<Offset> {
     let plain = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
     if plain { digits.parse().ok().map(Offset) } else { None }
 }

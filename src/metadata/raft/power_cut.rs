@@ -181,7 +181,7 @@ impl Disk for PowerCutDisk {
         let entry = |(name, index): (&PathBuf, &usize)| {
             let length = state.files[*index].bytes.len() as u64;
             let name = name.strip_prefix(path).ok()?.to_str()?.to_owned();
-            Some(DirectoryEntry { name, is_directory: false, length })
+            Some(DirectoryEntry { name, is_directory: false, length, modified: None })
         };
         Ok(state.names.iter().filter_map(entry).collect())
     }

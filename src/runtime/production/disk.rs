@@ -5,11 +5,13 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use rustix::fs::{FlockOperation, OFlags};
 
 use crate::runtime::buffer::AlignedBuffer;
 use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
+use crate::types::Timestamp;
 
 /// Size of the zero-filled writes of [`File::preallocate`].
 const PREALLOCATE_CHUNK_BYTES: usize = 1 << 20;
@@ -97,7 +99,10 @@ impl Disk for LocalDisk {
             let metadata = entry.metadata()?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let is_directory = metadata.is_dir();
-            entries.push(DirectoryEntry { name, is_directory, length: if is_directory { 0 } else { metadata.len() } });
+            let since_epoch = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let modified = since_epoch.and_then(|since| i64::try_from(since.as_millis()).ok()).map(Timestamp);
+            let length = if is_directory { 0 } else { metadata.len() };
+            entries.push(DirectoryEntry { name, is_directory, length, modified });
         }
         entries.sort();
         Ok(entries)

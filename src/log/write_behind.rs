@@ -1,9 +1,9 @@
 //! Write-behind and checkpoints: durable batches move from the tail into segments, segments are sealed, and now and then
 //! everything is synced so that the journal may forget it.
 //!
-//! Runs on one lane per directory, the only one that writes to segment files; whoever removes local copies holds the partition's
-//! [`Writer`], as this lane does. A partition is written when it has gathered enough to
-//! make the write worth it, when memory runs short, when its segment is due to be sealed, or at a checkpoint. A checkpoint
+//! Runs on one lane per directory, the only one that writes to segment files; whoever removes local copies holds the
+//! partition's [`Writer`], as this lane does. A partition is written when it has gathered enough to make the write worth it,
+//! when memory or admission runs short, when its segment is due to be sealed, or at a checkpoint. A checkpoint
 //! syncs each changed file while they are few, and the whole file system with one call when they are many (decision 0002).
 //!
 //! After a crash: whatever this lane had done since the last checkpoint is undone by recovery and replayed from the journal.
@@ -120,11 +120,11 @@ impl PartitionLog {
     fn refill_producers(&self, now: Timestamp) -> Result<(), ReadError> {
         let (stale, segments) = {
             let state = self.state.lock();
+            if state.cut.is_some() || state.stale_producers.is_empty() {
+                return Ok(());
+            }
             (state.stale_producers.clone(), state.segments.clone())
         };
-        if stale.is_empty() || self.is_cut_due() {
-            return Ok(());
-        }
         let mut found = ProducerState::default();
         for segment in segments {
             let scan = match segment.scan(SEGMENT_HEADER_BYTES, Offset::MAX) {
@@ -232,10 +232,6 @@ impl PartitionLog {
         self.shared.adjust_unwritten(before, state.unwritten_bytes);
         self.shared.note_room();
         true
-    }
-
-    fn is_cut_due(&self) -> bool {
-        self.state.lock().cut.is_some()
     }
 
     /// Whether the active segment can be sealed: one without records has nothing for the archive, and one that is to be cut is

@@ -2,7 +2,8 @@
 //!
 //! A lane owns a closure that drains a queue the caller keeps. Production gives each lane a thread; a simulation runs the
 //! closure inline, when its scheduler says so. Network tasks are ordinary tokio tasks and need no seam: in simulation they
-//! run on a single-threaded tokio runtime without timers, and time passes by the clock seam.
+//! run on a single-threaded tokio runtime without timers, and time passes by the clock seam. Those that nobody awaits are
+//! spawned by a [`TaskWatch`], so that a broker ends when one of them has panicked.
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;

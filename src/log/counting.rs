@@ -45,7 +45,7 @@ impl Shared {
     pub(super) fn note_replayed(&self, bytes: u64, now: Timestamp) {
         self.checkpoint_clock.lock().note_written(usize::try_from(bytes).unwrap_or(usize::MAX));
         self.metrics.journal.replay_bytes.inc_by(bytes.cast_signed());
-        let partitions: Vec<_> = self.logs().iter().map(|log| log.checkpoint(now)).collect();
+        let partitions: Vec<_> = self.logs().iter().filter_map(|log| log.checkpoint(now)).collect();
         self.note_content(&partitions);
     }
 

@@ -155,7 +155,10 @@ impl World {
             settings(),
             DirectoryMetrics::default(),
         ) {
-            Ok((directory, _)) => self.directory = Some(directory),
+            Ok((directory, _)) => {
+                self.directory = Some(directory);
+                self.machine.let_journals_go_on(self.random.next());
+            }
             // The power may go during recovery too.
             Err(_) if !self.machine.disk.is_powered() => {}
             Err(error) => return Err(format!("directory does not open: {error}")),
@@ -459,16 +462,17 @@ impl World {
         Ok(())
     }
 
-    /// The checkpoint's file goes, or a bit of it flips.
+    /// The checkpoint's file goes, or loses its end; not a bit of it, which would be mended by being lost twice.
     fn lose_checkpoint(&mut self) {
         let path = Path::new(DATA).join("checkpoint");
         if self.machine.disk.files().contains(&path) {
             self.checkpoint_lost = true;
+            let mut content = self.machine.disk.content(&path);
             // A disk that lies may have left nothing in it.
-            if self.random.chance(50) || self.machine.disk.content(&path).len() <= 60 {
+            if self.random.chance(50) || content.pop().is_none() {
                 self.machine.disk.lose(&path);
             } else {
-                self.machine.disk.flip_bit(&path, 60);
+                self.machine.disk.put(&path, content);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What a directory does when its disk is full, fails or lies, one case at a time.
 
 mod damage;
+mod meetings;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

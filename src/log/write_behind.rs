@@ -66,24 +66,35 @@ impl PartitionLog {
 
     fn write_all(&self, now: Timestamp, roll: bool) -> io::Result<usize> {
         let mut writer = self.writer.lock();
+        let mut written_bytes = 0;
+        // Truncated or given up meanwhile, it begins anew: a checkpoint counts on what was durable before to be in segments.
+        while !self.write_durable(&mut writer, now, &mut written_bytes)? {}
+        self.refill_producers(now).map_err(to_io)?;
+        if (roll || self.has_old_segment(now)) && self.may_roll(roll) {
+            self.seal(&mut writer)?;
+        }
+        Ok(written_bytes)
+    }
+
+    /// Writes what is durable by now, and counts it; false when a cut is to be made before that can be said to be in segments.
+    fn write_durable(&self, writer: &mut Writer, now: Timestamp, written_bytes: &mut usize) -> io::Result<bool> {
         let (target, sequence, cut) = {
             let mut state = self.state.lock();
             (state.offsets.durable, state.applied_sequence, state.cut.take())
         };
         if let Some(end) = cut {
-            self.cut_segments(&mut writer, end).map_err(|error| {
+            self.cut_segments(writer, end).map_err(|error| {
                 // Still to be made, also when the next run is the one that succeeds.
                 let mut state = self.state.lock();
                 state.cut = Some(state.cut.map_or(end, |later| later.min(end)));
                 to_io(error)
             })?;
         }
-        let mut written_bytes = 0;
         loop {
             let mut batches = {
                 let state = self.state.lock();
                 if state.cut.is_some() {
-                    break;
+                    return Ok(false);
                 }
                 state.tail.batches_from(state.written, WRITE_BYTES)
             };
@@ -92,27 +103,13 @@ impl PartitionLog {
             if batches.is_empty() {
                 break;
             }
-            written_bytes += self.write_batches(&mut writer, &batches, now)?;
-            if batches.last().is_some_and(|last| last.header().next_offset() >= target) {
-                break;
-            }
+            *written_bytes += self.write_batches(writer, &batches, now)?;
         }
-        {
-            let mut state = self.state.lock();
-            if state.cut.is_some() {
-                // Truncated or given up meanwhile, which another run of the lane is queued for.
-                state.roll_requested |= roll;
-                return Ok(written_bytes);
-            }
-            if state.written >= target {
-                state.written_sequence = state.written_sequence.max(sequence);
-            }
+        let mut state = self.state.lock();
+        if state.cut.is_none() && state.written >= target {
+            state.written_sequence = state.written_sequence.max(sequence);
         }
-        self.refill_producers(now).map_err(to_io)?;
-        if self.may_roll() && (roll || self.has_old_segment(now)) {
-            self.seal(&mut writer)?;
-        }
-        Ok(written_bytes)
+        Ok(state.cut.is_none())
     }
 
     /// After a truncation: looks up in the log what is to be remembered of producers that lost batches. Everything durable is
@@ -236,8 +233,10 @@ impl PartitionLog {
 
     /// Whether the active segment can be sealed: one without records has nothing for the archive, and one that is to be cut is
     /// not complete.
-    fn may_roll(&self) -> bool {
-        let state = self.state.lock();
+    fn may_roll(&self, is_asked: bool) -> bool {
+        let mut state = self.state.lock();
+        // Once it is cut, then.
+        state.roll_requested |= is_asked && state.cut.is_some();
         state.cut.is_none() && state.active.as_ref().is_some_and(|active| !active.is_empty())
     }
 
@@ -338,13 +337,16 @@ impl PartitionLog {
         writer.unsynced || writer.new_name
     }
 
-    /// What a checkpoint says of this partition, given that everything written is synced.
-    pub(super) fn checkpoint(&self, now: Timestamp) -> PartitionCheckpoint {
+    /// What a checkpoint says of this partition, given that everything written is synced. `None` while a cut is to be made: what
+    /// is written by now is less then than what replay begins with.
+    pub(super) fn checkpoint(&self, now: Timestamp) -> Option<PartitionCheckpoint> {
         let mut state = self.state.lock();
+        if state.cut.is_some() {
+            return None;
+        }
         let expiration = i64::try_from(state.settings.producer_expiration.as_millis()).unwrap_or(i64::MAX);
         state.producers.expire(Timestamp(now.0.saturating_sub(expiration)));
-        // A cut that is still to be made has to be found by replay.
-        if state.written == state.offsets.durable && state.cut.is_none() {
+        if state.written == state.offsets.durable {
             state.written_sequence = state.applied_sequence;
         }
         let State { offsets, written, .. } = *state;
@@ -358,7 +360,7 @@ impl PartitionLog {
             created_at: segment.created_at(),
             max_timestamp: segment.known_max_timestamp(),
         };
-        PartitionCheckpoint {
+        Some(PartitionCheckpoint {
             partition: self.partition(),
             written_sequence: state.written_sequence,
             // A later log start is in the journal beyond the replay position.
@@ -371,7 +373,7 @@ impl PartitionLog {
             has_active: state.active.is_some(),
             epochs,
             producers,
-        }
+        })
     }
 
     /// Takes note that a checkpoint with this content is durable.
@@ -445,11 +447,11 @@ impl Shared {
         let requested = self.checkpoint_requested.swap(false, Ordering::Relaxed);
         let wanted = self.checkpoint_wanted.swap(false, Ordering::Relaxed);
         let stored = self.store_checkpoint(position, now);
-        if stored.is_err() {
+        if !matches!(stored, Ok(Some(_))) {
             self.checkpoint_requested.fetch_or(requested, Ordering::Relaxed);
             self.checkpoint_wanted.fetch_or(wanted, Ordering::Relaxed);
         }
-        let bytes = stored?;
+        let Some(bytes) = stored? else { return Ok(()) };
         let now = self.runtime.clock.monotonic();
         let took = now.since(began);
         self.checkpoint_clock.lock().note(now, bytes, took, position, journal_bytes);
@@ -461,8 +463,8 @@ impl Shared {
         Ok(())
     }
 
-    /// The size of the checkpoint in bytes.
-    fn store_checkpoint(&self, position: ReplayPosition, now: Timestamp) -> io::Result<u64> {
+    /// The size of the checkpoint in bytes; `None` if a partition has no place in it for now, which a run is queued for.
+    fn store_checkpoint(&self, position: ReplayPosition, now: Timestamp) -> io::Result<Option<u64>> {
         let logs = self.logs();
         let changed: Vec<_> = logs.iter().filter(|log| log.needs_sync()).collect();
         let one_by_one = changed.len() <= SYNC_FILES_LIMIT;
@@ -472,8 +474,10 @@ impl Shared {
         if !one_by_one {
             self.sync(|| self.runtime.disk.sync_filesystem(&self.path))?;
         }
-        let partitions: Vec<_> =
-            logs.iter().filter(|log| !log.is_deletion_durable()).map(|log| log.checkpoint(now)).collect();
+        let alive = logs.iter().filter(|log| !log.is_deletion_durable());
+        let Some(partitions) = alive.map(|log| log.checkpoint(now)).collect::<Option<Vec<_>>>() else {
+            return Ok(None);
+        };
         let checkpoint = Checkpoint { replay: position, partitions };
         let bytes = checkpoint.store(&*self.runtime.disk, &self.path, &self.identity)?;
         for stored in &checkpoint.partitions {
@@ -483,6 +487,6 @@ impl Shared {
             }
         }
         self.note_content(&checkpoint.partitions);
-        Ok(bytes)
+        Ok(Some(bytes))
     }
 }

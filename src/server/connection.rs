@@ -238,13 +238,18 @@ impl Incoming {
             }
             patience = patience.saturating_sub(clock.monotonic().since(began));
         }
-        let frame = self.buffer.split_to(length).freeze();
-        if length > READ_AHEAD_BYTES {
-            // What is left of a large request's memory would keep all of it alive.
-            self.buffer = BytesMut::from(&self.buffer[..]);
-        }
-        Ok(frame)
+        Ok(take_frame(&mut self.buffer, length))
     }
+}
+
+/// Takes a request that has arrived.
+fn take_frame(buffer: &mut BytesMut, length: usize) -> Bytes {
+    let frame = buffer.split_to(length).freeze();
+    if length > READ_AHEAD_BYTES {
+        // What is left of a large request's memory would keep all of it alive.
+        *buffer = BytesMut::from(&buffer[..]);
+    }
+    frame
 }
 
 /// Reads at most `limit` bytes, so that a large request's buffer holds that request alone.
@@ -311,4 +316,18 @@ async fn write_pieces(write: &mut (impl AsyncWrite + Unpin), mut pieces: VecDequ
         }
     }
     write.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_does_not_keep_the_memory_of_a_large_request() {
+        let large = READ_AHEAD_BYTES + 1;
+        let mut buffer = BytesMut::from(&vec![7; large + 3][..]);
+        let frame = take_frame(&mut buffer, large);
+        assert!(frame.len() == large && frame.is_unique());
+        assert!(buffer[..] == [7; 3] && buffer.capacity() < READ_AHEAD_BYTES);
+    }
 }

@@ -6,6 +6,7 @@
 //! the cut is torn the same way, also on a file opened for durable writes. The model is harsher than journaling file systems.
 
 mod copy;
+mod meanwhile;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -20,6 +21,8 @@ use super::Random;
 use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
 
 pub(crate) use copy::DiskCopy;
+use meanwhile::Meanwhile;
+pub(crate) use meanwhile::Operation;
 
 const SECTOR_BYTES: usize = 512;
 
@@ -110,6 +113,7 @@ enum Name {
 #[derive(Clone, Debug)]
 pub(crate) struct SimDisk {
     world: Arc<Mutex<World>>,
+    meanwhile: Meanwhile,
 }
 
 impl SimDisk {
@@ -130,7 +134,7 @@ impl SimDisk {
             locked: BTreeSet::new(),
             trace: DefaultHasher::new(),
         };
-        Self { world: Arc::new(Mutex::new(world)) }
+        Self { world: Arc::new(Mutex::new(world)), meanwhile: Meanwhile::default() }
     }
 
     pub(crate) fn set_lies(&self, lies: Lies) {
@@ -149,6 +153,11 @@ impl SimDisk {
     /// Lets at most this many bytes of files fit.
     pub(crate) fn set_capacity(&self, bytes: u64) {
         self.world.lock().capacity = bytes;
+    }
+
+    /// Has `then` happen before every change of a file, which its error makes fail, until the process ends.
+    pub(crate) fn meanwhile(&self, then: impl FnMut(Operation, &Path) -> io::Result<()> + Send + 'static) {
+        self.meanwhile.set(then);
     }
 
     /// Has every sync fail from now on.
@@ -203,6 +212,7 @@ impl SimDisk {
 
     /// The process ended; what it wrote stays.
     pub(crate) fn restart(&self) {
+        self.meanwhile.clear();
         let mut world = self.world.lock();
         world.generation += 1;
         world.locked.clear();
@@ -371,7 +381,7 @@ impl Disk for SimDisk {
             (_, Err(error)) => return Err(error),
         };
         let generation = world.generation;
-        Ok(Arc::new(SimFile { disk: self.clone(), inode, how, generation }))
+        Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_owned(), inode, how, generation }))
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
@@ -396,6 +406,9 @@ impl Disk for SimDisk {
         }
         if world.fail_syncs {
             return Err(io::Error::other("sync failed"));
+        }
+        if world.visible.get(path) != Some(&Name::Directory) {
+            return Err(io::ErrorKind::NotFound.into());
         }
         world.sync_names(path);
         Ok(())
@@ -424,6 +437,7 @@ impl Disk for SimDisk {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.meanwhile.happens(Operation::Remove, path)?;
         let mut world = self.world.lock();
         world.inode_at(path)?;
         world.change_names(&("remove", path), |world| {
@@ -504,6 +518,7 @@ impl Drop for SimLock {
 #[derive(Debug)]
 struct SimFile {
     disk: SimDisk,
+    path: PathBuf,
     inode: u64,
     how: Open,
     generation: u64,
@@ -545,6 +560,7 @@ impl File for SimFile {
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.check_alignment(offset, bytes.len());
+        self.disk.meanwhile.happens(Operation::Write, &self.path)?;
         let durable = self.how == Open::Durable;
         let offset = usize::try_from(offset).expect("small");
         self.with(|world| world.change(self.inode, Change::Write { offset, bytes: bytes.to_vec() }, durable))
@@ -556,6 +572,7 @@ impl File for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.disk.meanwhile.happens(Operation::Sync, &self.path)?;
         self.with(|world| world.sync(self.inode))
     }
 

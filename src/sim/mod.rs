@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-pub(crate) use disk::{DiskCopy, Lies, SimDisk};
+pub(crate) use disk::{DiskCopy, Lies, Operation, SimDisk};
 pub(crate) use tasks::SimTasks;
 
 use crate::runtime::Runtime;
@@ -112,6 +112,18 @@ impl Machine {
     /// Lets time pass until somebody has to wake up, at most for so long.
     pub(crate) fn pass_until_next(&self, longest: Duration) {
         self.clock.pass(self.clock.until_next().map_or(longest, |wait| wait.min(longest)));
+    }
+
+    /// From now on journals go on, now and then, while somebody else waits for the disk to change something; until the process
+    /// ends.
+    pub(crate) fn let_journals_go_on(&self, seed: u64) {
+        let (tasks, mut random) = (Arc::clone(&self.tasks), Random::new(seed));
+        self.disk.meanwhile(move |_, _| {
+            if random.chance(30) {
+                tasks.run_named(&mut random, "journal");
+            }
+            Ok(())
+        });
     }
 
     /// Cuts the power: lanes are gone, the disk keeps what was durable and pieces of the rest.

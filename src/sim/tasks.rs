@@ -8,6 +8,7 @@ use super::Random;
 use crate::runtime::tasks::{LaneControl, LaneWork, Priority, Tasks};
 
 struct SimLane {
+    name: String,
     work: Mutex<Option<LaneWork>>,
     woken: Mutex<bool>,
 }
@@ -33,8 +34,8 @@ pub(crate) struct SimTasks {
 }
 
 impl Tasks for SimTasks {
-    fn start_lane(&self, _name: &str, _priority: Priority, work: LaneWork) -> Arc<dyn LaneControl> {
-        let lane = Arc::new(SimLane { work: Mutex::new(Some(work)), woken: Mutex::new(false) });
+    fn start_lane(&self, name: &str, _priority: Priority, work: LaneWork) -> Arc<dyn LaneControl> {
+        let lane = Arc::new(SimLane { name: name.to_owned(), work: Mutex::new(Some(work)), woken: Mutex::new(false) });
         self.lanes.lock().push(Arc::clone(&lane));
         lane
     }
@@ -43,7 +44,18 @@ impl Tasks for SimTasks {
 impl SimTasks {
     /// Runs one woken lane, drawn at random; false when none is woken.
     pub(crate) fn run_one(&self, random: &mut Random) -> bool {
-        let woken: Vec<_> = self.lanes.lock().iter().filter(|lane| *lane.woken.lock()).cloned().collect();
+        self.run_one_of(random, |_| true)
+    }
+
+    /// As [`Self::run_one`], of the lanes that have a name. A lane that runs already, and waits for what the disk does meanwhile,
+    /// is not run again.
+    pub(crate) fn run_named(&self, random: &mut Random, name: &str) -> bool {
+        self.run_one_of(random, |lane| lane.name == name)
+    }
+
+    fn run_one_of(&self, random: &mut Random, may_run: impl Fn(&SimLane) -> bool) -> bool {
+        let is_ready = |lane: &&Arc<SimLane>| may_run(lane) && *lane.woken.lock() && lane.work.try_lock().is_some();
+        let woken: Vec<_> = self.lanes.lock().iter().filter(is_ready).cloned().collect();
         if woken.is_empty() {
             return false;
         }

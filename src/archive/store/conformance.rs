@@ -5,17 +5,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::stream::TryStreamExt;
 
 use super::faulty::{Fault, FaultyBackend};
+use super::simulated::{BucketLies, SimBucket, Weather};
 use super::*;
 use crate::runtime::tasks::Priority;
+use crate::sim::Machine;
 
 fn open(url: &str, settings: StoreSettings) -> Store {
-    let runtime = Runtime::production();
+    open_on(&Runtime::production(), url, settings)
+}
+
+fn open_on(runtime: &Runtime, url: &str, settings: StoreSettings) -> Store {
     let workers = Workers::start(runtime.tasks.as_ref(), "store", Priority::Foreground, 2);
     let location = Location::parse(url).unwrap();
-    Store::open(&runtime, &location, settings, workers, Arc::new(Unobserved)).unwrap()
+    Store::open(runtime, &location, settings, workers, Arc::new(Unobserved)).unwrap()
 }
 
 fn quick() -> StoreSettings {
@@ -194,6 +200,33 @@ async fn a_store_that_ignores_conditions_is_refused() {
     });
     let error = racy.probe().await.unwrap_err();
     assert!(matches!(error, ProbeError::ConditionIgnored { check } if check.contains("concurrent")), "{error}");
+}
+
+#[test]
+fn no_store_that_is_only_slow_and_forgetful_is_taken_for_a_lax_one() {
+    let mut passed = 0;
+    for seed in 0..300 {
+        let machine = Machine::new(seed);
+        let bucket = SimBucket::new(seed, BucketLies::default());
+        bucket.set_weather(Weather { slow: 10, lost: 3, ..Weather::default() });
+        let settings = StoreSettings { attempt_timeout_ms: 2000, ..quick() };
+        let store = open_on(&machine.runtime(), "memory:///", settings).wrapped(|_| Arc::new(bucket.clone()));
+        let mut probe = Box::pin(store.probe());
+        let result = loop {
+            if let Some(result) = probe.as_mut().now_or_never() {
+                break result;
+            }
+            if !bucket.run_one(machine.runtime().clock.monotonic()) {
+                machine.pass_until_next(std::time::Duration::from_millis(100));
+            }
+        };
+        match result {
+            Ok(()) => passed += 1,
+            Err(ProbeError::Failed { .. }) => {}
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+    }
+    assert!(passed > 100, "{passed} of 300 starts");
 }
 
 #[tokio::test]

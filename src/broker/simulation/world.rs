@@ -168,7 +168,10 @@ impl World {
             move |reader| planted.read_through(reader),
         );
         match self.until("start", opened).await? {
-            Some(Ok(broker)) => self.broker = Some(broker),
+            Some(Ok(broker)) => {
+                self.broker = Some(broker);
+                self.machine.let_journals_go_on(self.random.next());
+            }
             _ if !self.machine.disk.is_powered() => return Ok(false),
             Some(Err(error)) => return Err(format!("the broker does not start: {error}: {error:?}")),
             None => return Ok(false),

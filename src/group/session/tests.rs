@@ -75,11 +75,16 @@ fn groups() -> Groups {
 }
 
 fn counted_groups(metrics: CoordinatorMetrics) -> Groups {
+    limited_groups(metrics, GroupSettings::default().max_state_bytes)
+}
+
+fn limited_groups(metrics: CoordinatorMetrics, max_state_bytes: usize) -> Groups {
     let settings = GroupSettings {
         initial_rebalance_delay: Duration::from_millis(10),
         min_session_timeout: Duration::from_millis(10),
         reload_backoff: Duration::from_millis(10),
         rewrite_min_bytes: 10_000,
+        max_state_bytes,
         ..GroupSettings::default()
     };
     Groups::new(Runtime::production(), settings, 50, metrics)
@@ -226,4 +231,72 @@ async fn a_snapshot_holds_the_offsets_of_every_coordinator() {
     let keys: Vec<_> = records.iter().map(|record| crate::group::records::Key::decode(&record.key).unwrap()).collect();
     assert_eq!(keys.len(), 3);
     assert!(matches!(&keys[0], crate::group::records::Key::Offset { topic, .. } if &**topic == "t"));
+}
+
+/// The log of a leader whose coordinator comes to a bad end.
+struct Fatal;
+
+impl OffsetsLog for Fatal {
+    fn range(&self) -> BoxFuture<'static, Result<Range<Offset>, OffsetsLogError>> {
+        panic!("planned panic")
+    }
+
+    fn read(&self, _from: Offset, _max_bytes: usize) -> BoxFuture<'static, Result<Vec<Batch>, OffsetsLogError>> {
+        unreachable!("it has no range")
+    }
+
+    fn append(&self, _batch: Batch) -> BoxFuture<'static, Result<Offset, OffsetsLogError>> {
+        unreachable!("nothing is loaded")
+    }
+
+    fn advance_start(&self, _start: Offset) -> BoxFuture<'static, Result<(), OffsetsLogError>> {
+        unreachable!("nothing is loaded")
+    }
+}
+
+#[tokio::test]
+async fn no_snapshot_leaves_out_a_coordinator_that_died() {
+    let groups = groups();
+    lead(&groups, "a", &Arc::new(MemoryLog::default())).await;
+    groups.commit_offsets(commit("a", 7)).await.unwrap();
+    groups.lead(groups.partition_of("b"), Arc::new(Fatal));
+    while committed(&groups, "b").await != Err(GroupError::NotCoordinator) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(groups.snapshot().await, Err(GroupError::NotCoordinator));
+    assert_eq!(
+        groups.list_groups(ListGroups::default()).await.unwrap().len(),
+        1,
+        "who asks for groups gets those there are"
+    );
+}
+
+#[tokio::test]
+async fn all_coordinators_have_one_limit() {
+    let metrics = CoordinatorMetrics::default();
+    let limit = 300_000;
+    let groups = limited_groups(metrics.clone(), limit);
+    let names: Vec<_> = (0..1000).map(|number| format!("group-{number}")).collect();
+    for partition in 0..50 {
+        groups.lead(PartitionIndex(partition), Arc::new(Leader(Arc::default())));
+    }
+    for name in &names {
+        while committed(&groups, name).await == Err(GroupError::CoordinatorLoadInProgress) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let mut taken = 0;
+    // What is on its way counts when it is in the log.
+    for some in names.chunks(50) {
+        let commits = some.iter().map(|name| groups.commit_offsets(commit(name, 1)));
+        let results = futures_util::future::join_all(commits).await;
+        taken += results.iter().filter(|result| result.as_ref().unwrap()[0].partitions[0].1.is_none()).count();
+    }
+    assert!(taken > 100 && taken < 900, "{taken}");
+    let used = usize::try_from(metrics.used_bytes.get()).unwrap();
+    assert!((limit..limit * 3 / 2).contains(&used), "{used}");
+    let refused = groups.commit_offsets(commit("one more", 1)).await.unwrap();
+    assert_eq!(refused[0].partitions[0].1, Some(GroupError::InvalidCommitOffsetSize));
+    groups.commit_offsets(commit(&names[0], 2)).await.unwrap();
+    assert_eq!(committed(&groups, &names[0]).await, Ok(2), "what is there goes on working");
 }

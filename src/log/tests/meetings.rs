@@ -1,0 +1,217 @@
+//! What happens while a lane waits for the disk: cuts, deletions and failures between two of its steps.
+
+use std::io;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::*;
+use crate::log::{Continuation, ProducerState};
+use crate::sim::Operation;
+
+fn is_segment(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "segment")
+}
+
+/// A log with two sealed segments of three records each, which are archived and may go.
+fn with_two_archived_segments() -> Fixture {
+    let mut fixture = Fixture::new();
+    let log = fixture.log();
+    for _ in 0..2 {
+        fixture.append(3);
+        log.request_roll();
+        fixture.run();
+    }
+    fixture.checkpoint();
+    log.advance_archived(Offset(6));
+    fixture.checkpoint();
+    fixture
+}
+
+impl Fixture {
+    fn checkpoint(&mut self) {
+        self.machine.pass_ms(1000);
+        self.directory.request_checkpoint();
+        self.run();
+    }
+
+    /// Has `cut` happen, and the journal know it, while write-behind is about to write ten records to a segment.
+    fn cut_while_written(&mut self, mut cut: impl FnMut(&Arc<PartitionLog>) + Send + 'static) {
+        let log = self.log();
+        self.run();
+        for value in 0..10 {
+            log.append(&batch(value), LeaderEpoch(1), Timestamp(0), None).unwrap();
+        }
+        let (tasks, mut random, log) = (Arc::clone(&self.machine.tasks), Random::new(1), Arc::downgrade(&log));
+        let mut is_cut = false;
+        self.machine.disk.meanwhile(move |operation, path| {
+            if operation == Operation::Write && is_segment(path) && !is_cut {
+                is_cut = true;
+                let log = log.upgrade().expect("it is written");
+                assert_eq!(log.offsets().durable, Offset(10));
+                cut(&log);
+                tasks.run_all(&mut random);
+            }
+            Ok(())
+        });
+        self.run();
+    }
+}
+
+/// The values of the records from `from` on.
+fn values(directory: &LogDirectory, from: i64) -> Vec<u8> {
+    let log = directory.logs()[0].clone();
+    let end = log.offsets().high_watermark;
+    let read = |offset| log.read(Offset(offset), end, 1).unwrap().execute().unwrap().remove(0);
+    // Behind the value there is but the number of headers.
+    (from..end.0).map(read).map(|bytes| bytes[bytes.len() - 2]).collect()
+}
+
+/// The log goes on after `kept`, now and after a power cut.
+fn check_goes_on(mut fixture: Fixture, from: i64, kept: &[u8]) {
+    let log = fixture.log();
+    assert!(log.truncated());
+    for value in [50, 51] {
+        log.append(&batch(value), LeaderEpoch(1), Timestamp(0), None).unwrap();
+    }
+    fixture.run();
+    let expected = [kept, &[50, 51]].concat();
+    assert_eq!(values(&fixture.directory, from), expected);
+    let machine = fixture.crash();
+    assert_eq!(values(&open(&machine).unwrap(), from), expected);
+}
+
+#[test]
+fn what_is_cut_on_its_way_to_a_segment_does_not_get_there() {
+    let mut fixture = Fixture::new();
+    fixture.cut_while_written(|log| log.truncate_to(Offset(4)).unwrap());
+    assert_eq!(fixture.log().offsets().log_end, Offset(4));
+    check_goes_on(fixture, 0, &[0, 1, 2, 3]);
+}
+
+#[test]
+fn what_is_given_up_on_its_way_to_a_segment_does_not_get_there() {
+    let mut fixture = Fixture::new();
+    fixture.cut_while_written(|log| {
+        let producers = ProducerState::default();
+        let at = Offset(20);
+        log.continue_at(Continuation { log_start: at, at, epochs: log.epochs(), producers }).unwrap();
+    });
+    assert_eq!(fixture.log().offsets().log_end, Offset(20));
+    check_goes_on(fixture, 20, &[]);
+}
+
+#[test]
+fn a_topic_that_is_deleted_while_local_copies_leave_takes_nothing_else_with_it() {
+    let mut fixture = with_two_archived_segments();
+    let log = fixture.log();
+    let (done, deletion) = mpsc::channel();
+    let (thread, started) = mpsc::channel::<JoinHandle<()>>();
+    let tasks = Arc::clone(&fixture.machine.tasks);
+    let deleted = Arc::downgrade(&log);
+    fixture.machine.disk.meanwhile(move |operation, path| {
+        let Some(log) = deleted.upgrade().filter(|log| !log.is_deleted()) else { return Ok(()) };
+        if operation == Operation::Remove && is_segment(path) {
+            log.delete().unwrap();
+            let (tasks, done) = (Arc::clone(&tasks), done.clone());
+            thread
+                .send(thread::spawn(move || {
+                    tasks.run_all(&mut Random::new(1));
+                    let _ = done.send(());
+                }))
+                .unwrap();
+            // It has to wait for the removal, so this passes in full.
+            assert!(deletion.recv_timeout(Duration::from_millis(300)).is_err(), "the directory went under the removal");
+        }
+        Ok(())
+    });
+    assert_eq!(log.remove_local_below(Offset(6)).unwrap(), 2);
+    started.recv().unwrap().join().unwrap();
+    fixture.run();
+    assert!(!fixture.directory.is_offline() && fixture.directory.logs().is_empty());
+    assert!(!fixture.machine.disk.files().iter().any(|path| path.starts_with("/data/topics")));
+    assert_eq!(acknowledged(fixture.append(2)), 2, "others are served");
+}
+
+#[test]
+fn a_segment_that_can_not_be_removed_is_tried_again() {
+    let mut fixture = with_two_archived_segments();
+    let log = fixture.log();
+    let mut failures = 1;
+    fixture.machine.disk.meanwhile(move |operation, path| {
+        if operation == Operation::Remove && is_segment(path) && failures > 0 {
+            failures -= 1;
+            return Err(io::Error::other("busy"));
+        }
+        Ok(())
+    });
+    assert!(log.remove_local_below(Offset(6)).is_err());
+    assert!(matches!(log.read(Offset(0), Offset(6), 100), Err(ReadError::Archived { .. })), "nobody reads it");
+    assert!(log.has_sealed_below(Offset(6)), "it is seen");
+    assert_eq!(log.remove_local_below(Offset(6)).unwrap(), 2);
+    assert_eq!(fixture.machine.disk.files().iter().filter(|path| is_segment(path)).count(), 1, "the empty one");
+    assert_eq!(acknowledged(fixture.append(2)), 2);
+}
+
+#[test]
+fn a_full_disk_gets_room_by_removals_that_need_none() {
+    let mut fixture = with_two_archived_segments();
+    let log = fixture.log();
+    fixture.machine.disk.set_capacity(1);
+    assert_eq!(log.remove_local_below(Offset(6)).unwrap(), 1, "the last one says where the log ends");
+    fixture.machine.disk.set_capacity(u64::MAX);
+    assert_eq!(log.remove_local_below(Offset(6)).unwrap(), 1);
+    assert_eq!(acknowledged(fixture.append(2)), 2);
+    let machine = fixture.crash();
+    assert_eq!(open(&machine).unwrap().logs()[0].offsets().log_end, Offset(8));
+}
+
+#[test]
+fn a_journal_file_is_followed_only_when_its_sync_succeeds_and_one_that_fails_is_final() {
+    let mut fixture = Fixture::new();
+    let log = fixture.log();
+    log.configure(LogSettings { write_caching: true, ..LogSettings::default() });
+    fixture.run();
+    let mut syncs = 0;
+    fixture.machine.disk.meanwhile(move |operation, path| {
+        let is_journal = path.extension().is_some_and(|extension| extension == "journal");
+        if operation == Operation::Sync && is_journal {
+            syncs += 1;
+            assert_eq!(syncs, 1, "a failed sync is not tried again");
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    });
+    for value in 0..100 {
+        if log.append(&batch(value), LeaderEpoch(1), Timestamp(0), None).is_err() {
+            break;
+        }
+        fixture.run();
+    }
+    assert!(fixture.directory.is_offline());
+}
+
+#[test]
+fn small_batches_that_take_all_permits_are_written() {
+    let machine = Machine::new(7);
+    let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
+    let settings = DirectorySettings { tail_bytes: 4 << 20, ..settings() };
+    let opened =
+        LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings, DirectoryMetrics::default());
+    let mut fixture = Fixture { machine, random: Random::new(7), directory: opened.unwrap().0 };
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.append(Timestamp(0), None, Some(b"small"), std::iter::empty());
+    let small = builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap();
+    let all = settings.unwritten_bytes;
+    // Of the bytes that may be unwritten this is a tenth, and no partition has enough to be written for its own sake.
+    for partition in 0..i32::try_from(all / 1024).unwrap() {
+        let partition = TopicPartition::new(TopicId::from_bytes([1; 16]), partition);
+        let log = fixture.directory.log_or_create(partition, LogSettings::default());
+        log.begin_epoch(LeaderEpoch(1)).unwrap();
+        let permit = fixture.directory.try_admit(small.bytes().len()).unwrap();
+        log.append(&small, LeaderEpoch(1), Timestamp(0), Some(permit)).unwrap();
+    }
+    assert!(fixture.directory.try_admit(1).is_none());
+    fixture.run();
+    assert!(fixture.directory.try_admit(all).is_some());
+}

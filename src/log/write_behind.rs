@@ -67,7 +67,7 @@ impl PartitionLog {
     fn write_all(&self, now: Timestamp, roll: bool) -> io::Result<usize> {
         let mut writer = self.writer.lock();
         let mut written_bytes = 0;
-        // Truncated or given up meanwhile, it begins anew: a checkpoint counts on what was durable before to be in segments.
+        // Truncated or given up meanwhile, it begins anew; what was durable at the beginning is in segments in the end.
         while !self.write_durable(&mut writer, now, &mut written_bytes)? {}
         self.refill_producers(now).map_err(to_io)?;
         if (roll || self.has_old_segment(now)) && self.may_roll(roll) {

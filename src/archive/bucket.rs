@@ -224,7 +224,13 @@ impl Bucket {
             let nonce = self.nonce();
             let mark = GroupSnapshotMark { format: MANIFEST_FORMAT, cluster_id, writer, generation, hash, nonce };
             match self.store.replace(&key, mark.to_bytes(), expected).await {
-                Ok(_) => return self.drop_group_snapshots(generation).await,
+                Ok(_) => {
+                    // The new one counts; what came before takes room until the next one.
+                    if let Err(error) = self.drop_group_snapshots(generation).await {
+                        tracing::warn!(%error, "older snapshots of groups stay in the bucket");
+                    }
+                    return Ok(());
+                }
                 Err(ReplaceError::Conflict { .. }) => {}
                 Err(ReplaceError::Unknown { source, .. } | ReplaceError::Store(source)) => return Err(source.into()),
             }
@@ -237,7 +243,8 @@ impl Bucket {
         let directory = self.keys.group_snapshots();
         let keys: Vec<String> = self.store.list(&directory).map_ok(|object| object.key).try_collect().await?;
         let is_old = |key: &&String| {
-            parse_group_snapshot(key).is_none_or(|(generation, _)| generation + GROUP_SNAPSHOTS_KEPT <= newest)
+            parse_group_snapshot(key)
+                .is_none_or(|(generation, _)| generation.saturating_add(GROUP_SNAPSHOTS_KEPT) <= newest)
         };
         for old in keys.iter().filter(is_old) {
             self.store.delete(old).await?;

@@ -25,6 +25,8 @@ use crate::types::{ClusterId, Incarnation, LeaderEpoch, Offset, PartitionIndex, 
 
 /// Everything of every cluster in a bucket lies below this.
 pub const BUCKET_ROOT: &str = "alluvium/v1/";
+/// Longest part of a topic's name that keys show: a file's name has 255 bytes, the identity 32 and a dash.
+const SHOWN_NAME_BYTES: usize = 222;
 
 /// Who may write: first by restores of the cluster, then by leadership of the partition. The larger one fences the smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -143,15 +145,22 @@ impl ClusterKeys {
         format!("{}log/", self.root())
     }
 
-    /// Keys of one topic.
+    /// Keys of one topic; the same ones by its name and by the [`shown_name`] of it.
     pub fn topic(&self, name: &str, topic_id: TopicId) -> TopicKeys {
         let root = self.root();
-        let directory = format!("{name}-{topic_id}");
+        let directory = format!("{}-{topic_id}", shown_name(name));
         TopicKeys { topic_id, metadata: format!("{root}topics/{directory}/"), log: format!("{root}log/{directory}/") }
     }
 }
 
-/// Reads a topic's name and identity from the key of anything below its metadata or log directory.
+/// A topic's name as keys show it: with the identity behind it a name that files may have, which has 255 bytes and is not
+/// hidden. It is for people; the identity tells topics apart.
+pub fn shown_name(name: &str) -> String {
+    let shown = name.get(..SHOWN_NAME_BYTES).unwrap_or(name);
+    shown.strip_prefix('.').map_or_else(|| shown.to_owned(), |rest| format!("-{rest}"))
+}
+
+/// Reads a topic's name, as keys show it, and identity from the key of anything below its metadata or log directory.
 pub fn parse_topic(key: &str) -> Option<(&str, TopicId)> {
     let (_, below) = key.strip_prefix(BUCKET_ROOT)?.split_once('/')?;
     let (kind, below) = below.split_once('/')?;
@@ -356,6 +365,13 @@ mod tests {
         assert_eq!(keys.parse_segment(&keys.companion(&name)), Some(name));
         assert_eq!(keys.parse_spill(&keys.spill(Offset(1), Offset(2), 33)), Some(33));
         assert_eq!(parse_topic(&keys.head()), Some(("flights.us-east", TopicId::from_bytes([2; 16]))));
+        let (id, cluster) = (TopicId::from_bytes([2; 16]), ClusterKeys::new(ClusterId::from_bytes([1; 16])));
+        for (name, shown) in [(".", "-"), ("...", "-.."), (".x", "-x"), (&"x".repeat(249), &"x".repeat(222))] {
+            let keys = cluster.topic(name, id);
+            assert_eq!(parse_topic(&keys.description()), Some((shown, id)));
+            assert_eq!(cluster.topic(shown, id), keys);
+            assert!(keys.description().split('/').all(|part| part.len() <= 255));
+        }
         for key in [keys.head(), keys.parquet(&name), keys.spill(Offset(1), Offset(2), 33)] {
             assert_eq!(parse_partition(&key), Some(PartitionIndex(7)), "{key}");
         }

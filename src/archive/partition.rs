@@ -13,10 +13,10 @@ use thiserror::Error;
 
 use super::bucket::{Bucket, BucketError};
 use super::heads::Heads;
-use super::key::PartitionKeys;
+use super::key::{PartitionKeys, SegmentName};
 use super::manifest::{
     CommitFacts, Head, HeadIdentity, Hex128, ManifestError, Segment, SnapshotRef, SpillList, SpillRef, Tombstone,
-    TopicState, TransitionError, Upkeep, Writer,
+    Tombstoned, TopicState, TransitionError, Upkeep, Writer,
 };
 use super::parquet::read_companion_tail;
 use super::store::{Expected, ReplaceError, Store, StoreError, Version};
@@ -215,7 +215,16 @@ impl PartitionArchive {
     /// Commits an uploaded segment, spilling older ones first when the head is full. A segment that is there already, by
     /// an earlier try whose answer was lost, counts as committed.
     pub async fn commit(&self, writer: Writer, segment: &Segment, facts: &CommitFacts) -> Result<Arc<Head>, HeadError> {
-        if self.head().is_some_and(|head| head.needs_spill()) {
+        // Anew when the head was changed between the list and the head that refers to it.
+        for _ in 0..CONFLICTS {
+            let head = match self.head() {
+                Some(head) => Some(head),
+                // Forgotten while the segment was uploaded.
+                None => self.refresh().await?,
+            };
+            if !head.is_some_and(|head| head.needs_spill()) {
+                break;
+            }
             self.spill(writer).await?;
         }
         self.change(|head, nonce| {
@@ -270,10 +279,22 @@ impl PartitionArchive {
         .await
     }
 
-    /// Forgets tombstones whose objects were deleted.
-    pub async fn drop_tombstones(&self, writer: Writer, deleted: &[Tombstone]) -> Result<Arc<Head>, HeadError> {
+    /// Forgets tombstones whose objects were deleted, all but the companion of `kept`, which held the snapshot of producers. If
+    /// that has moved on meanwhile its tombstone stays.
+    pub async fn drop_tombstones(
+        &self,
+        writer: Writer,
+        deleted: &[Tombstone],
+        kept: Option<SegmentName>,
+    ) -> Result<Arc<Head>, HeadError> {
         let now = self.inner.runtime.clock.wall();
-        self.change(|head, nonce| head.drop_tombstones(writer, deleted, now, nonce).map(Some)).await
+        self.change(|head, nonce| {
+            let left = kept.filter(|&kept| head.producer_snapshot.is_none_or(|snapshot| snapshot.segment != kept));
+            let is_left = |tombstone: &Tombstone| left.is_some_and(|left| tombstone.what == Tombstoned::Segment(left));
+            let deleted: Vec<_> = deleted.iter().filter(|tombstone| !is_left(tombstone)).copied().collect();
+            head.drop_tombstones(writer, &deleted, now, nonce).map(Some)
+        })
+        .await
     }
 
     /// Reads a spilled list.

@@ -36,7 +36,11 @@ pub struct PartitionView {
 impl PartitionView {
     /// Bytes that only the local disk has.
     pub fn unarchived_bytes(&self) -> u64 {
-        let archived_to = self.archived_to.unwrap_or(Offset::ZERO);
+        self.bytes_beyond(self.archived_to.unwrap_or(Offset::ZERO))
+    }
+
+    /// Bytes of sealed segments that the archive lacks if it ends at `archived_to`.
+    pub fn bytes_beyond(&self, archived_to: Offset) -> u64 {
         self.sealed.iter().filter(|segment| segment.next > archived_to).map(|segment| segment.bytes).sum()
     }
 }

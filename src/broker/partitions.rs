@@ -387,8 +387,11 @@ fn reaches(log: &PartitionLog, mark: ArchiveMark) -> bool {
     if offsets.log_end < mark.next_offset {
         return false;
     }
-    let is_gone = offsets.log_start >= mark.next_offset;
-    is_gone || log.epochs().epoch_at(Offset(mark.next_offset.0 - 1)) == Some(mark.leader_epoch)
+    match log.epochs().epoch_at(Offset(mark.next_offset.0 - 1)) {
+        Some(epoch) => epoch == mark.leader_epoch || offsets.log_start >= mark.next_offset,
+        // Nothing of it is here, be it deleted, or archived by a log that lost its checkpoint.
+        None => offsets.local_log_start >= mark.next_offset,
+    }
 }
 
 fn delete_log(log: &Arc<PartitionLog>) {

@@ -40,6 +40,17 @@ impl EpochCache {
         self.starts.push((epoch, offset));
     }
 
+    /// Takes the history before what is known, of which the own one was lost.
+    pub fn precede(&mut self, earlier: impl IntoIterator<Item = (LeaderEpoch, Offset)>) {
+        let first = self.starts.first().copied();
+        let is_earlier = |&(epoch, at): &(_, _)| first.is_none_or(|(first, start)| epoch <= first && at < start);
+        let mut whole = Self::default();
+        for (epoch, start) in earlier.into_iter().filter(is_earlier).chain(self.starts.iter().copied()) {
+            whole.assign(epoch, start);
+        }
+        *self = whole;
+    }
+
     /// Answers OffsetForLeaderEpoch: the largest known epoch that is not above `epoch`, and where it ended. `None` when
     /// `epoch` is older than all that is known or newer than the latest.
     pub fn end_offset(&self, epoch: LeaderEpoch, log_end: Offset) -> Option<(LeaderEpoch, Offset)> {
@@ -103,6 +114,20 @@ mod tests {
         cache.assign(LeaderEpoch(4), Offset(5));
         cache.assign(LeaderEpoch(3), Offset(9));
         assert_eq!(cache.starts(), &[(LeaderEpoch(1), Offset(0)), (LeaderEpoch(4), Offset(5))]);
+    }
+
+    #[test]
+    fn a_history_is_put_before_what_is_known() {
+        let earlier = || cache(&[(1, 0), (3, 10), (7, 25), (8, 60)]).starts.into_iter();
+        let mut within = cache(&[(3, 20), (7, 25), (9, 40)]);
+        within.precede(earlier());
+        assert_eq!(within, cache(&[(1, 0), (3, 10), (7, 25), (9, 40)]));
+        let mut after = cache(&[(9, 40)]);
+        after.precede(earlier().take(3));
+        assert_eq!(after, cache(&[(1, 0), (3, 10), (7, 25), (9, 40)]));
+        let mut nothing = EpochCache::default();
+        nothing.precede(earlier());
+        assert_eq!(nothing, cache(&[(1, 0), (3, 10), (7, 25), (8, 60)]));
     }
 
     #[test]

@@ -315,6 +315,15 @@ impl PartitionLog {
         lacks_local
     }
 
+    /// Takes from the archive which leader epochs the records before the local ones have, where a rebuilt checkpoint does not
+    /// know it. The archive must agree with the log otherwise.
+    pub fn learn_epochs(&self, earlier: impl IntoIterator<Item = (LeaderEpoch, Offset)>) {
+        let mut state = self.state.lock();
+        let log_start = state.offsets.log_start;
+        state.epochs.precede(earlier);
+        state.epochs.advance_log_start(log_start);
+    }
+
     /// Local records below this are deleted, or were seen in the archive: they go once a checkpoint knows.
     pub fn dispensable(&self) -> Offset {
         self.state.lock().dispensable()

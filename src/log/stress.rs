@@ -1,4 +1,4 @@
-//! The log on the real machine: threads that append and read at once while its lanes write, seal, checkpoint and evict.
+//! The log on the real machine: threads that append, read and remove at once while its lanes write, seal, checkpoint and evict.
 //! The simulation has the crashes; this has the races.
 
 use std::path::Path;
@@ -16,6 +16,8 @@ use crate::types::{
 
 const PARTITIONS: i32 = 12;
 const WRITERS: i64 = 4;
+const READ: std::ops::Range<i32> = 0..3;
+const REMOVED: std::ops::Range<i32> = 3..5;
 const BATCHES: i32 = 600;
 
 fn open(path: &Path) -> LogDirectory {
@@ -83,10 +85,25 @@ fn read_until(log: &PartitionLog, stop: &AtomicBool) {
     }
 }
 
-/// Every offset below `end` is there once, in order, and each writer's batches are in sequence.
+/// Has what is sealed taken for archived, and local copies go, until told to stop and some are gone.
+fn remove_until(directory: &LogDirectory, log: &PartitionLog, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) || log.offsets().local_log_start == Offset::ZERO {
+        let sealed = log.archivable_segments();
+        let end = sealed.last().map_or(Offset::ZERO, |last| last.extent().next_offset);
+        if end > log.offsets().archived_to {
+            log.advance_archived(end);
+            directory.request_checkpoint();
+        }
+        log.remove_local_below(end).unwrap();
+        std::thread::yield_now();
+    }
+}
+
+/// Every local offset below `end` is there once, in order, and each writer's batches are in sequence.
 fn check(log: &PartitionLog, end: Offset) {
-    let mut from = Offset::ZERO;
-    let mut sequences = [0; WRITERS as usize];
+    let mut from = log.offsets().local_log_start;
+    let first = (from == Offset::ZERO).then_some(0);
+    let mut sequences = [first; WRITERS as usize];
     while from < end {
         let chunks = log.read(from, end, 64 << 10).unwrap().execute().unwrap();
         assert!(!chunks.is_empty(), "nothing at {from} below {end}");
@@ -94,23 +111,29 @@ fn check(log: &PartitionLog, end: Offset) {
             let header = BatchHeader::read(&chunk).unwrap();
             assert_eq!(header.base_offset, from);
             let writer = usize::try_from(header.producer_id.0).unwrap();
-            assert_eq!(header.base_sequence, sequences[writer]);
-            sequences[writer] += 1;
+            assert!(sequences[writer].is_none_or(|next| next == header.base_sequence));
+            sequences[writer] = Some(header.base_sequence + 1);
             from = header.next_offset();
         }
     }
 }
 
 #[test]
-fn threads_that_append_and_read_at_once_agree_on_one_order() {
+fn threads_that_append_read_and_remove_at_once_agree_on_one_order() {
     let path = tempfile::tempdir().unwrap();
     let directory = open(path.path());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..3)
+        let readers: Vec<_> = READ
             .map(|partition| {
                 let (log, stop) = (log(&directory, partition), &stop);
                 scope.spawn(move || read_until(&log, stop))
+            })
+            .collect();
+        let removers: Vec<_> = REMOVED
+            .map(|partition| {
+                let (directory, log, stop) = (&directory, log(&directory, partition), &stop);
+                scope.spawn(move || remove_until(directory, &log, stop))
             })
             .collect();
         let writers: Vec<_> = (0..WRITERS)
@@ -121,8 +144,8 @@ fn threads_that_append_and_read_at_once_agree_on_one_order() {
             .collect();
         let written: Vec<_> = writers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         stop.store(true, Ordering::Relaxed);
-        let read: Vec<_> = readers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
-        assert!(written.into_iter().chain(read).all(|result| result.is_ok()));
+        let others = readers.into_iter().chain(removers).map(std::thread::ScopedJoinHandle::join);
+        assert!(others.chain(written).all(|result| result.is_ok()));
     });
     let expected = Offset(i64::from(BATCHES) * WRITERS);
     for log in directory.logs() {

@@ -155,7 +155,7 @@ impl SimDisk {
         self.world.lock().capacity = bytes;
     }
 
-    /// Has `then` happen before every change of a file, which its error makes fail, until the process ends.
+    /// Has `then` happen before every change, which its error makes fail, until the process ends.
     pub(crate) fn meanwhile(&self, then: impl FnMut(Operation, &Path) -> io::Result<()> + Send + 'static) {
         self.meanwhile.set(then);
     }
@@ -400,6 +400,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.meanwhile.happens(Operation::SyncDirectory, path)?;
         let mut world = self.world.lock();
         if world.burn(&("syncdir", path))? {
             return Err(io::Error::other("power went"));

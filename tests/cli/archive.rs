@@ -108,6 +108,19 @@ fn what_a_broker_archived_is_listed_verified_and_printed_from_the_bucket_alone()
     assert_eq!(unknown.status.code(), Some(2));
     assert!(standard_error(&unknown).contains("holds no cluster 000000000000000000000000000000ff"));
 
+    let stamp = archive.object("cluster.json");
+    let ours = stamp.parent().unwrap();
+    let other = ours.with_file_name("000000000000000000000000000000ff");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::copy(&stamp, other.join("cluster.json")).unwrap();
+    let several = archive.run("ls", &[]);
+    let ours = ours.file_name().unwrap().to_str().unwrap();
+    assert_eq!(several.status.code(), unknown.status.code());
+    let said = standard_error(&several);
+    assert!(said.contains(ours) && said.contains("000000000000000000000000000000ff"), "{said}");
+    assert_eq!(archive.run("ls", &["--cluster", ours]).status.code(), Some(0));
+    std::fs::remove_dir_all(&other).unwrap();
+
     // As a check would: what is printed is not known to be all.
     let object = archive.object(".parquet");
     let bytes = std::fs::read(&object).unwrap();

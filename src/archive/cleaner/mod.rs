@@ -81,11 +81,13 @@ pub async fn retained_from(
     unarchived_bytes: u64,
     now: Timestamp,
 ) -> Result<Offset, CleanError> {
-    let total = head.log_bytes() + unarchived_bytes;
+    let total = head.log_bytes().saturating_add(unarchived_bytes);
     Ok(match head.spills.iter().find(|spill| spill.next > head.log_start_offset) {
         // The oldest segments are in a list: one list a pass.
         Some(spill) => {
             let list = partition.read_spill(spill).await?;
+            let expired = list.segments.iter().filter(|segment| segment.next() <= head.log_start_offset);
+            let total = expired.fold(total, |total, segment| total.saturating_sub(segment.log_bytes));
             retention_start(&list.segments, total, keep, now, head.log_start_offset)
         }
         None => retention_start(&head.segments, total, keep, now, head.log_start_offset),
@@ -104,8 +106,9 @@ pub async fn sweep_tombstones(
     if due.is_empty() {
         return Ok(Cleaned::default());
     }
-    let kept = head.producer_snapshot.map(|snapshot| partition.keys().companion(&snapshot.segment));
-    let may_go = |key: &String| kept.as_ref() != Some(key);
+    let kept = head.producer_snapshot.map(|snapshot| snapshot.segment);
+    let kept_key = kept.map(|segment| partition.keys().companion(&segment));
+    let may_go = |key: &String| kept_key.as_ref() != Some(key);
     let mut keys = Vec::new();
     for tombstone in &due {
         match tombstone.what {
@@ -126,7 +129,7 @@ pub async fn sweep_tombstones(
         }
     }
     let objects = delete_all(partition.store(), keys.into_iter().filter(may_go).collect()).await?;
-    partition.drop_tombstones(writer, &due).await?;
+    partition.drop_tombstones(writer, &due, kept).await?;
     Ok(Cleaned { objects })
 }
 

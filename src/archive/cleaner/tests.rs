@@ -264,20 +264,46 @@ async fn what_reaches_the_bucket_of_a_deleted_topic_is_swept() {
     assert_eq!(objects(&store, "").await.len(), 1, "the description stays");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn spilled_segments_are_read_expired_and_swept_like_any_other() {
-    let store = open_store("memory:///");
-    let broker = Broker::new(store.clone());
+/// A partition with so many lists of segments, of one record and one byte each.
+async fn with_lists(count: usize) -> (Broker, Arc<Head>) {
+    let broker = Broker::new(open_store("memory:///"));
     broker.describe_topic().await;
     let mut head = broker.partition.take_over(writer(1), Offset(0)).await.unwrap();
-    while head.spills.len() < 2 {
+    while head.spills.len() < count {
         let base = head.next_offset.0;
         let segment = segment(base, base + 1, 1);
         let segment = Segment { name: SegmentName { fence: writer(1).fence, ..segment.name }, ..segment };
         let keys = segment_keys(&broker.partition, &segment.name);
-        store.put_immutable(&keys[1], bytes::Bytes::from_static(b"stand-in")).await.unwrap();
+        broker.bucket.store().put_immutable(&keys[1], bytes::Bytes::from_static(b"stand-in")).await.unwrap();
         head = broker.partition.commit(writer(1), &segment, &CommitFacts::default()).await.unwrap();
     }
+    (broker, head)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_by_size_counts_what_a_list_has_lost_no_more() {
+    let (broker, mut head) = with_lists(2).await;
+    let all = head.next_offset.0;
+    let kept = all - i64::try_from(EXPIRED_PER_PASS).unwrap() * 3 / 2;
+    let keep = Retention { retention_ms: None, retention_bytes: Some(kept.cast_unsigned()) };
+    for passes in 1..8 {
+        let start = retained_from(&broker.partition, &head, keep, 0, Timestamp(0)).await.unwrap();
+        head = broker.partition.advance_log_start(writer(1), start, NO_GRACE).await.unwrap();
+        assert!(head.log_start_offset.0 <= all - kept, "pass {passes}: {}", head.log_start_offset);
+    }
+    assert_eq!(head.log_start_offset.0, all - kept);
+    // The same when a list has expired as a whole and is still there, for want of room for tombstones.
+    let beyond = head.spills[0].next + 10;
+    let crowded = Head { log_start_offset: beyond, ..Head::clone(&head) };
+    assert!(crowded.log_bytes() <= (all - head.spills[0].next.0).cast_unsigned());
+    let keep = Retention { retention_ms: None, retention_bytes: Some((all - beyond.0).cast_unsigned()) };
+    assert_eq!(retained_from(&broker.partition, &crowded, keep, 0, Timestamp(0)).await.unwrap(), beyond);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spilled_segments_are_read_expired_and_swept_like_any_other() {
+    let (broker, mut head) = with_lists(2).await;
+    let store = broker.bucket.store().clone();
     let count = head.next_offset.0;
     let cut = Offset(head.spills[1].first.0 + 10);
     let mut sweeps = 0;

@@ -39,7 +39,7 @@ pub enum InspectError {
     #[error("the object store holds no archive; check the URL and its prefix")]
     NoCluster,
     /// The bucket holds several clusters and none was named.
-    #[error("the object store holds several clusters, name one of them clusters={clusters:?}")]
+    #[error("the object store holds several clusters, name one of them: {}", listed(clusters))]
     SeveralClusters {
         /// Those that were found.
         clusters: Vec<ClusterId>,
@@ -70,6 +70,10 @@ pub enum InspectError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+fn listed(clusters: &[ClusterId]) -> String {
+    clusters.iter().map(ClusterId::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// One partition with all its segments, spilled ones included.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::stream::TryStreamExt;
 
 use super::{InspectError, Inspector};
-use crate::archive::key::{parse_partition, parse_topic};
+use crate::archive::key::{parse_partition, parse_topic, shown_name};
 use crate::archive::manifest::{Head, TopicDescription, TopicState};
 use crate::types::{PartitionIndex, Timestamp, TopicId};
 
@@ -34,6 +34,15 @@ impl ArchivedTopic {
     fn new(name: String, topic_id: TopicId) -> Self {
         let (heads, unreadable) = (BTreeMap::new(), BTreeMap::new());
         Self { name, topic_id, description: None, heads, unreadable }
+    }
+
+    /// Takes the whole name from what is in the bucket, as keys may not show all of it.
+    fn name_in_full(&mut self) {
+        let described = self.description.iter().map(|description| &description.topic);
+        let mut names = described.chain(self.heads.values().map(|head| &head.identity.topic));
+        if let Some(name) = names.find(|name| shown_name(name) == self.name) {
+            self.name = name.clone();
+        }
     }
 
     fn is(&self, state: TopicState) -> bool {
@@ -109,7 +118,9 @@ impl Inspector {
                 topics.entry((name.to_owned(), topic_id)).or_insert_with(unknown);
             }
         }
-        Ok(topics.into_values().collect())
+        let mut topics: Vec<ArchivedTopic> = topics.into_values().collect();
+        topics.iter_mut().for_each(ArchivedTopic::name_in_full);
+        Ok(topics)
     }
 
     /// The topic of this name; of several that had it, one by one, the live one, or else any.

@@ -255,9 +255,11 @@ impl Head {
         self.next_offset <= self.log_start_offset
     }
 
-    /// Bytes that the archived batches took in the log, expired ones not counted where the head can tell.
+    /// Bytes that the archived batches took in the log, expired ones not counted where the head can tell: of the list that the
+    /// log start is in, all are.
     pub fn log_bytes(&self) -> u64 {
-        let spilled = self.spills.iter().map(|spill| spill.log_bytes);
+        let spills = self.spills.iter().filter(|spill| spill.next > self.log_start_offset);
+        let spilled = spills.map(|spill| spill.log_bytes);
         let live = self.segments.iter().filter(|segment| segment.next() > self.log_start_offset);
         spilled.chain(live.map(|segment| segment.log_bytes)).fold(0, u64::saturating_add)
     }

@@ -175,7 +175,10 @@ impl Segment {
     pub fn check(&self) -> Result<(), TransitionError> {
         let bad = |what| Err(TransitionError::BadSegment { what, base: self.base() });
         let Self { record_count, batch_count, log_bytes, parquet_bytes, companion_bytes, .. } = *self;
-        let of_chunks = self.chunks.iter().flat_map(|chunk| [chunk.rows, chunk.parquet_bytes, chunk.companion_bytes]);
+        let of_chunks = self
+            .chunks
+            .iter()
+            .flat_map(|chunk| [chunk.rows, chunk.parquet_bytes, chunk.companion_bytes, chunk.raw_bytes]);
         let all = [record_count, batch_count, log_bytes, parquet_bytes, companion_bytes].into_iter().chain(of_chunks);
         if all.into_iter().any(|number| number > LARGEST_NUMBER) {
             return bad("it claims more than any segment has");
@@ -193,6 +196,9 @@ impl Segment {
         if self.parquet_bytes > 0 && (self.footer_start != last.parquet.end || self.footer_start >= self.parquet_bytes)
         {
             return bad("its row groups do not fill the Parquet object up to the footer");
+        }
+        if self.parquet_bytes > 0 && !(self.footer_start..self.parquet_bytes).contains(&self.metadata_start) {
+            return bad("its metadata does not lie in the footer of the Parquet object");
         }
         if self.companion_bytes > 0 && last.companion.end > self.companion_bytes {
             return bad("its parts do not fit the companion object");

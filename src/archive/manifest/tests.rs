@@ -185,8 +185,12 @@ fn numbers_that_no_segment_has_are_refused() {
     rows.chunks[0].rows = u64::MAX;
     let mut parts = good.clone();
     parts.chunks[0].companion_bytes = u64::MAX - 1;
-    for bad in [rows, parts, Segment { log_bytes: u64::MAX, ..good.clone() }, Segment { record_count: 1 << 60, ..good }]
-    {
+    let mut raw = good.clone();
+    raw.chunks[0].raw_bytes = u64::MAX - 300;
+    let before = Segment { metadata_start: good.footer_start - 1, ..good.clone() };
+    let beyond = Segment { metadata_start: good.parquet_bytes, ..good.clone() };
+    let log = Segment { log_bytes: u64::MAX, ..good.clone() };
+    for bad in [rows, parts, raw, before, beyond, log, Segment { record_count: 1 << 60, ..good }] {
         assert!(matches!(bad.check(), Err(TransitionError::BadSegment { .. })), "{bad:?}");
     }
 }

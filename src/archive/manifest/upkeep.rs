@@ -82,7 +82,7 @@ impl Head {
 impl Upkeep {
     /// Whether retention or a tombstone asks for a change, or head and log have different log starts, as far as the archive goes.
     pub fn is_due(&self, keep: Retention, unarchived_bytes: u64, log_start: Offset, now: Timestamp) -> bool {
-        let total = self.log_bytes + unarchived_bytes;
+        let total = self.log_bytes.saturating_add(unarchived_bytes);
         self.has_expired
             || log_start.min(self.next_offset) > self.log_start_offset
             || log_start < self.log_start_offset

@@ -84,6 +84,11 @@ impl StoreError {
             Self::Unavailable { .. } | Self::TimedOut { .. } | Self::Contended { .. } | Self::WrongLength { .. }
         )
     }
+
+    /// Whether the store says nothing of itself: it does not answer, or lets nobody in, as with credentials that ran out.
+    pub const fn is_outage(&self) -> bool {
+        self.is_transient() || matches!(self, Self::Denied { .. })
+    }
 }
 
 /// Why a conditional write did not end with the new content in place.

@@ -171,7 +171,9 @@ impl Files {
         self.disk.rename(temporary, target)
     }
 
+    /// A whole object, such as a manifest. What may vanish is not given out, as more would be built on it.
     fn read(&self, key: &str) -> Attempt<(Bytes, Version)> {
+        self.check_poison(key)?;
         let content = read_file(self.disk.as_ref(), &self.path(key)?, WHOLE_READ_LIMIT_BYTES)
             .map_err(|error| failure(key, error))?;
         let version = version_of(&content);
@@ -350,7 +352,7 @@ mod tests {
     use super::*;
     use crate::archive::store::{Location, ReplaceError, Store, StoreSettings, Unobserved};
     use crate::runtime::tasks::Priority;
-    use crate::sim::{Lies, Machine, Random, SimDisk};
+    use crate::sim::{Lies, Machine, Operation, Random, SimDisk};
 
     fn open(disk: &SimDisk) -> Result<Store, LocationError> {
         let runtime = Runtime { disk: Arc::new(disk.clone()), ..Runtime::production() };
@@ -446,6 +448,19 @@ mod tests {
         store.put_immutable("a/2", content(2)).await.expect_err("nothing is answered that is not durable");
         let replaced = store.replace("a/head", content(3), Expected::Absent).await;
         assert!(matches!(replaced, Err(ReplaceError::Unknown { .. } | ReplaceError::Store(_))));
+        drop(store);
+        disk.restart();
+        let store = open(&disk).expect("a restart begins anew");
+        let mut fails = true;
+        disk.meanwhile(move |operation, path| {
+            let is_name = operation == Operation::SyncDirectory && path.ends_with("a");
+            if is_name && std::mem::take(&mut fails) { Err(io::Error::other("sync failed")) } else { Ok(()) }
+        });
+        let replaced = store.replace("a/head", content(4), Expected::Absent).await;
+        assert!(matches!(replaced, Err(ReplaceError::Unknown { .. } | ReplaceError::Store(_))));
+        assert!(disk.files().iter().any(|path| path.ends_with("a/head")), "it is there, and may vanish");
+        let read = store.get("a/head").await;
+        assert!(matches!(read, Err(StoreError::Poisoned { .. })), "{read:?}");
         drop(store);
         disk.restart();
         let store = open(&disk).expect("a restart begins anew");

@@ -78,7 +78,7 @@ impl Broker {
             return Err(CatchUpError::Gone);
         }
         let head = archive.take_over(archiver.writer(state.leader_epoch), log.offsets().log_start).await?;
-        if agrees(&log.offsets(), &log.epochs(), &head) {
+        if agrees(log, &head) {
             return Ok(());
         }
         let before = log.offsets();
@@ -117,8 +117,7 @@ async fn continuation(archive: &PartitionArchive, head: &Head, log: &Offsets) ->
 fn go_on(head: &Head, log: &Offsets, producers: ProducerState) -> Result<Continuation, CatchUpError> {
     let at = end(head);
     let log_start = head.log_start_offset.max(log.log_start).min(at);
-    let starts =
-        history(head.epochs.iter().map(|&EpochStart { epoch, start }| (epoch, start)), log_start, head.next_offset);
+    let starts = history(starts(head), log_start, head.next_offset);
     let epochs = EpochCache::from_starts(starts).ok_or(CatchUpError::Epochs)?;
     // What producers wrote after the archive's end is gone without a trace. One that nobody knows may go on; one that is
     // remembered at an earlier sequence would be refused for good.
@@ -132,12 +131,32 @@ fn end(head: &Head) -> Offset {
     head.next_offset.max(head.log_start_offset)
 }
 
-/// Whether a log holds all that is archived: it reaches where one without records would go on, and both know the same epochs
-/// up to the archive's end.
-pub(super) fn agrees(log: &Offsets, epochs: &EpochCache, head: &Head) -> bool {
-    let (from, to) = (log.log_start.max(head.log_start_offset), head.next_offset);
-    let archived = history(head.epochs.iter().map(|&EpochStart { epoch, start }| (epoch, start)), from, to);
-    log.durable >= end(head) && history(epochs.starts().iter().copied(), from, to) == archived
+/// Whether a log holds all that is archived, as [`contains`] says; if so, it knows the archive's epochs from here on.
+pub(super) fn agrees(log: &PartitionLog, head: &Head) -> bool {
+    let (offsets, epochs) = (log.offsets(), log.epochs());
+    let agrees = contains(&offsets, &epochs, head);
+    if agrees && known_from(&offsets, &epochs) > offsets.log_start.max(head.log_start_offset) {
+        log.learn_epochs(starts(head));
+    }
+    agrees
+}
+
+/// Whether a log reaches where one without records would go on, and has the archive's epochs up to the archive's end. What
+/// epochs there were before its own records it may not know, as its checkpoint was lost: of those it has nothing that
+/// could contradict the archive.
+fn contains(log: &Offsets, epochs: &EpochCache, head: &Head) -> bool {
+    let from = log.log_start.max(head.log_start_offset).max(known_from(log, epochs));
+    let to = head.next_offset;
+    log.durable >= end(head) && history(epochs.starts().iter().copied(), from, to) == history(starts(head), from, to)
+}
+
+/// Where the first known epoch begins.
+fn known_from(log: &Offsets, epochs: &EpochCache) -> Offset {
+    epochs.starts().first().map_or(log.local_log_start, |&(_, start)| start)
+}
+
+fn starts(head: &Head) -> impl Iterator<Item = (LeaderEpoch, Offset)> {
+    head.epochs.iter().map(|&EpochStart { epoch, start }| (epoch, start))
 }
 
 /// The epochs of the records between two offsets, with the first of those offsets for each.
@@ -202,7 +221,7 @@ mod tests {
         assert_eq!(go_on(&whole, &lost, producers).unwrap().producers.len(), 1);
         assert_eq!((continuation.log_start, continuation.at), (Offset(23), Offset(23)));
         let epochs = EpochCache::default();
-        assert!(!agrees(&Offsets::empty_at(Offset(21)), &epochs, &head), "an old copy that would give 21 out again");
-        assert!(agrees(&Offsets::empty_at(Offset(23)), &epochs, &head));
+        assert!(!contains(&Offsets::empty_at(Offset(21)), &epochs, &head), "an old copy that would give 21 out again");
+        assert!(contains(&Offsets::empty_at(Offset(23)), &epochs, &head));
     }
 }

@@ -57,6 +57,7 @@ use crate::archive::spool::Spool;
 use crate::archive::store::{LocationError, ProbeError, Store};
 use crate::archive::uploader::Uploader;
 use crate::archive::workers::Workers;
+use crate::log::PartitionLog;
 use crate::metadata::Image;
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
@@ -151,6 +152,8 @@ pub struct Archiver {
     workers: Workers,
     /// As many lanes, of the usual priority, for when so much waits that producers will be slowed down.
     urgent: Workers,
+    /// For what looks after the local disk, which waits for no segment to be encoded.
+    local: Workers,
     uploader: Uploader,
     reader: RemoteReader,
     images: watch::Receiver<Arc<Image>>,
@@ -177,6 +180,15 @@ pub(super) struct Owner {
     pub(super) incarnation: Incarnation,
     /// What the data directories have.
     pub(super) local: LocalData,
+}
+
+/// Refuses an archive that holds other records than the log.
+fn check_agrees(log: &PartitionLog, archive: &PartitionArchive, head: &Head) -> Result<(), HeadError> {
+    if agrees(log, head) {
+        return Ok(());
+    }
+    let (key, log_end) = (archive.keys().head(), log.offsets().log_end);
+    Err(HeadError::Contradicted { key, next_offset: head.next_offset, log_end })
 }
 
 /// Opens the store that the settings name.
@@ -209,6 +221,7 @@ impl Archiver {
         let settings = settings.clone();
         let workers = Workers::start(&*runtime.tasks, "archive", Priority::Background, settings.lanes);
         let urgent = Workers::start(&*runtime.tasks, "urgent", Priority::Foreground, settings.lanes);
+        let local = Workers::start(&*runtime.tasks, "local", Priority::Foreground, 1);
         // Lanes of their own: a segment takes seconds to encode, and readers wait for a chunk.
         let decoders = Workers::start(&*runtime.tasks, "decode", Priority::Background, settings.lanes);
         let bucket = Bucket::new(store, runtime.clone(), owner.cluster_id);
@@ -232,6 +245,7 @@ impl Archiver {
             proved: Latch::new(proved),
             workers,
             urgent,
+            local,
             images,
             partitions: Mutex::default(),
             attempts: Mutex::default(),
@@ -296,11 +310,7 @@ impl Archiver {
                 head
             }
         };
-        let offsets = log.offsets();
-        if !agrees(&offsets, &log.epochs(), &head) {
-            let key = archive.keys().head();
-            return Err(HeadError::Contradicted { key, next_offset: head.next_offset, log_end: offsets.log_end });
-        }
+        check_agrees(log, archive, &head)?;
         self.reconcile(log, archive, &head, believed).await?;
         Ok(head)
     }

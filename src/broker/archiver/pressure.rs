@@ -99,7 +99,7 @@ impl Archiver {
             let plenty = Space { total_bytes: 0, available_bytes: u64::MAX };
             paths.iter().map(|path| Room::new(disk.space(path).unwrap_or(plenty), free_bytes)).collect()
         };
-        self.workers.run(look).await
+        self.local.run(look).await
     }
 
     /// Makes the cache of rebuilt chunks as small as its disk asks for, or as large as it may be.

@@ -17,6 +17,8 @@ use crate::runtime::clock;
 
 /// How long a start waits for a store that does not answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the proof may take with one that does: it is some twenty requests, one after another.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest pause before the store is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -34,9 +36,9 @@ impl ArchiveStartError {
         matches!(self, Self::Silent) || self.store_error().is_some_and(StoreError::is_transient)
     }
 
-    /// Whether the store says nothing of itself: it does not answer, or lets nobody in, as with credentials that ran out.
+    /// Whether the store says nothing of itself.
     fn is_outage(&self) -> bool {
-        self.is_transient() || matches!(self.store_error(), Some(StoreError::Denied { .. }))
+        matches!(self, Self::Silent) || self.store_error().is_some_and(StoreError::is_outage)
     }
 }
 
@@ -77,7 +79,15 @@ async fn prove(bucket: &Bucket, owner: Owner) -> Result<(), ArchiveStartError> {
         Ok(())
     };
     let clock = bucket.store().clock();
-    clock::timeout(&**clock, PATIENCE, proof).await.unwrap_or(Err(ArchiveStartError::Silent))
+    let stamp = bucket.keys().cluster();
+    match clock::timeout(&**clock, PATIENCE, bucket.store().get_if_present(&stamp)).await {
+        Err(_) => return Err(ArchiveStartError::Silent),
+        Ok(Err(source)) if source.is_outage() => {
+            return Err(ProbeError::Failed { during: "looking for the cluster's stamp", source }.into());
+        }
+        Ok(_) => {}
+    }
+    clock::timeout(&**clock, PROOF_TIMEOUT, proof).await.unwrap_or(Err(ArchiveStartError::Silent))
 }
 
 /// Proves the bucket at the start; false when that has to be done later.

@@ -92,10 +92,16 @@ impl ArchiveReader for Archiver {
             let spilled = head.spills.iter().filter(|spill| spill.next > from).map(|spill| spill.max_timestamp);
             let listed =
                 head.segments.iter().filter(|segment| segment.next() > from).map(|segment| segment.max_timestamp);
-            match spilled.chain(listed).max() {
-                Some(largest) => self.find(&archive, &head, largest, from).await,
-                None => Ok(None),
+            let mut largest: Vec<Timestamp> = spilled.chain(listed).collect();
+            largest.sort_unstable_by(|one, other| other.cmp(one));
+            largest.dedup();
+            // Where the log start lies within a segment or a list, its largest may be of deleted records: then the next one is.
+            for timestamp in largest {
+                if let Some(found) = self.find(&archive, &head, timestamp, from).await? {
+                    return Ok(Some(found));
+                }
             }
+            Ok(None)
         })
     }
 }

@@ -10,9 +10,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Archiver;
 use super::filling::Filling;
 use super::pressure::Room;
+use super::{Archiver, check_agrees};
 use crate::archive::cleaner::{self, CleanError};
 use crate::archive::manifest::Retention;
 use crate::archive::planner::{self, Evictable, LocalRetention, PartitionView, SealedSegment};
@@ -85,7 +85,7 @@ impl Broker {
             let held = broker.held(&of);
             (held, clock.monotonic().since(began))
         };
-        archiver.workers.run(look).await
+        archiver.local.run(look).await
     }
 
     /// The partitions that hold sealed segments, and what they hold. Blocks on indexes that are not in memory.
@@ -281,7 +281,7 @@ impl Held {
 
     async fn remove_local(&self, archiver: &Archiver, below: Offset) {
         let log = Arc::clone(self.log());
-        match archiver.workers.run(move || log.remove_local_below(below)).await {
+        match archiver.local.run(move || log.remove_local_below(below)).await {
             Ok(removed) => {
                 archiver.metrics.log.deleted_segments.inc_by(removed as u64);
                 // The newest checkpoint may not know yet that these records are archived.
@@ -318,6 +318,8 @@ impl Archiver {
             Some(upkeep) => Some(upkeep),
             None => {
                 let head = archive.refresh().await?;
+                // Nothing local goes because of an archive that contradicts it.
+                head.as_ref().map_or(Ok(()), |head| check_agrees(log, &archive, head))?;
                 self.note_end(log, head.as_deref(), believed).await?;
                 head.map(|head| head.upkeep())
             }
@@ -326,6 +328,8 @@ impl Archiver {
             return Ok(());
         }
         let head = self.own(&held.leader, &archive).await?;
+        // More may have been archived since this partition was looked at, which counts once.
+        let unarchived = held.view.bytes_beyond(head.next_offset);
         let retained = cleaner::retained_from(&archive, &head, keep, unarchived, now).await?;
         let log_start = match held.leader.advance_log_start(retained.max(log_start)).await {
             Ok(log_start) => log_start,

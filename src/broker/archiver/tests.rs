@@ -286,6 +286,74 @@ async fn an_old_copy_of_a_directory_never_appends_where_the_archive_has_records(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_checkpoint_costs_nothing_of_a_log_of_which_the_archive_has_the_rest() {
+    // How far local copies are gone of what is archived, and whether records follow that are not.
+    for (removed, has_more) in [(10, true), (20, true), (20, false)] {
+        let home = Home::new();
+        let (broker, index) = home.begin().await;
+        let mut expected = produce_all(&broker, index, 0..10, "first").await;
+        archive(&broker, index).await;
+        expected.extend(produce_all(&broker, index, 10..20, "second").await);
+        archive(&broker, index).await;
+        let log = Arc::clone(leader(&broker, index).await.partition.log());
+        while log.offsets().local_log_start < Offset(removed) {
+            broker.directories()[1].request_checkpoint();
+            log.remove_local_below(Offset(removed)).unwrap();
+            tokio::time::sleep(PAUSE).await;
+        }
+        drop(log);
+        if has_more {
+            expected.extend(produce_all(&broker, index, 20..25, "not archived").await);
+        }
+        broker.shutdown().await;
+        std::fs::remove_file(home.path("second/checkpoint")).unwrap();
+
+        for _ in 0..2 {
+            let broker = home.open().await;
+            assert_eq!(read_all(&broker, index).await, expected, "{removed} {has_more}");
+            let next = i32::try_from(expected.len()).unwrap();
+            expected.extend(produce_all(&broker, index, next..next + 3, "later").await);
+            assert_eq!(archive(&broker, index).await, Offset(i64::from(next) + 3));
+            let epochs = leader(&broker, index).await.partition.log().epochs();
+            assert_eq!(epochs.starts()[0].1, Offset::ZERO, "{removed} {has_more}: {epochs:?}");
+            assert_eq!(read_all(&broker, index).await, expected);
+            broker.shutdown().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_can_not_be_described_keeps_no_other_from_it() {
+    let home = Home::new();
+    let (broker, _) = home.begin().await;
+    let described = |name: &str| {
+        let is_it = |path: &PathBuf| path.ends_with("topic.json") && path.to_string_lossy().contains(name);
+        objects(&home.path("store/alluvium")).into_iter().find(is_it)
+    };
+    let wait_for = async |name: &str| {
+        for _ in 0..LOOKS {
+            if let Some(found) = described(name) {
+                return found;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        panic!("{name} is not described");
+    };
+    let description = wait_for(&format!("/{TOPIC}-")).await;
+    broker.shutdown().await;
+    std::fs::write(description, "damaged").unwrap();
+
+    let broker = home.open().await;
+    // The second one has a name that no file may have.
+    for name in ["later".to_owned(), format!(".{}", "x".repeat(248))] {
+        broker.create_topic(NewTopic { partitions: 1, ..NewTopic::by_default(&name) }, false).await.unwrap();
+        let shown = crate::archive::key::shown_name(&name);
+        wait_for(&format!("/{shown}-")).await;
+    }
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_announcement_that_no_upload_followed_costs_nothing() {
     let home = Home::new();
     let (broker, index) = home.begin().await;

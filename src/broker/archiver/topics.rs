@@ -4,6 +4,7 @@
 //! Follows the image. What fails is tried again at the next look; a deleted topic stays listed in the metadata until nothing
 //! of it is left, so a restart goes on with it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::archive::manifest::{Hex128, MANIFEST_FORMAT, TopicDescription, TopicS
 use crate::broker::Broker;
 use crate::metadata::image::{DeletedTopic, Topic, TopicChange};
 use crate::metadata::{Command, Image};
-use crate::types::ProducerId;
+use crate::types::{ProducerId, TopicId};
 
 /// Pause between looks while something is left to do.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -24,10 +25,11 @@ impl Broker {
     pub(in crate::broker) async fn describe_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         archiver.proved().await;
         let mut described: Option<Arc<Image>> = None;
+        let mut undescribed = BTreeSet::new();
         let mut is_behind_bucket = false;
         loop {
             let newest = self.image();
-            let done = archiver.describe(described.as_deref(), &newest).await;
+            let done = archiver.describe(described.as_deref(), &newest, &mut undescribed).await;
             match done {
                 Ok(mark) => {
                     described = Some(Arc::clone(&newest));
@@ -46,7 +48,7 @@ impl Broker {
             }
             let is_behind = described.as_ref().is_none_or(|described| described.version() != newest.version());
             let left = self.bury(&archiver, &newest).await;
-            if is_behind || left {
+            if is_behind || left || !undescribed.is_empty() {
                 self.runtime().clock.sleep(RETRY_INTERVAL).await;
             } else {
                 self.image_applied.notified().await;
@@ -97,15 +99,34 @@ impl Archiver {
         }
     }
 
-    /// Writes what changed between two images; everything when there is no earlier one. Returns the mark of producer ids that
-    /// the bucket has.
-    async fn describe(&self, before: Option<&Image>, after: &Image) -> Result<ProducerId, BucketError> {
+    /// Writes what changed between two images, everything when there is no earlier one, and the topics that were `left` before.
+    /// Returns the mark of producer ids that the bucket has.
+    async fn describe(
+        &self,
+        before: Option<&Image>,
+        after: &Image,
+        left: &mut BTreeSet<TopicId>,
+    ) -> Result<ProducerId, BucketError> {
         let changed: Vec<Arc<Topic>> = match before {
             None => after.topics().cloned().collect(),
             Some(before) => after.topic_changes(before).filter_map(living).collect(),
         };
-        for topic in changed.iter().filter(|topic| !topic.internal) {
-            self.bucket.describe_topic(&self.description(topic)).await?;
+        left.extend(changed.iter().filter(|topic| !topic.internal).map(|topic| topic.topic_id));
+        for topic_id in left.clone() {
+            if let Some(topic) = after.topic(topic_id) {
+                match self.bucket.describe_topic(&self.description(topic)).await {
+                    Ok(()) => {}
+                    // So it is for all others.
+                    Err(BucketError::Store(error)) if error.is_outage() => return Err(error.into()),
+                    Err(error) => {
+                        if self.complaints.lock().is_due(&topic.name, self.runtime.clock.monotonic()) {
+                            tracing::warn!(%error, topic = %topic.name, "the bucket's description of a topic is behind");
+                        }
+                        continue;
+                    }
+                }
+            }
+            left.remove(&topic_id);
         }
         let next = after.next_producer_id();
         match before {
@@ -117,10 +138,20 @@ impl Archiver {
     async fn purge(&self, topic: &DeletedTopic) -> Result<(), CleanError> {
         self.partitions.lock().retain(|id, _| id.topic_id != topic.topic_id);
         self.attempts.lock().retain(|id, _| id.topic_id != topic.topic_id);
-        if let Some(description) = self.bucket.topic(&topic.name, topic.topic_id).await? {
-            let cleaned = cleaner::purge_topic(&self.bucket, &description).await?;
-            self.metrics.archive.deleted_objects.inc_by(cleaned.objects);
-        }
+        // One that was never described may be just now, by a request that is still on its way.
+        let unknown = || TopicDescription {
+            format: MANIFEST_FORMAT,
+            cluster_id: self.bucket.keys().cluster_id(),
+            topic: topic.name.clone(),
+            topic_id: topic.topic_id,
+            partitions: topic.partitions,
+            configs: BTreeMap::new(),
+            state: TopicState::Deleting,
+            nonce: Hex128::from_entropy(self.runtime.entropy.identity()),
+        };
+        let description = self.bucket.topic(&topic.name, topic.topic_id).await?.unwrap_or_else(unknown);
+        let cleaned = cleaner::purge_topic(&self.bucket, &description).await?;
+        self.metrics.archive.deleted_objects.inc_by(cleaned.objects);
         Ok(())
     }
 }

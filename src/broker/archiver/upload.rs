@@ -1,8 +1,8 @@
 //! The loop that archives: it finds sealed segments that are not in the bucket yet, and takes the most urgent ones there.
 //!
 //! One segment of a partition is under way at a time, as the head takes them in order; several partitions are, as many as
-//! there are upload slots. A failure is logged, counted and tried again later, later each time; being fenced ends it until
-//! the broker leads in a newer epoch.
+//! there are upload slots. A failure is logged, counted and tried again later, later each time, up to once a minute; being
+//! fenced too, as only the head can tell when the broker leads in a newer epoch.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

@@ -14,6 +14,8 @@ pub(crate) enum Operation {
     Write,
     /// To sync a file.
     Sync,
+    /// To sync the names in a directory.
+    SyncDirectory,
     /// To remove a file.
     Remove,
 }

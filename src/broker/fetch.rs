@@ -207,6 +207,8 @@ impl Broker {
         for partition in wanted {
             let (offsets, plan) = self.plan_partition(partition, limits.isolation, &mut budget);
             match &plan {
+                // As Apache Kafka, which looks no further for partitions that it does not know.
+                Plan::Failed(PartitionError::UnknownPartition | PartitionError::UnknownTopicId) => {}
                 // What was taken from a cold read must be given: it is not kept twice.
                 Plan::Failed(_) | Plan::Disk(_) | Plan::NoRoom | Plan::Archived { .. } => round.answer_now = true,
                 Plan::Ready(batches) => round.ready_bytes += batches.iter().map(Bytes::len).sum::<usize>(),
@@ -214,6 +216,7 @@ impl Broker {
             }
             round.plans.push((offsets, plan));
         }
+        round.answer_now |= round.plans.iter().all(|(_, plan)| matches!(plan, Plan::Failed(_)));
         round
     }
 

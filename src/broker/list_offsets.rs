@@ -169,8 +169,12 @@ impl Broker {
         let Some(mut best) = batch_at(Timestamp(i64::MIN)).await? else { return Ok(None) };
         let (mut step, mut growing) = (1_i64, true);
         loop {
-            let sought = best.header().max_timestamp.0.saturating_add(step);
-            match batch_at(Timestamp(sought)).await? {
+            let later = match best.header().max_timestamp.0.checked_add(step) {
+                Some(sought) => batch_at(Timestamp(sought)).await?,
+                // Beyond all that there can be.
+                None => None,
+            };
+            match later {
                 Some(batch) => {
                     best = batch;
                     step = if growing { step.saturating_mul(2) } else { step };

@@ -87,6 +87,8 @@ pub struct Broker {
     sessions: Mutex<FetchSessions>,
     producer_ids: ProducerIds,
     throttle: Mutex<Throttle>,
+    /// For produce requests that wait for room in a data directory.
+    waiting: MemoryPool,
     answers: MemoryPool,
     groups: Groups,
     /// The topic whose partitions the coordinators run on.

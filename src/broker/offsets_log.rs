@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -18,8 +19,11 @@ use crate::log::{AppendError, Level, ReadPlan, Wait};
 use crate::metadata::Image;
 use crate::metadata::image::{Topic, TopicChange};
 use crate::record::{Batch, Batches};
-use crate::runtime::clock::Clock;
+use crate::runtime::clock::{self, Clock};
 use crate::types::{LeaderEpoch, Offset, PartitionIndex};
+
+/// How long an append waits for room in a data directory, as Apache Kafka's `offsets.commit.timeout.ms`.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One partition, as its coordinator sees it.
 struct OffsetsPartition {
@@ -57,12 +61,16 @@ impl OffsetsLog for OffsetsPartition {
 
     fn append(&self, batch: Batch) -> BoxFuture<'static, Result<Offset, OffsetsLogError>> {
         let Leader { partition, epoch } = self.leader.clone();
-        let now = self.clock.wall();
+        let clock = Arc::clone(&self.clock);
         Box::pin(async move {
             partition.begin(epoch).map_err(refused)?;
-            let permit = partition.directory().admit(batch.bytes().len()).await;
+            // Nothing was appended, and members are waiting: they are to try again.
+            let admitted =
+                clock::timeout(&*clock, ROOM_TIMEOUT, partition.directory().admit(batch.bytes().len())).await;
+            let permit =
+                admitted.map_err(|_| unavailable("the data directory has no room for what it has to write"))?;
             let log = partition.log();
-            let appended = log.append(&batch, epoch, now, Some(permit)).map_err(|error| refused(error.into()))?;
+            let appended = log.append(&batch, epoch, clock.wall(), permit).map_err(|error| refused(error.into()))?;
             settled(log.when(Level::Committed, appended.next_offset)).await?;
             Ok(appended.base_offset)
         })

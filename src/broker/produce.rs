@@ -6,14 +6,18 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Broker;
 use super::error::PartitionError;
 use super::partitions::Leader;
-use crate::log::{AppendError, Level, Wait};
+use crate::log::{AppendError, Level, LogDirectory, Wait};
 use crate::record::{ProduceRules, TimestampType, validate};
 use crate::runtime::clock;
 use crate::types::{Offset, Timestamp};
+
+/// An acknowledgement is waited for at least so long, whatever the client says.
+const LEAST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What an append waits for; Kafka's `acks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +45,7 @@ pub struct Produced {
 
 impl Broker {
     /// Checks the records for one partition and appends them. Waits while the data directory has more unwritten records than
-    /// it may.
+    /// it may, at most for `timeout`.
     ///
     /// # Errors
     /// [`PartitionError`]; nothing was stored.
@@ -50,8 +54,11 @@ impl Broker {
         leader: &Leader,
         records: Bytes,
         zstd_allowed: bool,
+        timeout: Duration,
     ) -> Result<Produced, PartitionError> {
         let Leader { partition, epoch } = leader;
+        // First, as the time is that of the append.
+        let permit = self.admit(partition.directory(), records.len(), timeout).await?;
         let rules = partition.topic().rules();
         let now = self.runtime.clock.wall();
         let checked = validate(records, &ProduceRules { zstd_allowed, ..rules.produce }, now);
@@ -62,24 +69,42 @@ impl Broker {
             return Err(PartitionError::Transactional);
         }
         partition.begin(*epoch)?;
-        let permit = partition.directory().admit(batch.bytes().len()).await;
-        let appended = partition.log().append(&batch, *epoch, now, Some(permit))?;
+        let appended = partition.log().append(&batch, *epoch, now, permit)?;
         let metrics = &self.metrics.produce;
-        if appended.duplicate {
+        if appended.duplicate.is_some() {
             metrics.duplicate_batches.inc();
         } else {
             metrics.batches.inc();
             metrics.bytes.inc_by(batch.bytes().len() as u64);
             metrics.records.inc_by(u64::from(batch.header().record_count.unsigned_abs()));
         }
-        // For a duplicate Kafka gives the time of the batch that is in the log, which is the same batch.
-        let stamped = appended.duplicate || rules.produce.timestamp_type == TimestampType::LogAppendTime;
+        let is_stamped = rules.produce.timestamp_type == TimestampType::LogAppendTime;
         Ok(Produced {
             base_offset: appended.base_offset,
             next_offset: appended.next_offset,
-            log_append_time: stamped.then_some(batch.header().max_timestamp),
+            // For a duplicate Kafka gives the time of the batch that is in the log.
+            log_append_time: appended.duplicate.or_else(|| is_stamped.then_some(batch.header().max_timestamp)),
             log_start_offset: appended.log_start,
         })
+    }
+
+    /// Room in a data directory; none where it is offline, as the append will say. What waits for it keeps its request in
+    /// memory, which all others need too: beyond a bound clients are to try again.
+    async fn admit(
+        &self,
+        directory: &LogDirectory,
+        bytes: usize,
+        timeout: Duration,
+    ) -> Result<Option<OwnedSemaphorePermit>, PartitionError> {
+        if let Some(permit) = directory.try_admit_producer(bytes) {
+            return Ok(Some(permit));
+        }
+        if directory.is_offline() {
+            return Ok(None);
+        }
+        let _place = self.waiting.try_take(bytes).ok_or(PartitionError::TimedOut)?;
+        let admitted = clock::timeout(&*self.runtime.clock, timeout, directory.admit_producer(bytes)).await;
+        admitted.map_err(|_| PartitionError::TimedOut)
     }
 
     /// For how long a producer is to pause after having sent so many bytes, so that the archive and the disks keep up.
@@ -91,7 +116,8 @@ impl Broker {
         pause
     }
 
-    /// Waits until appended records are as safe as the producer asked for, at most for `timeout`.
+    /// Waits until appended records are as safe as the producer asked for, at most for `timeout`, but for so long as a disk
+    /// may need: Apache Kafka's leader does not wait for its own.
     ///
     /// # Errors
     /// [`PartitionError::TimedOut`], or what became of the partition meanwhile; the records may or may not be stored.
@@ -109,7 +135,7 @@ impl Broker {
         };
         let log = leader.partition.log();
         let Wait::Pending(reached) = log.when(level, produced.next_offset) else { return Ok(()) };
-        match clock::timeout(&*self.runtime.clock, timeout, reached).await {
+        match clock::timeout(&*self.runtime.clock, timeout.max(LEAST_PATIENCE), reached).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) if log.is_deleted() => Err(AppendError::Deleted.into()),
             Ok(Err(_)) => {

@@ -33,6 +33,8 @@ pub struct BrokerSettings {
     pub groups: GroupSettings,
     /// Producers remembered in one partition.
     pub max_producers_per_partition: usize,
+    /// Bytes of produce requests that may wait for room in a data directory; clients of more are told to try again.
+    pub waiting_bytes: usize,
     /// The most that a produced batch may decompress to, by which memory is bounded wherever a whole batch is needed.
     pub max_decompressed_bytes: usize,
     /// Where the archive is and how it is worked.
@@ -138,6 +140,7 @@ impl BrokerSettings {
             fetch: FetchSettings::default(),
             groups: GroupSettings::default(),
             max_producers_per_partition: 100,
+            waiting_bytes: 64 << 20,
             max_decompressed_bytes: crate::record::MAX_DECOMPRESSED_BYTES,
             archive: ArchiveSettings { location, store: StoreSettings::default(), archiver },
         }

@@ -31,7 +31,7 @@ use crate::runtime::Runtime;
 use crate::runtime::buffer;
 use crate::runtime::clock::{Clock, Interval};
 use crate::runtime::disk::DirectoryLock;
-use crate::telemetry::{MemoryPool, MemoryShare, Metrics};
+use crate::telemetry::{Gauge, MemoryPool, MemoryShare, Metrics};
 use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, NodeId, Offset, PartitionIndex};
 
 /// Least memory that is kept for buffers to come, of the journal and of readers.
@@ -108,6 +108,7 @@ impl Broker {
             sessions: Mutex::new(FetchSessions::new(settings.fetch.max_sessions)),
             producer_ids: ProducerIds::default(),
             throttle: Mutex::default(),
+            waiting: MemoryPool::new(settings.waiting_bytes, Gauge::default()),
             answers: MemoryPool::new(settings.fetch.answer_bytes, used_bytes(MemoryShare::Frames)),
             read_ahead: ReadAhead::new(MemoryPool::new(
                 settings.fetch.read_ahead_bytes,
@@ -195,6 +196,7 @@ fn start_background(broker: &Arc<Broker>, archiver: Arc<Archiver>) -> Vec<JoinHa
     let watch = &broker.runtime.watch;
     vec![
         watch.spawn(follow_image(Arc::clone(broker))),
+        watch.spawn(coordinate_by_image(Arc::clone(broker))),
         watch.spawn(tick(Arc::clone(broker))),
         watch.spawn(Arc::clone(broker).catch_up_forever(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(broker).upload_forever(Arc::clone(&archiver))),
@@ -349,11 +351,24 @@ async fn follow_image(broker: Arc<Broker>) {
     loop {
         let newest = Arc::clone(&images.borrow_and_update());
         broker.partitions.apply(&applied, &newest);
-        broker.follow_groups(&applied, &newest).await;
         broker.metrics.metadata.image_version.set(i64::try_from(newest.version()).unwrap_or(i64::MAX));
         broker.metrics.metadata.topics.set(i64::try_from(newest.topic_count()).unwrap_or(i64::MAX));
         applied = newest;
         broker.image_applied.notify_one();
+        if images.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Apart from the above, as coordinators wait for their log: a disk that is full must not keep topics from being deleted.
+async fn coordinate_by_image(broker: Arc<Broker>) {
+    let mut images = broker.metadata.subscribe();
+    let mut applied = broker.image();
+    loop {
+        let newest = Arc::clone(&images.borrow_and_update());
+        broker.follow_groups(&applied, &newest).await;
+        applied = newest;
         if images.changed().await.is_err() {
             return;
         }

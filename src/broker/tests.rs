@@ -1,5 +1,7 @@
 //! A broker with its archive: what is fetched is the same wherever it is kept, and no tier starves another.
 
+mod room;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,7 +47,7 @@ async fn configure(broker: &Broker, topic: &str, configs: &[(&str, &str)]) {
 }
 
 async fn produce(broker: &Broker, leader: &Leader, batch: &Batch) {
-    let produced = broker.append(leader, batch.bytes().clone(), true).await.unwrap();
+    let produced = broker.append(leader, batch.bytes().clone(), true, Duration::from_secs(30)).await.unwrap();
     broker.acknowledge(leader, &produced, Acknowledgement::All, Duration::from_secs(30)).await.unwrap();
 }
 

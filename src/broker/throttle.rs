@@ -89,7 +89,9 @@ impl Throttle {
     pub(super) fn charge(&mut self, now: Monotonic, bytes: usize) -> Duration {
         let Some(limit) = self.limit else { return Duration::ZERO };
         self.refill(now);
-        self.allowance -= bytes as i128 * NANOS;
+        // What could not be paid off within the longest pause is nobody else's to pay.
+        let most = i128::from(limit) * i128::from(nanos(LONGEST_PAUSE));
+        self.allowance = (self.allowance - bytes as i128 * NANOS).max(-most);
         let debt = u128::try_from(-self.allowance).unwrap_or(0);
         Duration::from_nanos(u64::try_from(debt / u128::from(limit)).unwrap_or(u64::MAX)).min(LONGEST_PAUSE)
     }

@@ -111,7 +111,8 @@ settings! {
         /// has more reads go to the store.
         local_max: Option<ByteSize> = None, example "\"100GiB\"";
         /// Room to keep free on each file system, of small ones at most a twentieth. Below seven times as much the archive's cache
-        /// shrinks, below six archived segments go, below five producers are slowed down smoothly. More leaves less for data.
+        /// shrinks, below six archived segments go, below five producers are slowed down smoothly, and below it
+        /// they wait. More leaves less for data.
         free_min: ByteSize = ByteSize::gib(1);
     }
 
@@ -194,11 +195,11 @@ settings! {
         max_connections: usize = 10_000;
         /// Connections from one address, so that one client can't take all. Less refuses clients behind one NAT sooner.
         max_connections_per_address: usize = 5_000;
-        /// Connections that are silent for longer are closed. Longer keeps those of clients that are gone, shorter has clients
+        /// Connections that are silent for longer, or take nothing of an answer, are closed. Longer keeps those of clients that are gone, shorter has clients
         /// connect again.
         idle_timeout: Interval = Interval::minutes(10);
-        /// How long a connection may take to send the rest of a request that it began, or to take an answer. Longer lets slow
-        /// clients hold memory for longer.
+        /// How long a connection may take to send the rest of a request that it began, beside the time that its bytes take at a
+        /// modest rate. Longer lets slow clients hold memory for longer.
         request_timeout: Interval = Interval::seconds(30);
         /// The most bytes of one answer to a fetch, whatever the client asks for. More takes fewer requests and more of the frames
         /// share for each.

@@ -19,7 +19,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::checkpoint_clock::{CheckpointClock, Due, Wish};
 use super::counting::{Counted, DirectoryMetrics};
@@ -85,6 +85,7 @@ pub(super) struct Shared {
     pub(super) counted: Mutex<Counted>,
     unwritten_bytes: AtomicUsize,
     admission: Arc<Semaphore>,
+    holds_producers: watch::Sender<bool>,
     tails: Mutex<TailLedger>,
     dirty: Mutex<Dirty>,
     logs: Mutex<Logs>,
@@ -223,19 +224,33 @@ impl LogDirectory {
         log
     }
 
-    /// Waits for room for `bytes` from a producer; the permit goes with the append and is given back once the batch is in a
-    /// segment.
-    pub async fn admit(&self, bytes: usize) -> OwnedSemaphorePermit {
+    /// Waits for room for `bytes`; the permit goes with the append and is given back once the batch is in a segment. `None` once
+    /// the directory is offline, which the append tells.
+    pub async fn admit(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let permits = self.shared.permits_for(bytes);
-        Arc::clone(&self.shared.admission)
-            .acquire_many_owned(permits)
-            .await
-            .expect("the semaphore lives as long as the directory and is never closed")
+        Arc::clone(&self.shared.admission).acquire_many_owned(permits).await.ok()
     }
 
-    /// Like [`Self::admit`], but gives up at once when there is no room.
-    pub fn try_admit(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    /// As [`Self::admit`], for a producer: also waits while these are held back.
+    pub async fn admit_producer(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let mut held = self.shared.holds_producers.subscribe();
+        // The sender lives as long as this.
+        let _ = held.wait_for(|held| !held).await;
+        self.admit(bytes).await
+    }
+
+    /// As [`Self::admit_producer`], but gives up at once when there is no room.
+    pub fn try_admit_producer(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        if *self.shared.holds_producers.borrow() {
+            return None;
+        }
         Arc::clone(&self.shared.admission).try_acquire_many_owned(self.shared.permits_for(bytes)).ok()
+    }
+
+    /// Holds producers back, or lets them go on: what is left of the disk is for what has to be written all the same. Tells
+    /// whether that is new.
+    pub fn hold_producers(&self, holds: bool) -> bool {
+        self.shared.holds_producers.send_if_modified(|held| std::mem::replace(held, holds) != holds)
     }
 
     /// To be called now and then (about every 100 ms): has timers looked at.
@@ -317,6 +332,7 @@ impl Shared {
             counted: Mutex::default(),
             unwritten_bytes: AtomicUsize::new(0),
             admission: Arc::new(Semaphore::new(settings.unwritten_bytes / PERMIT_BYTES)),
+            holds_producers: watch::Sender::new(false),
             tails: Mutex::default(),
             dirty: Mutex::default(),
             logs: Mutex::default(),
@@ -341,6 +357,8 @@ impl Shared {
         tracing::error!(path = %self.path.display(), "log directory is offline: its partitions refuse appends until a restart");
         self.metrics.log.offline_directories.inc();
         self.journal.close();
+        // Whoever waits for room is told.
+        self.admission.close();
         for log in self.logs() {
             log.state.lock().fail_waiters();
         }

@@ -36,8 +36,8 @@ pub struct Appended {
     pub next_offset: Offset,
     /// First readable offset of the log, which producers are told.
     pub log_start: Offset,
-    /// True when the batch had been appended before, by an earlier attempt of the producer.
-    pub duplicate: bool,
+    /// The largest timestamp of the batch in the log, where an earlier attempt of the producer had appended it.
+    pub duplicate: Option<Timestamp>,
 }
 
 /// How far a wait for durability or commitment is.
@@ -165,12 +165,12 @@ impl PartitionLog {
         let log_start = state.offsets.log_start;
         if let Verdict::Duplicate(mark) = state.producers.judge(batch.header())? {
             let (base_offset, next_offset) = (mark.base_offset, mark.next_offset);
-            return Ok(Appended { base_offset, next_offset, log_start, duplicate: true });
+            return Ok(Appended { base_offset, next_offset, log_start, duplicate: Some(mark.timestamp) });
         }
         let base_offset = state.offsets.log_end;
         let header = BatchHeader { base_offset, leader_epoch: epoch, ..*batch.header() };
         self.enqueue(&mut state, batch, &header, now, permit)?;
-        Ok(Appended { base_offset, next_offset: header.next_offset(), log_start, duplicate: false })
+        Ok(Appended { base_offset, next_offset: header.next_offset(), log_start, duplicate: None })
     }
 
     /// Queues a batch whose place is settled.

@@ -203,7 +203,9 @@ impl World {
         let sequence = self.models[&partition].next_sequence(producer);
         let batch = self.batch(producer, sequence);
         let now = self.machine.runtime().clock.wall();
-        let Some(permit) = self.directory.as_ref().expect("open").try_admit(batch.bytes().len()) else { return Ok(()) };
+        let Some(permit) = self.directory.as_ref().expect("open").try_admit_producer(batch.bytes().len()) else {
+            return Ok(());
+        };
         let model = self.models.get_mut(&partition).expect("known");
         if model.epoch == LeaderEpoch::NONE {
             model.epoch = log.epochs().latest().unwrap_or(LeaderEpoch::NONE).next();
@@ -217,7 +219,7 @@ impl World {
             Err(AppendError::Offline { .. } | AppendError::Deleted) => return Ok(()),
             Err(error) => return Err(format!("append refused: {error}")),
         };
-        ensure!(!appended.duplicate, "a new batch was taken for a duplicate");
+        ensure!(appended.duplicate.is_none(), "a new batch was taken for a duplicate");
         ensure!(appended.base_offset == model.log_end(), "offset {} is not {}", appended.base_offset, model.log_end());
         model.batches.push(Written {
             base_offset: appended.base_offset,
@@ -315,7 +317,7 @@ impl World {
         let now = self.machine.runtime().clock.wall();
         match log.append(&batch, model.epoch, now, None) {
             Ok(appended) => {
-                ensure!(appended.duplicate, "a retry of offset {} was appended again", again.base_offset);
+                ensure!(appended.duplicate.is_some(), "a retry of offset {} was appended again", again.base_offset);
                 ensure!(appended.base_offset == again.base_offset, "a retry was found at the wrong place");
                 Ok(())
             }

@@ -62,13 +62,13 @@ fn write(directory: &LogDirectory, writer: i64) {
         let batch = batch(writer, next[partition]);
         next[partition] += 1;
         let permit = loop {
-            match directory.try_admit(batch.bytes().len()) {
+            match directory.try_admit_producer(batch.bytes().len()) {
                 Some(permit) => break permit,
                 None => std::thread::yield_now(),
             }
         };
         let appended = logs[partition].append(&batch, LeaderEpoch(1), Timestamp(0), Some(permit)).unwrap();
-        assert!(!appended.duplicate);
+        assert_eq!(appended.duplicate, None);
         if number % 64 == 0
             && let Wait::Pending(wait) = logs[partition].when(Level::Committed, appended.next_offset)
         {

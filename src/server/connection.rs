@@ -292,19 +292,23 @@ async fn send(write: &mut (impl AsyncWrite + Unpin), answer: Answer, shared: &Sh
         Answer::Close => return Err(End::Unanswerable),
     };
     let bytes: usize = pieces.iter().map(Bytes::len).sum();
-    let writing = write_pieces(write, pieces.into());
-    timeout(time_for(bytes, &shared.limits), writing).await.map_err(|_| End::Slow)??;
+    write_pieces(write, pieces.into(), shared.limits.idle_timeout).await?;
     shared.broker.metrics().server.response_bytes.inc_by(bytes as u64);
     Ok(())
 }
 
-/// Writes pieces one after another, many at a time and none copied.
-async fn write_pieces(write: &mut (impl AsyncWrite + Unpin), mut pieces: VecDeque<Bytes>) -> io::Result<()> {
+/// Writes pieces one after another, many at a time and none copied. A client that takes nothing of them for long is gone.
+async fn write_pieces(
+    write: &mut (impl AsyncWrite + Unpin),
+    mut pieces: VecDeque<Bytes>,
+    patience: Duration,
+) -> Result<(), End> {
     while !pieces.is_empty() {
         let slices: Vec<IoSlice<'_>> = pieces.iter().take(MAX_SLICES).map(|piece| IoSlice::new(piece)).collect();
-        let mut written = write.write_vectored(&slices).await?;
+        let taken = timeout(patience, write.write_vectored(&slices)).await;
+        let mut written = taken.map_err(|_| End::Slow)??;
         if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+            return Err(io::Error::from(io::ErrorKind::WriteZero).into());
         }
         while let Some(first) = pieces.front_mut() {
             if first.len() > written {
@@ -315,7 +319,8 @@ async fn write_pieces(write: &mut (impl AsyncWrite + Unpin), mut pieces: VecDequ
             pieces.pop_front();
         }
     }
-    write.flush().await
+    timeout(patience, write.flush()).await.map_err(|_| End::Slow)??;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -41,10 +41,9 @@ pub struct ConnectionLimits {
     pub connection_frame_bytes: usize,
     /// Requests of one connection that are under way.
     pub requests_in_flight: usize,
-    /// Silence after which a connection is closed.
+    /// Silence after which a connection is closed; also when it is the client that takes nothing of an answer.
     pub idle_timeout: Duration,
-    /// How long a client may take to send a request that it began, or to take an answer, beside the time that its bytes take at
-    /// a modest rate.
+    /// How long a client may take to send a request that it began, beside the time that its bytes take at a modest rate.
     pub request_timeout: Duration,
 }
 

@@ -182,6 +182,10 @@ def configurations_altered_one_by_one(session, version):
     ask(("no.such.config", 0, "7"))
     ask(("retention.ms", 0, None))
     ask(("retention.ms", 0, "5"), name=session.name("missing"))
+    setting = [{"Name": "retention.ms", "ConfigOperation": 0, "Value": "8"}]
+    twice = [{"ResourceType": 2, "ResourceName": name, "Configs": setting}] * 2
+    session.ask("IncrementalAlterConfigs", version, {"Resources": twice, "ValidateOnly": False})
+    ask()
 
 
 @scenario("AlterConfigs")
@@ -202,3 +206,5 @@ def log_directories(session, version):
     session.fill(name, 3)
     session.ask("DescribeLogDirs", version, {"Topics": [{"Topic": name, "Partitions": [0, 1, 9]}]})
     session.ask("DescribeLogDirs", version, {"Topics": []})
+    session.ask("DescribeLogDirs", version, {"Topics": [{"Topic": name, "Partitions": []}]})
+    session.ask("DescribeLogDirs", version, {"Topics": [{"Topic": name, "Partitions": [at]} for at in (0, 1)]})

@@ -60,7 +60,9 @@ impl Broker {
         let mut limited = false;
         loop {
             interval.tick().await;
-            let Some(least) = self.spaces(&archiver).await.into_iter().min_by_key(Room::room_bytes) else { continue };
+            let rooms = self.spaces(&archiver).await;
+            self.hold_producers(&rooms);
+            let Some(least) = rooms.into_iter().min_by_key(Room::room_bytes) else { continue };
             self.metrics.log.available_bytes.set(i64::try_from(least.available_bytes).unwrap_or(i64::MAX));
             let pressure = Pressure {
                 unarchived_bytes: archiver.progress.waiting_bytes.load(Ordering::Relaxed),
@@ -80,6 +82,21 @@ impl Broker {
                         "producers are slowed down: the archive or the disk does not keep up"
                     ),
                     None => tracing::info!("producers are not slowed down any more"),
+                }
+            }
+        }
+    }
+
+    /// Nothing more is produced to a disk of which only the reserve is left: that is for what has to be written all the same.
+    fn hold_producers(&self, rooms: &[Room]) {
+        for (directory, room) in self.directories().iter().zip(rooms) {
+            let holds = room.room_bytes() == 0;
+            if directory.hold_producers(holds) {
+                let (path, available_bytes) = (directory.path().display(), room.available_bytes);
+                if holds {
+                    tracing::error!(%path, available_bytes, "only the reserve of the disk is left: producers wait until there is room");
+                } else {
+                    tracing::info!(%path, available_bytes, "there is room again: producers go on");
                 }
             }
         }

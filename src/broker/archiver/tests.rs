@@ -141,7 +141,7 @@ async fn leader(broker: &Broker, index: i32) -> Leader {
 
 async fn produce(broker: &Broker, index: i32, records: Bytes) -> Result<Produced, PartitionError> {
     let leader = leader(broker, index).await;
-    let produced = broker.append(&leader, records, true).await?;
+    let produced = broker.append(&leader, records, true, Duration::from_secs(60)).await?;
     broker.acknowledge(&leader, &produced, Acknowledgement::All, Duration::from_secs(60)).await?;
     Ok(produced)
 }

@@ -69,7 +69,7 @@ impl Client {
     /// Appends a batch and waits for its acknowledgement. Only one append of a partition is settled at a time, as on one
     /// connection.
     pub(super) async fn append(self, batch: Batch) -> Check {
-        let appended = self.broker.append(&self.leader, batch.bytes().clone(), true).await;
+        let appended = self.broker.append(&self.leader, batch.bytes().clone(), true, FOR_EVER).await;
         let produced = {
             let mut model = self.part.model.lock();
             model.is_appending = false;
@@ -100,7 +100,7 @@ impl Client {
     /// Sends again what was appended before.
     pub(super) async fn retry(self, again: Written) -> Check {
         let batch = again.batch.placed(Offset::ZERO, LeaderEpoch::NONE);
-        let appended = self.broker.append(&self.leader, batch.bytes().clone(), true).await;
+        let appended = self.broker.append(&self.leader, batch.bytes().clone(), true, FOR_EVER).await;
         self.part.model.lock().is_appending = false;
         match appended {
             Ok(produced) => {

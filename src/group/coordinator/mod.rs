@@ -307,6 +307,9 @@ impl Coordinator {
         for entry in self.outbox.abandon() {
             match entry {
                 Entry::Reply(token, reply) => self.actions.push(Action::Reply(token, refused(reply, error))),
+                Entry::DeleteTopic(token, ..) => {
+                    self.actions.push(Action::Reply(token, Reply::TopicDeleted(Err(error))));
+                }
                 Entry::Fetch(token, _) => self.actions.push(Action::Reply(token, Reply::OffsetFetch(Err(error)))),
                 Entry::Write { .. } => {}
             }
@@ -384,11 +387,18 @@ impl Coordinator {
     /// Does what waited for durable records and for nothing else.
     fn settle(&mut self, entry: Entry) {
         match entry {
-            Entry::Reply(token, reply) => self.actions.push(Action::Reply(token, reply)),
+            Entry::Reply(token, reply) => {
+                if let Reply::OffsetCommit(Ok(topics)) = &reply {
+                    let partitions = topics.iter().flat_map(|topic| &topic.partitions);
+                    self.committed_offsets += partitions.filter(|(_, error)| error.is_none()).count() as u64;
+                }
+                self.actions.push(Action::Reply(token, reply));
+            }
             Entry::Fetch(token, fetch) => {
                 let reply = Reply::OffsetFetch(Ok(self.fetch(&fetch)));
                 self.actions.push(Action::Reply(token, reply));
             }
+            Entry::DeleteTopic(token, topic, topic_id) => self.delete_topic(token, &topic, topic_id),
             Entry::Write { .. } => unreachable!("records are settled by their append"),
         }
     }

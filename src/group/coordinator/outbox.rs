@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::group::classic::Assignments;
 use crate::group::records::LogRecord;
 use crate::group::request::{OffsetFetch, Reply, Token};
+use crate::types::TopicId;
 
 /// One thing in the order of the log.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub(super) enum Entry {
     Reply(Token, Reply),
     /// A fetch that sees the commits before it.
     Fetch(Token, OffsetFetch),
+    /// Offsets of a deleted topic go, those of the commits before it too.
+    DeleteTopic(Token, Arc<str>, TopicId),
 }
 
 /// The queue. At most one append is under way, so that what is durable is always a prefix, and the next append gathers all
@@ -48,7 +51,7 @@ impl Outbox {
     pub(super) fn pop_ready(&mut self) -> Option<Entry> {
         match self.queue.front() {
             Some(Entry::Write { .. }) | None => None,
-            Some(Entry::Reply(..) | Entry::Fetch(..)) => self.queue.pop_front(),
+            Some(Entry::Reply(..) | Entry::Fetch(..) | Entry::DeleteTopic(..)) => self.queue.pop_front(),
         }
     }
 
@@ -97,7 +100,7 @@ impl Entry {
     fn bytes(&self) -> usize {
         match self {
             Self::Write { records, .. } => records.iter().map(LogRecord::bytes).sum(),
-            Self::Reply(..) | Self::Fetch(..) => 0,
+            Self::Reply(..) | Self::Fetch(..) | Self::DeleteTopic(..) => 0,
         }
     }
 }

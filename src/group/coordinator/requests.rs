@@ -51,8 +51,7 @@ impl Coordinator {
                 self.reply_in_order(token, Reply::DeleteGroup(result));
             }
             Request::TopicDeleted { topic, topic_id } => {
-                self.delete_topic(&topic, topic_id);
-                self.reply_in_order(token, Reply::TopicDeleted(Ok(())));
+                self.outbox.push(Entry::DeleteTopic(token, topic, topic_id));
             }
             Request::DescribeGroup { group_id } => {
                 let described = self.groups.get(&group_id).map_or_else(|| dead(&group_id), ClassicGroup::described);
@@ -166,7 +165,6 @@ impl Coordinator {
         }
         self.handle_group(now, &commit.group_id, classic::Event::Committed { member_id: commit.member_id });
         if !records.is_empty() {
-            self.committed_offsets += records.len() as u64;
             self.outbox.push(Entry::Write { records, then: None });
         }
         Ok(results)
@@ -277,7 +275,8 @@ impl Coordinator {
         Ok(())
     }
 
-    fn delete_topic(&mut self, topic: &str, topic_id: TopicId) {
+    /// Deletes what is committed of a topic, once all that was queued before is.
+    pub(super) fn delete_topic(&mut self, token: Token, topic: &str, topic_id: TopicId) {
         let mut tombstones = Vec::new();
         for (group_id, logged) in &self.logged.groups {
             for (&partition, committed) in logged.offsets.get(topic).into_iter().flatten() {
@@ -287,6 +286,7 @@ impl Coordinator {
             }
         }
         self.push_tombstones(tombstones);
+        self.reply_in_order(token, Reply::TopicDeleted(Ok(())));
     }
 
     /// Queues tombstones in as many appends as they need: each stands for itself, and a deletion that a crash cuts short

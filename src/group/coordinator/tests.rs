@@ -398,6 +398,23 @@ fn offsets_of_a_topic_that_was_deleted_and_made_again_are_not_found() {
 }
 
 #[test]
+fn offsets_that_are_on_their_way_into_the_log_go_with_their_topic() {
+    let mut bench = Bench::new(settings());
+    bench.commit(simple("g", 0, 1));
+    bench.prompt = false;
+    let under_way = bench.commit(simple("g", 1, 5));
+    let queued = bench.commit(simple("g", 2, 6));
+    let deleted = bench.ask(Request::TopicDeleted { topic: id("t"), topic_id: TopicId::from_bytes([2; 16]) });
+    let later = bench.commit(simple("h", 0, 7));
+    while bench.appending.is_some() {
+        bench.finish_append();
+    }
+    assert!([under_way, queued, later].into_iter().all(|token| bench.committed(token) == Ok(None)));
+    assert_eq!(bench.answer(deleted), Reply::TopicDeleted(Ok(())));
+    assert_eq!([0, 1, 2].map(|partition| bench.fetch("g", "t", partition)), [-1; 3]);
+}
+
+#[test]
 fn groups_are_deleted_with_their_offsets_when_they_are_empty() {
     let mut bench = Bench::new(settings());
     let joined = bench.join_alone("g", b"\0\0\0\0\0\x01\0\x01t");

@@ -5,6 +5,8 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::log::{Continuation, ProducerState};
 use crate::sim::Operation;
@@ -192,6 +194,34 @@ fn a_journal_file_is_followed_only_when_its_sync_succeeds_and_one_that_fails_is_
 }
 
 #[test]
+fn who_waits_for_room_is_told_when_the_directory_goes_offline() {
+    let mut fixture = Fixture::new();
+    let all = fixture.directory.try_admit_producer(usize::MAX).unwrap();
+    let mut waits = Box::pin(fixture.directory.admit(1));
+    assert!(waits.as_mut().now_or_never().is_none());
+    fixture.machine.disk.fail_syncs();
+    let log = fixture.log();
+    log.append(&batch(1), LeaderEpoch(1), Timestamp(0), None).unwrap();
+    fixture.directory.request_checkpoint();
+    fixture.machine.tasks.run_all(&mut fixture.random);
+    assert!(fixture.directory.is_offline());
+    assert!(waits.as_mut().now_or_never().unwrap().is_none());
+    drop((waits, all));
+    assert!(fixture.directory.try_admit_producer(1).is_none());
+}
+
+#[test]
+fn producers_that_are_held_back_wait_and_the_broker_itself_does_not() {
+    let fixture = Fixture::new();
+    assert!(fixture.directory.hold_producers(true) && !fixture.directory.hold_producers(true));
+    let mut waits = Box::pin(fixture.directory.admit_producer(1));
+    assert!(waits.as_mut().now_or_never().is_none() && fixture.directory.try_admit_producer(1).is_none());
+    assert!(fixture.directory.admit(1).now_or_never().unwrap().is_some());
+    assert!(fixture.directory.hold_producers(false));
+    assert!(waits.now_or_never().unwrap().is_some());
+}
+
+#[test]
 fn small_batches_that_take_all_permits_are_written() {
     let machine = Machine::new(7);
     let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
@@ -208,10 +238,10 @@ fn small_batches_that_take_all_permits_are_written() {
         let partition = TopicPartition::new(TopicId::from_bytes([1; 16]), partition);
         let log = fixture.directory.log_or_create(partition, LogSettings::default());
         log.begin_epoch(LeaderEpoch(1)).unwrap();
-        let permit = fixture.directory.try_admit(small.bytes().len()).unwrap();
+        let permit = fixture.directory.try_admit_producer(small.bytes().len()).unwrap();
         log.append(&small, LeaderEpoch(1), Timestamp(0), Some(permit)).unwrap();
     }
-    assert!(fixture.directory.try_admit(1).is_none());
+    assert!(fixture.directory.try_admit_producer(1).is_none());
     fixture.run();
-    assert!(fixture.directory.try_admit(all).is_some());
+    assert!(fixture.directory.try_admit_producer(all).is_some());
 }

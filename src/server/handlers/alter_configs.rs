@@ -1,6 +1,6 @@
 //! AlterConfigs and IncrementalAlterConfigs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::incremental_alter_configs_request::AlterableConfig;
@@ -26,9 +26,12 @@ const BROKER: i8 = 4;
 impl Handle for AlterConfigsRequest {
     async fn handle(self, context: &Context) -> AlterConfigsResponse {
         let mut responses = Vec::with_capacity(self.resources.len());
+        let twice = twice(self.resources.iter().map(|one| (one.resource_type, one.resource_name.clone())));
         for wanted in self.resources {
             let (kind, name) = (wanted.resource_type, &wanted.resource_name);
-            let (code, text) = alter(context, kind, name, replacement(&wanted.configs), self.validate_only).await;
+            let names = wanted.configs.iter().map(|config| config.name.clone());
+            let edit = check_once(&twice, kind, name, names).and_then(|()| replacement(&wanted.configs));
+            let (code, text) = alter(context, kind, name, edit, self.validate_only).await;
             let response = AlterConfigsResourceResponse::default().with_error_code(code).with_error_message(text);
             responses.push(response.with_resource_type(kind).with_resource_name(wanted.resource_name));
         }
@@ -39,13 +42,38 @@ impl Handle for AlterConfigsRequest {
 impl Handle for IncrementalAlterConfigsRequest {
     async fn handle(self, context: &Context) -> IncrementalAlterConfigsResponse {
         let mut responses = Vec::with_capacity(self.resources.len());
+        let twice = twice(self.resources.iter().map(|one| (one.resource_type, one.resource_name.clone())));
         for wanted in self.resources {
             let (kind, name) = (wanted.resource_type, &wanted.resource_name);
-            let (code, text) = alter(context, kind, name, operations(&wanted.configs), self.validate_only).await;
+            let names = wanted.configs.iter().map(|config| config.name.clone());
+            let edit = check_once(&twice, kind, name, names).and_then(|()| operations(&wanted.configs));
+            let (code, text) = alter(context, kind, name, edit, self.validate_only).await;
             let response = IncrementalResponse::default().with_error_code(code).with_error_message(text);
             responses.push(response.with_resource_type(kind).with_resource_name(wanted.resource_name));
         }
         IncrementalAlterConfigsResponse::default().with_responses(responses)
+    }
+}
+
+/// What is there more than once.
+fn twice<T: Ord + Clone>(all: impl Iterator<Item = T>) -> BTreeSet<T> {
+    let mut seen = BTreeSet::new();
+    all.filter(|one| !seen.insert(one.clone())).collect()
+}
+
+/// A request that names a resource twice changes neither, and one that names a configuration twice nothing of that resource.
+fn check_once(
+    resources: &BTreeSet<(i8, StrBytes)>,
+    resource_type: i8,
+    name: &StrBytes,
+    configs: impl Iterator<Item = StrBytes>,
+) -> Result<(), AdminError> {
+    if resources.contains(&(resource_type, name.clone())) {
+        return Err(AdminError::Invalid("each resource must appear at most once"));
+    }
+    match twice(configs).is_empty() {
+        true => Ok(()),
+        false => Err(AdminError::Invalid("each configuration must appear at most once")),
     }
 }
 

@@ -1,9 +1,10 @@
 //! DescribeLogDirs: the data directories and the sizes of the partitions in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_log_dirs_response::{
     DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
 };
@@ -18,9 +19,13 @@ use crate::protocol::ErrorCode;
 impl Handle for DescribeLogDirsRequest {
     async fn handle(self, context: &Context) -> DescribeLogDirsResponse {
         let image = context.broker.image();
-        let wanted: Option<BTreeMap<String, Vec<i32>>> = self
-            .topics
-            .map(|topics| topics.into_iter().map(|topic| (topic.topic.to_string(), topic.partitions)).collect());
+        let wanted = self.topics.map(|topics| {
+            let places = |topic: DescribableLogDirTopic| {
+                let name = topic.topic.to_string();
+                topic.partitions.into_iter().map(move |partition| (name.clone(), partition))
+            };
+            topics.into_iter().flat_map(places).collect::<BTreeSet<_>>()
+        });
         let directories = context.broker.directories().iter();
         let results = directories.map(|directory| described(context, directory, &image, wanted.as_ref()));
         let unopened = context.broker.unopened_directories().map(offline);
@@ -40,17 +45,14 @@ fn described(
     context: &Context,
     directory: &Arc<LogDirectory>,
     image: &Image,
-    wanted: Option<&BTreeMap<String, Vec<i32>>>,
+    wanted: Option<&BTreeSet<(String, i32)>>,
 ) -> DescribeLogDirsResult {
     let mut topics: BTreeMap<Arc<str>, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
     for log in directory.logs() {
         let id = log.partition();
         let Some(topic) = image.topic(id.topic_id) else { continue };
         let index = id.partition.get();
-        let is_wanted = wanted.is_none_or(|wanted| {
-            wanted.get(&*topic.name).is_some_and(|partitions| partitions.is_empty() || partitions.contains(&index))
-        });
-        if is_wanted {
+        if wanted.is_none_or(|wanted| wanted.contains(&(topic.name.to_string(), index))) {
             let size = clamp(log.local_bytes());
             let partition = DescribeLogDirsPartition::default().with_partition_index(index).with_partition_size(size);
             topics.entry(Arc::clone(&topic.name)).or_default().push(partition);

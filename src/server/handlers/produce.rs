@@ -64,7 +64,8 @@ pub(super) async fn start(context: Context, body: Bytes) -> Result<Begun, Protoc
         for data in std::mem::take(&mut topic.partition_data) {
             let index = data.index;
             bytes += data.records.as_ref().map_or(0, Bytes::len);
-            let appended = append(&context, &image, &topic, data).await;
+            let left = timeout.saturating_sub(clock.monotonic().since(began));
+            let appended = append(&context, &image, &topic, data, left).await;
             let outcome = match appended {
                 Ok((leader, produced)) => Outcome::Appended(leader, produced),
                 Err((error, log_start)) => Outcome::Failed(error, log_start),
@@ -87,11 +88,12 @@ async fn append(
     image: &Image,
     topic: &TopicProduceData,
     data: PartitionProduceData,
+    timeout: Duration,
 ) -> Result<(Leader, Produced), (PartitionError, Option<Offset>)> {
     let leader = leader(context, image, topic, data.index).map_err(|error| (error, None))?;
     let records = data.records.unwrap_or_default();
     let zstd_allowed = context.version() >= FIRST_ZSTD_VERSION;
-    match context.broker.append(&leader, records, zstd_allowed).await {
+    match context.broker.append(&leader, records, zstd_allowed, timeout).await {
         Ok(produced) => Ok((leader, produced)),
         Err(error) => {
             let named = names_log_start(&error, zstd_allowed);

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -107,28 +107,28 @@ fn what_is_given_up_on_its_way_to_a_segment_does_not_get_there() {
 fn a_topic_that_is_deleted_while_local_copies_leave_takes_nothing_else_with_it() {
     let mut fixture = with_two_archived_segments();
     let log = fixture.log();
-    let (done, deletion) = mpsc::channel();
-    let (thread, started) = mpsc::channel::<JoinHandle<()>>();
-    let tasks = Arc::clone(&fixture.machine.tasks);
+    let (done, is_done) = mpsc::channel();
+    let (ask, asked) = mpsc::channel();
     let deleted = Arc::downgrade(&log);
     fixture.machine.disk.meanwhile(move |operation, path| {
         let Some(log) = deleted.upgrade().filter(|log| !log.is_deleted()) else { return Ok(()) };
         if operation == Operation::Remove && is_segment(path) {
             log.delete().unwrap();
-            let (tasks, done) = (Arc::clone(&tasks), done.clone());
-            thread
-                .send(thread::spawn(move || {
-                    tasks.run_all(&mut Random::new(1));
-                    let _ = done.send(());
-                }))
-                .unwrap();
+            ask.send(()).unwrap();
             // It has to wait for the removal, so this passes in full.
-            assert!(deletion.recv_timeout(Duration::from_millis(300)).is_err(), "the directory went under the removal");
+            assert!(is_done.recv_timeout(Duration::from_millis(300)).is_err(), "the directory went under the removal");
         }
         Ok(())
     });
-    assert_eq!(log.remove_local_below(Offset(6)).unwrap(), 2);
-    started.recv().unwrap().join().unwrap();
+    thread::scope(|scope| {
+        let tasks = Arc::clone(&fixture.machine.tasks);
+        scope.spawn(move || {
+            asked.recv_timeout(Duration::from_secs(60)).unwrap();
+            tasks.run_all(&mut Random::new(1));
+            let _ = done.send(());
+        });
+        assert_eq!(log.remove_local_below(Offset(6)).unwrap(), 2);
+    });
     fixture.run();
     assert!(!fixture.directory.is_offline() && fixture.directory.logs().is_empty());
     assert!(!fixture.machine.disk.files().iter().any(|path| path.starts_with("/data/topics")));

@@ -5,6 +5,7 @@
 //! independently of the others; so may every change of a directory since it was synced. A write in flight at the moment of
 //! the cut is torn the same way, also on a file opened for durable writes. The model is harsher than journaling file systems.
 
+mod by_hand;
 mod copy;
 mod meanwhile;
 
@@ -167,47 +168,6 @@ impl SimDisk {
 
     pub(crate) fn trace(&self) -> u64 {
         self.world.lock().trace.finish()
-    }
-
-    /// Flips one bit of a file, visibly and durably.
-    pub(crate) fn flip_bit(&self, path: &Path, byte: usize) {
-        let mut world = self.world.lock();
-        let Some(&Name::File(inode)) = world.visible.get(path) else { panic!("no file {}", path.display()) };
-        let inode = world.inodes.get_mut(&inode).expect("named");
-        inode.visible[byte] ^= 0x04;
-        if let Some(durable) = inode.durable.get_mut(byte) {
-            *durable ^= 0x04;
-        }
-    }
-
-    /// A file is gone, visibly and durably.
-    pub(crate) fn lose(&self, path: &Path) {
-        let mut world = self.world.lock();
-        assert!(world.visible.remove(path).is_some(), "no file {}", path.display());
-        world.durable.remove(path);
-    }
-
-    /// What a file holds.
-    pub(crate) fn content(&self, path: &Path) -> Vec<u8> {
-        let world = self.world.lock();
-        let Some(Name::File(inode)) = world.visible.get(path) else { panic!("no file {}", path.display()) };
-        world.inodes[inode].visible.clone()
-    }
-
-    /// A file is there with this content, visibly and durably.
-    pub(crate) fn put(&self, path: &Path, content: Vec<u8>) {
-        let mut world = self.world.lock();
-        let inode = world.next_inode;
-        world.next_inode += 1;
-        world.inodes.insert(inode, Inode { visible: content.clone(), durable: content, pending: Vec::new() });
-        world.visible.insert(path.to_owned(), Name::File(inode));
-        world.durable.insert(path.to_owned(), Name::File(inode));
-    }
-
-    /// All files, sorted.
-    pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let world = self.world.lock();
-        world.visible.iter().filter(|(_, name)| **name != Name::Directory).map(|(path, _)| path.clone()).collect()
     }
 
     /// The process ended; what it wrote stays.

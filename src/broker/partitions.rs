@@ -221,9 +221,13 @@ impl Partitions {
         let rules = topic.rules();
         let log = directory.log_or_create(id, rules.log);
         let was_archived = image.archive_mark(id).is_some() && !rules.config.gives_up_archive();
-        if topic.internal || !(rules.config.remote_storage_enable || was_archived) {
-            // After its checkpoint was lost a log begins at 0, as if the archive had the rest.
-            log.advance_log_start(log.offsets().local_log_start)?;
+        let has_archive = !topic.internal && (rules.config.remote_storage_enable || was_archived);
+        let archived_to = image.archive_mark(id).filter(|_| has_archive).map_or(Offset::ZERO, |mark| mark.next_offset);
+        let offsets = log.offsets();
+        // After its checkpoint was lost a log begins at 0, as if the archive had the rest. What was never announced to be archived
+        // left the disk because it was deleted.
+        if !has_archive || (has_lost_history(&log) && offsets.local_log_start > archived_to) {
+            log.advance_log_start(offsets.local_log_start)?;
         }
         self.check_reach(&image, id, &log)?;
         let begun = Mutex::new(LeaderEpoch::NONE);
@@ -379,6 +383,12 @@ impl Partitions {
         *self.behind.lock() = Behind::default();
         self.topics.lock().clear();
     }
+}
+
+/// Whether a log does not know the epoch of its first record: its checkpoint was lost, with more than that.
+fn has_lost_history(log: &PartitionLog) -> bool {
+    let log_start = log.offsets().log_start;
+    log.epochs().starts().first().is_none_or(|&(_, start)| start > log_start)
 }
 
 /// Whether a log holds what was archived, as far as its epochs tell.

@@ -241,10 +241,15 @@ impl LogDirectory {
 
     /// As [`Self::admit_producer`], but gives up at once when there is no room.
     pub fn try_admit_producer(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        if *self.shared.holds_producers.borrow() {
+        if self.holds_producers() {
             return None;
         }
         Arc::clone(&self.shared.admission).try_acquire_many_owned(self.shared.permits_for(bytes)).ok()
+    }
+
+    /// Whether producers are held back.
+    pub fn holds_producers(&self) -> bool {
+        *self.shared.holds_producers.borrow()
     }
 
     /// Holds producers back, or lets them go on: what is left of the disk is for what has to be written all the same. Tells

@@ -19,6 +19,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const RESERVE_PART: u64 = 20;
 /// Producers are slowed down when less than so many reserves are left beyond the reserve.
 const SCARCE_RESERVES: u64 = 4;
+/// Producers that were held back go on once so large a part of the reserve is free beyond it.
+const RESUME_PART: u64 = 8;
 /// Archived segments go when fewer reserves than this are free, before anybody is slowed down.
 const EVICT_RESERVES: u64 = 6;
 /// Rebuilt chunks go when fewer reserves than this are free, before any segment does.
@@ -90,7 +92,9 @@ impl Broker {
     /// Nothing more is produced to a disk of which only the reserve is left: that is for what has to be written all the same.
     fn hold_producers(&self, rooms: &[Room]) {
         for (directory, room) in self.directories().iter().zip(rooms) {
-            let holds = room.room_bytes() == 0;
+            // With some distance between the two, or both would happen every second.
+            let enough_bytes = if directory.holds_producers() { room.reserve_bytes / RESUME_PART } else { 0 };
+            let holds = room.room_bytes() <= enough_bytes;
             if directory.hold_producers(holds) {
                 let (path, available_bytes) = (directory.path().display(), room.available_bytes);
                 if holds {

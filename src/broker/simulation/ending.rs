@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::clients::Client;
 use super::world::{PATIENCE, SWEEP_INTERVAL, World, runtime};
 use super::{Check, Part, ensure};
 use crate::archive::store::simulated::Weather;
+use crate::types::Offset;
 
 impl World {
     /// Two last lives in which everything works: all of it is archived, read back, and swept.
@@ -62,6 +64,7 @@ impl World {
                     }
                     if look % 200 == 0 {
                         log.request_roll();
+                        self.give_up_what_is_gone(part, client);
                     }
                 }
             }
@@ -69,6 +72,17 @@ impl World {
         }
         let offsets = self.client(part)?.map(|client| client.leader.partition.log().offsets());
         Err(format!("{} is not archived: {offsets:?}", part.name()))
+    }
+
+    /// What an operator is told to do where neither tier has records: here they were deleted, and the checkpoint that knew
+    /// it was lost.
+    fn give_up_what_is_gone(&self, part: &Arc<Part>, client: Client) {
+        let offsets = client.leader.partition.log().offsets();
+        let archived_to = self.heads.of(part.id).map_or(Offset::ZERO, |head| head.next_offset);
+        let lost_history = part.model.lock().lost_history;
+        if lost_history && offsets.local_log_start > archived_to.max(offsets.log_start) {
+            client.clone().spawn("deletion", client.delete_records(offsets.local_log_start));
+        }
     }
 
     async fn read_all(&mut self, part: &Arc<Part>) -> Check {

@@ -66,7 +66,13 @@ pub(super) struct Model {
     pub(super) is_settled: bool,
     /// Its directory was lost, or an old copy was put back: what was not archived may be gone.
     pub(super) is_rolled_back: bool,
-    /// It was at this start, so that the log need not know what was deleted, and the archive does.
+    /// Its checkpoint was lost: what was deleted may be back, and what it knew of producers that wrote nothing since.
+    pub(super) is_rebuilt: bool,
+    /// That was so at some start: of what is not local the log may not know the epochs, nor what was deleted.
+    pub(super) lost_history: bool,
+    /// Of batches before this nothing need be remembered.
+    pub(super) remembered_from: Offset,
+    /// One or the other was so at this start, so that the log need not know what was deleted, and the archive does.
     pub(super) has_forgotten: bool,
     /// The archive has nothing below this offset, and the log need not know.
     pub(super) forgot_below: Offset,
@@ -98,7 +104,8 @@ impl Model {
     /// The newest batches of a producer, which the broker knows as such.
     pub(super) fn remembered(&self, producer: ProducerId) -> Vec<Written> {
         let newest = self.of(producer).rev().take(REMEMBERED);
-        newest.filter(|written| written.base() >= self.certain_log_start).cloned().collect()
+        let first = self.certain_log_start.max(self.remembered_from);
+        newest.filter(|written| written.base() >= first).cloned().collect()
     }
 
     /// The highest log start that there may be.
@@ -133,10 +140,17 @@ impl Model {
     /// the bucket holds, if it has a head.
     pub(super) fn settle(&mut self, offsets: &Offsets, archived: Option<(Offset, Offset)>) -> Check {
         let end = offsets.log_end;
-        self.has_forgotten = std::mem::take(&mut self.is_rolled_back);
+        let is_rolled_back = std::mem::take(&mut self.is_rolled_back);
+        if is_rolled_back {
+            self.acknowledged = self.acknowledged.min(end);
+        }
+        if self.is_rebuilt {
+            self.lost_history = true;
+            self.remembered_from = offsets.local_log_start;
+        }
+        self.has_forgotten = std::mem::take(&mut self.is_rebuilt) || is_rolled_back;
         if self.has_forgotten {
             let (log_start, _) = archived.unwrap_or_default();
-            self.acknowledged = self.acknowledged.min(end);
             self.certain_log_start = self.certain_log_start.min(log_start).min(offsets.log_start);
             self.forgot_below = log_start;
             if end == log_start {

@@ -1,6 +1,6 @@
 //! The machine, the bucket and the clients, and one life of the broker after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,7 +60,9 @@ pub(super) struct World {
     /// An old copy of the second data directory.
     copy: Option<DiskCopy>,
     /// The partitions of the second data directory, as far as is known.
-    second: Vec<TopicPartition>,
+    second: BTreeSet<TopicPartition>,
+    /// Whether the one or the other directory has had no checkpoint since it was lost.
+    has_lost_checkpoint: [bool; 2],
 }
 
 impl World {
@@ -78,7 +80,8 @@ impl World {
             broker: None,
             consumers: BTreeMap::new(),
             copy: None,
-            second: Vec::new(),
+            second: BTreeSet::new(),
+            has_lost_checkpoint: [false; 2],
         }
     }
 
@@ -361,7 +364,8 @@ impl World {
             "{}: the bucket has nothing below {deleted}, and the log does not know: {offsets:?}",
             client.part.name()
         );
-        let highest = offsets.log_start.max(archived);
+        // A log that lost its checkpoint does not know what was deleted after it had been announced to the archive in vain.
+        let highest = if model.lost_history { Offset::MAX } else { offsets.log_start.max(archived) };
         ensure!(
             offsets.local_log_start <= highest && offsets.archived_to <= highest,
             "{}: the bucket holds what is below {archived}, and the log believes {offsets:?}",
@@ -405,7 +409,10 @@ impl World {
         let is_first = self.parts.is_empty();
         if !is_first && self.random.chance(20) {
             self.roll_back();
+        } else if !is_first && self.random.chance(15) {
+            self.lose_checkpoint();
         }
+        self.note_lost_checkpoints();
         let ending = self.random.below(10);
         if ending < 5 && !is_first {
             self.machine.disk.cut_power_after(self.random.below(1500));
@@ -453,9 +460,14 @@ impl World {
 
     fn remember_second(&mut self) {
         let Some(broker) = &self.broker else { return };
-        let partitions = broker.partitions();
-        let in_second = partitions.iter().filter(|partition| partition.directory().path() == Path::new(SECOND));
-        self.second.extend(in_second.map(|partition| partition.log().partition()));
+        for partition in broker.partitions() {
+            // One whose directory was lost may have got a place in the other.
+            if partition.directory().path() == Path::new(SECOND) {
+                self.second.insert(partition.log().partition());
+            } else {
+                self.second.remove(&partition.log().partition());
+            }
+        }
     }
 
     /// The second data directory is lost, or an old copy of it is put back.
@@ -467,6 +479,29 @@ impl World {
         for id in &self.second {
             if let Some(part) = self.parts.get(id) {
                 part.model.lock().is_rolled_back = true;
+            }
+        }
+    }
+
+    /// The checkpoint of one of the data directories is lost.
+    fn lose_checkpoint(&mut self) {
+        let is_second = self.random.chance(50);
+        let path = Path::new(if is_second { SECOND } else { FIRST }).join("checkpoint");
+        if self.machine.disk.files().contains(&path) {
+            self.machine.disk.lose(&path);
+            self.has_lost_checkpoint[usize::from(is_second)] = true;
+        }
+    }
+
+    /// Which partitions begin without a checkpoint: also those whose broker ended before it had stored another.
+    fn note_lost_checkpoints(&mut self) {
+        let files = self.machine.disk.files();
+        for (at, directory) in [FIRST, SECOND].into_iter().enumerate() {
+            self.has_lost_checkpoint[at] &= !files.contains(&Path::new(directory).join("checkpoint"));
+        }
+        for (id, part) in &self.parts {
+            if self.has_lost_checkpoint[usize::from(self.second.contains(id))] {
+                part.model.lock().is_rebuilt = true;
             }
         }
     }

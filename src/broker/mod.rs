@@ -87,7 +87,7 @@ pub struct Broker {
     sessions: Mutex<FetchSessions>,
     producer_ids: ProducerIds,
     throttle: Mutex<Throttle>,
-    /// For produce requests that wait for room in a data directory.
+    /// How many bytes of produce requests may wait for room in a data directory; their memory is the requests' own.
     waiting: MemoryPool,
     answers: MemoryPool,
     groups: Groups,

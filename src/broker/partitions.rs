@@ -226,7 +226,8 @@ impl Partitions {
         let offsets = log.offsets();
         // After its checkpoint was lost a log begins at 0, as if the archive had the rest. What was never announced to be archived
         // left the disk because it was deleted.
-        if !has_archive || (has_lost_history(&log) && offsets.local_log_start > archived_to) {
+        let has_lost_history = log.epochs().known_from(offsets.local_log_start) > offsets.log_start;
+        if !has_archive || (has_lost_history && offsets.local_log_start > archived_to) {
             log.advance_log_start(offsets.local_log_start)?;
         }
         self.check_reach(&image, id, &log)?;
@@ -383,12 +384,6 @@ impl Partitions {
         *self.behind.lock() = Behind::default();
         self.topics.lock().clear();
     }
-}
-
-/// Whether a log does not know the epoch of its first record: its checkpoint was lost, with more than that.
-fn has_lost_history(log: &PartitionLog) -> bool {
-    let log_start = log.offsets().log_start;
-    log.epochs().starts().first().is_none_or(|&(_, start)| start > log_start)
 }
 
 /// Whether a log holds what was archived, as far as its epochs tell.

@@ -85,6 +85,7 @@ pub(super) struct Shared {
     pub(super) counted: Mutex<Counted>,
     unwritten_bytes: AtomicUsize,
     admission: Arc<Semaphore>,
+    /// Producers find no room, whatever there is: see [`LogDirectory::hold_producers`].
     holds_producers: watch::Sender<bool>,
     tails: Mutex<TailLedger>,
     dirty: Mutex<Dirty>,
@@ -364,6 +365,7 @@ impl Shared {
         self.journal.close();
         // Whoever waits for room is told.
         self.admission.close();
+        self.holds_producers.send_replace(false);
         for log in self.logs() {
             log.state.lock().fail_waiters();
         }

@@ -40,6 +40,12 @@ impl EpochCache {
         self.starts.push((epoch, offset));
     }
 
+    /// Where the history begins: later than the log, if its own was lost with a checkpoint. `local_log_start` is where it begins
+    /// for want of any epoch.
+    pub fn known_from(&self, local_log_start: Offset) -> Offset {
+        self.starts.first().map_or(local_log_start, |&(_, start)| start)
+    }
+
     /// Takes the history before what is known, of which the own one was lost.
     pub fn precede(&mut self, earlier: impl IntoIterator<Item = (LeaderEpoch, Offset)>) {
         let first = self.starts.first().copied();

@@ -135,7 +135,7 @@ fn end(head: &Head) -> Offset {
 pub(super) fn agrees(log: &PartitionLog, head: &Head) -> bool {
     let (offsets, epochs) = (log.offsets(), log.epochs());
     let agrees = contains(&offsets, &epochs, head);
-    if agrees && known_from(&offsets, &epochs) > offsets.log_start.max(head.log_start_offset) {
+    if agrees && epochs.known_from(offsets.local_log_start) > offsets.log_start.max(head.log_start_offset) {
         log.learn_epochs(starts(head));
     }
     agrees
@@ -145,14 +145,9 @@ pub(super) fn agrees(log: &PartitionLog, head: &Head) -> bool {
 /// epochs there were before its own records it may not know, as its checkpoint was lost: of those it has nothing that
 /// could contradict the archive.
 fn contains(log: &Offsets, epochs: &EpochCache, head: &Head) -> bool {
-    let from = log.log_start.max(head.log_start_offset).max(known_from(log, epochs));
+    let from = log.log_start.max(head.log_start_offset).max(epochs.known_from(log.local_log_start));
     let to = head.next_offset;
     log.durable >= end(head) && history(epochs.starts().iter().copied(), from, to) == history(starts(head), from, to)
-}
-
-/// Where the first known epoch begins.
-fn known_from(log: &Offsets, epochs: &EpochCache) -> Offset {
-    epochs.starts().first().map_or(log.local_log_start, |&(_, start)| start)
 }
 
 fn starts(head: &Head) -> impl Iterator<Item = (LeaderEpoch, Offset)> {

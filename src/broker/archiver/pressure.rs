@@ -1,6 +1,6 @@
 //! The loop that looks at the disks and at the archive's backlog, and sets how fast producers may write. What makes room on a
 //! disk that runs short, one after the other as it gets shorter: rebuilt chunks, archived segments and active ones that are sealed
-//! early to be archived, slower producers.
+//! early to be archived, slower producers, and at last none: what is left of the reserve is not for them.
 
 use std::path::PathBuf;
 use std::sync::Arc;

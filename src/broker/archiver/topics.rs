@@ -88,13 +88,23 @@ impl Archiver {
     /// What a restore needs to create a topic again.
     pub(super) fn description(&self, topic: &Topic) -> TopicDescription {
         TopicDescription {
-            format: MANIFEST_FORMAT,
-            cluster_id: self.bucket.keys().cluster_id(),
-            topic: topic.name.to_string(),
-            topic_id: topic.topic_id,
             partitions: topic.partition_count(),
             configs: topic.configs.values.clone(),
             state: TopicState::Live,
+            ..self.unknown(&topic.name, topic.topic_id)
+        }
+    }
+
+    /// Of a topic of which no more is known, as it is gone.
+    fn unknown(&self, name: &str, topic_id: TopicId) -> TopicDescription {
+        TopicDescription {
+            format: MANIFEST_FORMAT,
+            cluster_id: self.bucket.keys().cluster_id(),
+            topic: name.to_owned(),
+            topic_id,
+            partitions: 0,
+            configs: BTreeMap::new(),
+            state: TopicState::Deleting,
             nonce: Hex128::from_entropy(self.runtime.entropy.identity()),
         }
     }
@@ -139,16 +149,7 @@ impl Archiver {
         self.partitions.lock().retain(|id, _| id.topic_id != topic.topic_id);
         self.attempts.lock().retain(|id, _| id.topic_id != topic.topic_id);
         // One that was never described may be just now, by a request that is still on its way.
-        let unknown = || TopicDescription {
-            format: MANIFEST_FORMAT,
-            cluster_id: self.bucket.keys().cluster_id(),
-            topic: topic.name.clone(),
-            topic_id: topic.topic_id,
-            partitions: topic.partitions,
-            configs: BTreeMap::new(),
-            state: TopicState::Deleting,
-            nonce: Hex128::from_entropy(self.runtime.entropy.identity()),
-        };
+        let unknown = || TopicDescription { partitions: topic.partitions, ..self.unknown(&topic.name, topic.topic_id) };
         let description = self.bucket.topic(&topic.name, topic.topic_id).await?.unwrap_or_else(unknown);
         let cleaned = cleaner::purge_topic(&self.bucket, &description).await?;
         self.metrics.archive.deleted_objects.inc_by(cleaned.objects);

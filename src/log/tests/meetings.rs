@@ -198,15 +198,17 @@ fn who_waits_for_room_is_told_when_the_directory_goes_offline() {
     let mut fixture = Fixture::new();
     let all = fixture.directory.try_admit_producer(usize::MAX).unwrap();
     let mut waits = Box::pin(fixture.directory.admit(1));
-    assert!(waits.as_mut().now_or_never().is_none());
+    let mut held = Box::pin(fixture.directory.admit_producer(1));
+    fixture.directory.hold_producers(true);
+    assert!(waits.as_mut().now_or_never().is_none() && held.as_mut().now_or_never().is_none());
     fixture.machine.disk.fail_syncs();
     let log = fixture.log();
     log.append(&batch(1), LeaderEpoch(1), Timestamp(0), None).unwrap();
     fixture.directory.request_checkpoint();
     fixture.machine.tasks.run_all(&mut fixture.random);
     assert!(fixture.directory.is_offline());
-    assert!(waits.as_mut().now_or_never().unwrap().is_none());
-    drop((waits, all));
+    assert!(waits.as_mut().now_or_never().unwrap().is_none() && held.as_mut().now_or_never().unwrap().is_none());
+    drop((waits, held, all));
     assert!(fixture.directory.try_admit_producer(1).is_none());
 }
 

@@ -10,6 +10,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
+use super::create_topics::named_twice;
 use super::wire::message;
 use super::{Context, Handle};
 use crate::broker::{AdminError, ConfigEdit, ConfigResource};
@@ -26,10 +27,12 @@ const BROKER: i8 = 4;
 impl Handle for AlterConfigsRequest {
     async fn handle(self, context: &Context) -> AlterConfigsResponse {
         let mut responses = Vec::with_capacity(self.resources.len());
-        let twice = twice(self.resources.iter().map(|one| (one.resource_type, one.resource_name.clone())));
+        let resources: Vec<_> =
+            self.resources.iter().map(|one| (one.resource_type, one.resource_name.clone())).collect();
+        let twice = named_twice(resources.iter());
         for wanted in self.resources {
             let (kind, name) = (wanted.resource_type, &wanted.resource_name);
-            let names = wanted.configs.iter().map(|config| config.name.clone());
+            let names = wanted.configs.iter().map(|config| &config.name);
             let edit = check_once(&twice, kind, name, names).and_then(|()| replacement(&wanted.configs));
             let (code, text) = alter(context, kind, name, edit, self.validate_only).await;
             let response = AlterConfigsResourceResponse::default().with_error_code(code).with_error_message(text);
@@ -42,10 +45,12 @@ impl Handle for AlterConfigsRequest {
 impl Handle for IncrementalAlterConfigsRequest {
     async fn handle(self, context: &Context) -> IncrementalAlterConfigsResponse {
         let mut responses = Vec::with_capacity(self.resources.len());
-        let twice = twice(self.resources.iter().map(|one| (one.resource_type, one.resource_name.clone())));
+        let resources: Vec<_> =
+            self.resources.iter().map(|one| (one.resource_type, one.resource_name.clone())).collect();
+        let twice = named_twice(resources.iter());
         for wanted in self.resources {
             let (kind, name) = (wanted.resource_type, &wanted.resource_name);
-            let names = wanted.configs.iter().map(|config| config.name.clone());
+            let names = wanted.configs.iter().map(|config| &config.name);
             let edit = check_once(&twice, kind, name, names).and_then(|()| operations(&wanted.configs));
             let (code, text) = alter(context, kind, name, edit, self.validate_only).await;
             let response = IncrementalResponse::default().with_error_code(code).with_error_message(text);
@@ -55,23 +60,17 @@ impl Handle for IncrementalAlterConfigsRequest {
     }
 }
 
-/// What is there more than once.
-fn twice<T: Ord + Clone>(all: impl Iterator<Item = T>) -> BTreeSet<T> {
-    let mut seen = BTreeSet::new();
-    all.filter(|one| !seen.insert(one.clone())).collect()
-}
-
 /// A request that names a resource twice changes neither, and one that names a configuration twice nothing of that resource.
-fn check_once(
+fn check_once<'a>(
     resources: &BTreeSet<(i8, StrBytes)>,
     resource_type: i8,
     name: &StrBytes,
-    configs: impl Iterator<Item = StrBytes>,
+    configs: impl Iterator<Item = &'a StrBytes>,
 ) -> Result<(), AdminError> {
     if resources.contains(&(resource_type, name.clone())) {
         return Err(AdminError::Invalid("each resource must appear at most once"));
     }
-    match twice(configs).is_empty() {
+    match named_twice(configs).is_empty() {
         true => Ok(()),
         false => Err(AdminError::Invalid("each configuration must appear at most once")),
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
-use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, TopicName};
+use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
 
 use super::wire::{message, text};
 use super::{Context, Handle};
@@ -40,7 +40,7 @@ impl Handle for CreateTopicsRequest {
 }
 
 /// The names that a request has more than once.
-pub(super) fn named_twice<'a>(names: impl Iterator<Item = &'a TopicName>) -> BTreeSet<TopicName> {
+pub(super) fn named_twice<'a, T: Ord + Clone + 'a>(names: impl Iterator<Item = &'a T>) -> BTreeSet<T> {
     let mut seen = BTreeSet::new();
     names.filter(|name| !seen.insert(*name)).cloned().collect()
 }

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_log_dirs_response::{
     DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
 };
@@ -20,11 +19,11 @@ impl Handle for DescribeLogDirsRequest {
     async fn handle(self, context: &Context) -> DescribeLogDirsResponse {
         let image = context.broker.image();
         let wanted = self.topics.map(|topics| {
-            let places = |topic: DescribableLogDirTopic| {
-                let name = topic.topic.to_string();
-                topic.partitions.into_iter().map(move |partition| (name.clone(), partition))
-            };
-            topics.into_iter().flat_map(places).collect::<BTreeSet<_>>()
+            let mut wanted: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();
+            for topic in topics {
+                wanted.entry(topic.topic.to_string()).or_default().extend(topic.partitions);
+            }
+            wanted
         });
         let directories = context.broker.directories().iter();
         let results = directories.map(|directory| described(context, directory, &image, wanted.as_ref()));
@@ -45,14 +44,17 @@ fn described(
     context: &Context,
     directory: &Arc<LogDirectory>,
     image: &Image,
-    wanted: Option<&BTreeSet<(String, i32)>>,
+    wanted: Option<&BTreeMap<String, BTreeSet<i32>>>,
 ) -> DescribeLogDirsResult {
     let mut topics: BTreeMap<Arc<str>, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
     for log in directory.logs() {
         let id = log.partition();
         let Some(topic) = image.topic(id.topic_id) else { continue };
         let index = id.partition.get();
-        if wanted.is_none_or(|wanted| wanted.contains(&(topic.name.to_string(), index))) {
+        let is_wanted = |wanted: &BTreeMap<_, BTreeSet<_>>| {
+            wanted.get(&*topic.name).is_some_and(|partitions| partitions.contains(&index))
+        };
+        if wanted.is_none_or(is_wanted) {
             let size = clamp(log.local_bytes());
             let partition = DescribeLogDirsPartition::default().with_partition_index(index).with_partition_size(size);
             topics.entry(Arc::clone(&topic.name)).or_default().push(partition);

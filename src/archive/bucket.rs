@@ -301,7 +301,11 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::archive::store::Operation;
+    use crate::archive::store::faulty::{Fault, FaultyBackend};
     use crate::archive::tests::open_store;
     use crate::types::{BrokerEpoch, BrokerIncarnationId, NodeId};
 
@@ -352,6 +356,18 @@ mod tests {
         let mut kept: Vec<u64> = keys.iter().map(|key| parse_group_snapshot(key).unwrap().0).collect();
         kept.sort_unstable();
         assert_eq!((kept, snapshot(&bucket).await), (vec![8, 9, 10], Bytes::from_static(b"9")));
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_of_groups_counts_whether_or_not_older_ones_can_be_deleted() {
+        let fails = |operation| if operation == Operation::Delete { Fault::Denied } else { Fault::None };
+        let plan = Box::new(move |_, operation, _: &str| fails(operation));
+        let store = open_store("memory:///").wrapped(|backend| Arc::new(FaultyBackend::new(backend, plan)));
+        let bucket = Bucket { store, ..bucket() };
+        for number in 0..10 {
+            bucket.put_group_snapshot(process(1, 1), format!("{number}").as_bytes()).await.unwrap();
+        }
+        assert_eq!(snapshot(&bucket).await, "9");
     }
 
     #[tokio::test]

@@ -120,7 +120,7 @@ pub enum PartitionError {
         /// The committed end.
         high_watermark: Offset,
     },
-    /// The records were appended, but not committed in time; Kafka's REQUEST_TIMED_OUT.
-    #[error("not committed in time")]
+    /// There was no room in time, or what was appended was not committed in time; Kafka's REQUEST_TIMED_OUT.
+    #[error("not done in time")]
     TimedOut,
 }

@@ -52,7 +52,7 @@ pub use fetch_session::{
 };
 pub use list_offsets::OffsetQuery;
 pub use partitions::{Leader, LocalTopic, Partition, TopicRules};
-pub use produce::{Acknowledgement, Produced};
+pub use produce::{Acknowledgement, Produced, RoomWait};
 pub use settings::{ArchiveSettings, BrokerSettings, FetchSettings, TopicSettings};
 
 use cold_reads::ColdReads;
@@ -70,7 +70,7 @@ use crate::metadata::{Image, Metadata};
 use crate::runtime::Runtime;
 use crate::runtime::disk::DirectoryLock;
 use crate::telemetry::{MemoryPool, Metrics};
-use crate::types::{BrokerEpoch, ClusterId, LeaderEpoch, NodeId, TopicId};
+use crate::types::{BrokerEpoch, ClusterId, DirectoryId, LeaderEpoch, NodeId, TopicId};
 
 /// A broker that is open: its partitions can be read and appended to. Shut down by [`Broker::shutdown`].
 pub struct Broker {
@@ -87,8 +87,8 @@ pub struct Broker {
     sessions: Mutex<FetchSessions>,
     producer_ids: ProducerIds,
     throttle: Mutex<Throttle>,
-    /// How many bytes of produce requests may wait for room in a data directory; their memory is the requests' own.
-    waiting: MemoryPool,
+    /// How many bytes of produce requests may wait for room in each data directory; their memory is the requests' own.
+    waiting: BTreeMap<DirectoryId, MemoryPool>,
     answers: MemoryPool,
     groups: Groups,
     /// The topic whose partitions the coordinators run on.

@@ -227,7 +227,12 @@ impl Partitions {
         // After its checkpoint was lost a log begins at 0, as if the archive had the rest. What was never announced to be archived
         // left the disk because it was deleted.
         let has_lost_history = log.epochs().known_from(offsets.local_log_start) > offsets.log_start;
-        if !has_archive || (has_lost_history && offsets.local_log_start > archived_to) {
+        let is_given_up = has_archive && has_lost_history && offsets.local_log_start > archived_to;
+        if is_given_up {
+            let (before, was_start) = (offsets.local_log_start, offsets.log_start);
+            tracing::warn!(partition = %id, %was_start, %before, "the checkpoint was lost: older records count as deleted, as neither the disk nor the archive has them");
+        }
+        if !has_archive || is_given_up {
             log.advance_log_start(offsets.local_log_start)?;
         }
         self.check_reach(&image, id, &log)?;

@@ -16,6 +16,8 @@ use crate::record::{ProduceRules, TimestampType, validate};
 use crate::runtime::clock;
 use crate::types::{Offset, Timestamp};
 
+/// How long a request waits for its place among those that wait for room: as long as others take that come and go.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
 /// An acknowledgement is waited for at least so long, whatever the client says.
 const LEAST_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -28,6 +30,15 @@ pub enum Acknowledgement {
     Leader,
     /// The in-sync replicas' stable storage (−1).
     All,
+}
+
+/// How a producer's request may wait for room in a data directory.
+#[derive(Clone, Copy, Debug)]
+pub struct RoomWait {
+    /// How long at most.
+    pub timeout: Duration,
+    /// What the whole request keeps in memory meanwhile.
+    pub held_bytes: usize,
 }
 
 /// Records that have their place in the log.
@@ -45,7 +56,7 @@ pub struct Produced {
 
 impl Broker {
     /// Checks the records for one partition and appends them. Waits while the data directory has more unwritten records than
-    /// it may, at most for `timeout`.
+    /// it may.
     ///
     /// # Errors
     /// [`PartitionError`]; nothing was stored.
@@ -54,11 +65,12 @@ impl Broker {
         leader: &Leader,
         records: Bytes,
         zstd_allowed: bool,
-        timeout: Duration,
+        wait: RoomWait,
     ) -> Result<Produced, PartitionError> {
         let Leader { partition, epoch } = leader;
+        let sent_bytes = records.len();
         // First, as the time is that of the append.
-        let permit = self.admit(partition.directory(), records.len(), timeout).await?;
+        let mut permit = self.admit(partition.directory(), sent_bytes, wait).await?;
         let rules = partition.topic().rules();
         let now = self.runtime.clock.wall();
         let checked = validate(records, &ProduceRules { zstd_allowed, ..rules.produce }, now);
@@ -67,6 +79,11 @@ impl Broker {
         })?;
         if batch.header().attributes.is_transactional() {
             return Err(PartitionError::Transactional);
+        }
+        if batch.bytes().len() > sent_bytes {
+            // The topic's codec takes more room than the producer's. One thing is held at a time, or all might wait for all.
+            drop(permit);
+            permit = self.admit(partition.directory(), batch.bytes().len(), wait).await?;
         }
         partition.begin(*epoch)?;
         let appended = partition.log().append(&batch, *epoch, now, permit)?;
@@ -89,22 +106,25 @@ impl Broker {
     }
 
     /// Room in a data directory; none where it is offline, as the append will say. What waits for it keeps its request in
-    /// memory, which all others need too: beyond a bound clients are to try again.
+    /// memory, which all others need too: where more wait for a directory than may, clients are soon to try again.
     async fn admit(
         &self,
         directory: &LogDirectory,
         bytes: usize,
-        timeout: Duration,
+        wait: RoomWait,
     ) -> Result<Option<OwnedSemaphorePermit>, PartitionError> {
         if let Some(permit) = directory.try_admit_producer(bytes) {
             return Ok(Some(permit));
         }
-        if directory.is_offline() {
-            return Ok(None);
-        }
-        let _place = self.waiting.try_take(bytes).ok_or(PartitionError::TimedOut)?;
-        let admitted = clock::timeout(&*self.runtime.clock, timeout, directory.admit_producer(bytes)).await;
-        admitted.map_err(|_| PartitionError::TimedOut)
+        let waiting = self.waiting.get(&directory.identity().directory_id);
+        let Some(waiting) = waiting.filter(|_| !directory.is_offline()) else { return Ok(None) };
+        let clock = &*self.runtime.clock;
+        let admitted = async {
+            let _place = clock::timeout(clock, PLACE_TIMEOUT, waiting.take(wait.held_bytes)).await?;
+            Ok(directory.admit_producer(bytes).await)
+        };
+        let admitted = clock::timeout(clock, wait.timeout, admitted).await;
+        admitted.flatten().map_err(|_: clock::Elapsed| PartitionError::TimedOut)
     }
 
     /// For how long a producer is to pause after having sent so many bytes, so that the archive and the disks keep up.

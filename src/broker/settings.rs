@@ -33,7 +33,8 @@ pub struct BrokerSettings {
     pub groups: GroupSettings,
     /// Producers remembered in one partition.
     pub max_producers_per_partition: usize,
-    /// Bytes of produce requests that may wait for room in a data directory; clients of more are told to try again.
+    /// Bytes of produce requests that may wait for room in data directories, an equal part in each; clients of more are told to
+    /// try again.
     pub waiting_bytes: usize,
     /// The most that a produced batch may decompress to, by which memory is bounded wherever a whole batch is needed.
     pub max_decompressed_bytes: usize,

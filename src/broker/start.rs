@@ -1,6 +1,6 @@
-//! Opening a broker and shutting it down, and the two tasks that run meanwhile: following the image, and the clock's tick.
+//! Opening a broker and shutting it down, and the tasks that run meanwhile: following the image, and the clock's tick.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +108,7 @@ impl Broker {
             sessions: Mutex::new(FetchSessions::new(settings.fetch.max_sessions)),
             producer_ids: ProducerIds::default(),
             throttle: Mutex::default(),
-            waiting: MemoryPool::new(settings.waiting_bytes, Gauge::default()),
+            waiting: waiting(settings.waiting_bytes, partitions.directories()),
             answers: MemoryPool::new(settings.fetch.answer_bytes, used_bytes(MemoryShare::Frames)),
             read_ahead: ReadAhead::new(MemoryPool::new(
                 settings.fetch.read_ahead_bytes,
@@ -237,6 +237,13 @@ fn forget_archive(directories: &[Arc<LogDirectory>], is_durable: bool) {
     for log in directories.iter().filter(|_| !is_durable).flat_map(|directory| directory.logs()) {
         log.archive_seen(Offset::ZERO, log.offsets().archived_to);
     }
+}
+
+/// The places of those who wait for room, in equal parts.
+fn waiting(bytes: usize, directories: &[Arc<LogDirectory>]) -> BTreeMap<DirectoryId, MemoryPool> {
+    let of_each = bytes / directories.len().max(1);
+    let ids = directories.iter().map(|directory| directory.identity().directory_id);
+    ids.map(|id| (id, MemoryPool::new(of_each, Gauge::default()))).collect()
 }
 
 fn lock_metadata(runtime: &Runtime, path: &Path) -> Result<Box<dyn DirectoryLock>, StartError> {

@@ -46,8 +46,14 @@ async fn configure(broker: &Broker, topic: &str, configs: &[(&str, &str)]) {
     panic!("the configuration of {topic} does not take effect");
 }
 
+/// Of a small request.
+const fn room_wait(timeout: Duration) -> RoomWait {
+    RoomWait { timeout, held_bytes: 1000 }
+}
+
 async fn produce(broker: &Broker, leader: &Leader, batch: &Batch) {
-    let produced = broker.append(leader, batch.bytes().clone(), true, Duration::from_secs(30)).await.unwrap();
+    let produced =
+        broker.append(leader, batch.bytes().clone(), true, room_wait(Duration::from_secs(30))).await.unwrap();
     broker.acknowledge(leader, &produced, Acknowledgement::All, Duration::from_secs(30)).await.unwrap();
 }
 

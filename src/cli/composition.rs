@@ -45,7 +45,7 @@ pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, Locatio
         },
         groups: group_settings(config),
         max_producers_per_partition: config.producers.max_ids_per_partition,
-        // Half of what requests may take, so that others are always read.
+        // Of whole requests; half of what these may take, so that others are always read.
         waiting_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)) / 4,
         max_decompressed_bytes: to_usize(config.memory.budget_bytes / 4).min(MAX_DECOMPRESSED_BYTES),
         archive: archive_settings(config)?,

@@ -256,7 +256,11 @@ impl LogDirectory {
     /// Holds producers back, or lets them go on: what is left of the disk is for what has to be written all the same. Tells
     /// whether that is new.
     pub fn hold_producers(&self, holds: bool) -> bool {
-        self.shared.holds_producers.send_if_modified(|held| std::mem::replace(held, holds) != holds)
+        self.shared.holds_producers.send_if_modified(|held| {
+            // Whoever waits for one that is offline is told so.
+            let holds = holds && !self.shared.is_offline();
+            std::mem::replace(held, holds) != holds
+        })
     }
 
     /// To be called now and then (about every 100 ms): has timers looked at.

@@ -18,7 +18,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::frame_memory::FrameShare;
 use super::handlers::{Answer, Answering, Begun};
@@ -26,7 +26,7 @@ use super::listener::Shared;
 use super::settings::ConnectionLimits;
 use crate::protocol::{LENGTH_PREFIX_BYTES, ProtocolError, frame_bytes};
 use crate::runtime::net::Stream;
-use crate::telemetry::RefuseReason;
+use crate::telemetry::{RefuseReason, TakenMemory};
 
 /// Memory of requests is counted in units of this size.
 const PERMIT_BYTES: usize = 1024;
@@ -285,31 +285,42 @@ async fn write_answers(
 }
 
 async fn send(write: &mut (impl AsyncWrite + Unpin), answer: Answer, shared: &Shared) -> Result<(), End> {
-    let (pieces, _memory) = match answer {
+    let (pieces, memory) = match answer {
         Answer::Frame(pieces) => (pieces, None),
         Answer::Records(pieces, memory) => (pieces, Some(memory)),
         Answer::None => return Ok(()),
         Answer::Close => return Err(End::Unanswerable),
     };
     let bytes: usize = pieces.iter().map(Bytes::len).sum();
-    write_pieces(write, pieces.into(), shared.limits.idle_timeout).await?;
+    write_pieces(write, pieces.into(), &shared.limits, memory.as_ref()).await?;
     shared.broker.metrics().server.response_bytes.inc_by(bytes as u64);
     Ok(())
 }
 
-/// Writes pieces one after another, many at a time and none copied. A client that takes nothing of them for long is gone.
+/// Writes pieces one after another, many at a time and none copied. A client that takes nothing of them for long is gone. Where
+/// the memory for answers is scarce, one that takes them slower than is expected counts as gone, too: others wait for it.
 async fn write_pieces(
     write: &mut (impl AsyncWrite + Unpin),
     mut pieces: VecDeque<Bytes>,
-    patience: Duration,
+    limits: &ConnectionLimits,
+    memory: Option<&TakenMemory>,
 ) -> Result<(), End> {
+    let (began, mut all_written, mut idle) = (Instant::now(), 0, Duration::ZERO);
     while !pieces.is_empty() {
         let slices: Vec<IoSlice<'_>> = pieces.iter().take(MAX_SLICES).map(|piece| IoSlice::new(piece)).collect();
-        let taken = timeout(patience, write.write_vectored(&slices)).await;
-        let mut written = taken.map_err(|_| End::Slow)??;
+        let look = limits.request_timeout.min(limits.idle_timeout.saturating_sub(idle));
+        let taken = timeout(look, write.write_vectored(&slices)).await;
+        idle = if taken.is_ok() { Duration::ZERO } else { idle + look };
+        let is_late = || began.elapsed() > time_for(all_written, limits);
+        if idle >= limits.idle_timeout || (memory.is_some_and(TakenMemory::is_scarce) && is_late()) {
+            return Err(End::Slow);
+        }
+        let Ok(taken) = taken else { continue };
+        let mut written = taken?;
         if written == 0 {
             return Err(io::Error::from(io::ErrorKind::WriteZero).into());
         }
+        all_written += written;
         while let Some(first) = pieces.front_mut() {
             if first.len() > written {
                 first.advance(written);
@@ -319,13 +330,14 @@ async fn write_pieces(
             pieces.pop_front();
         }
     }
-    timeout(patience, write.flush()).await.map_err(|_| End::Slow)??;
+    timeout(limits.idle_timeout, write.flush()).await.map_err(|_| End::Slow)??;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::{Gauge, MemoryPool};
 
     #[test]
     fn a_connection_does_not_keep_the_memory_of_a_large_request() {
@@ -334,5 +346,42 @@ mod tests {
         let frame = take_frame(&mut buffer, large);
         assert!(frame.len() == large && frame.is_unique());
         assert!(buffer[..] == [7; 3] && buffer.capacity() < READ_AHEAD_BYTES);
+    }
+
+    fn pieces() -> VecDeque<Bytes> {
+        [5, 6, 7].map(|byte| Bytes::from(vec![byte; 40])).into()
+    }
+
+    /// What a client gets that takes a byte at a time, and how writing ended.
+    async fn take_slowly(limits: &ConnectionLimits, memory: Option<&TakenMemory>) -> (Result<(), End>, Vec<u8>) {
+        let (mut ours, mut theirs) = tokio::io::duplex(1);
+        let writing = async move { write_pieces(&mut ours, pieces(), limits, memory).await };
+        let taking = async {
+            let mut taken = Vec::new();
+            while theirs.read_buf(&mut taken).await.unwrap() > 0 {
+                tokio::time::sleep(limits.idle_timeout / 40).await;
+            }
+            taken
+        };
+        tokio::join!(writing, taking)
+    }
+
+    #[tokio::test]
+    async fn a_client_has_the_time_that_it_takes_as_long_as_it_takes_something_and_there_is_memory() {
+        let idle_timeout = Duration::from_millis(400);
+        let limits =
+            ConnectionLimits { idle_timeout, request_timeout: idle_timeout / 4, ..ConnectionLimits::default() };
+        let answers = MemoryPool::new(100 << 10, Gauge::default());
+        let memory = answers.take(50 << 10).await;
+        let (written, taken) = take_slowly(&limits, Some(&memory)).await;
+        assert!(written.is_ok(), "{written:?}");
+        assert_eq!(taken, [[5; 40], [6; 40], [7; 40]].concat());
+        let (mut ours, _idle) = tokio::io::duplex(1);
+        let written = write_pieces(&mut ours, pieces(), &limits, Some(&memory)).await;
+        assert!(matches!(written, Err(End::Slow)), "{written:?}");
+
+        let _others = answers.take(45 << 10).await;
+        let (written, taken) = take_slowly(&limits, Some(&memory)).await;
+        assert!(matches!(written, Err(End::Slow)) && !taken.is_empty(), "{written:?}");
     }
 }

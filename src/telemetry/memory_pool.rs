@@ -12,6 +12,9 @@ use super::Gauge;
 /// Memory is counted in units of this size.
 const UNIT_BYTES: usize = 1024;
 
+/// Memory is scarce when less than this part of it is free.
+const SCARCE_PART: usize = 8;
+
 /// See the module; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct MemoryPool(Arc<Pool>);
@@ -77,6 +80,11 @@ pub struct TakenMemory {
 }
 
 impl TakenMemory {
+    /// Whether little is left in its pool for others.
+    pub fn is_scarce(&self) -> bool {
+        self.pool.free_bytes() < self.pool.all_bytes() / SCARCE_PART
+    }
+
     /// Holds what another of the same pool holds, too.
     pub fn merge(&mut self, mut other: Self) {
         assert!(Arc::ptr_eq(&self.pool.0, &other.pool.0), "memory is merged with memory of its pool");

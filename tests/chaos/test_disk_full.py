@@ -10,7 +10,7 @@ import time
 import pytest
 
 from chaos import ledger, power
-from harness import topics
+from harness import commits, topics
 from harness.broker import Alluvium, run
 
 SEED = int(os.environ.get("ALLUVIUM_SEED") or random.randrange(2**32))
@@ -133,6 +133,26 @@ def test_a_broker_that_was_killed_starts_on_a_full_disk_and_serves_again_once_th
     time.sleep(3)
     read_all(broker, load)
     serves_again(broker, load)
+
+
+@pytest.mark.parametrize("broker", ["8MiB"], indirect=True)
+def test_producers_wait_once_only_the_reserve_is_left_and_what_has_to_be_written_finds_room(broker, load):
+    commits.find_coordinator(broker.bootstrap, "group")
+    committer = commits.Committer(broker.bootstrap, "group", "full", ledger.PARTITIONS)
+    committer.commit(1)
+    fill(broker.ballast, leave_bytes=5 * MEBIBYTE)
+    said = lambda text: text in broker.log.read_text(errors="replace")
+    wait_until(lambda: said("only the reserve of the disk is left"), "producers are not held back", broker)
+    stalled = -1
+    while load.acknowledged != stalled:
+        stalled = load.acknowledged
+        time.sleep(3)
+    assert available_bytes(broker.disk) > 0
+    read_all(broker, load)
+    committer.commit(2)
+    serves_again(broker, load)
+    assert not said(FULL), "the reserve was given to producers"
+    assert said("producers go on")
 
 
 @pytest.mark.parametrize("broker", ["8MiB"], indirect=True)

@@ -6,15 +6,16 @@ use std::time::Duration;
 use futures_util::stream::TryStreamExt;
 
 use super::*;
+use crate::archive::heads::Heads;
 use crate::archive::inspect::Inspector;
 use crate::archive::key::{Fence, SegmentUuid};
-use crate::archive::manifest::{ChunkRow, CommitFacts, Hex128};
+use crate::archive::manifest::{ChunkRow, CommitFacts, HeadIdentity, Hex128};
 use crate::archive::store::faulty::{Fault, FaultyBackend};
 use crate::archive::tests::{Broker, end, log, open_store, writer};
 use crate::archive::workers::Workers;
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
-use crate::types::{Incarnation, LeaderEpoch};
+use crate::types::{Incarnation, LeaderEpoch, PartitionIndex};
 
 const NO_GRACE: Duration = Duration::ZERO;
 const LATE: Timestamp = Timestamp(i64::MAX);
@@ -129,6 +130,27 @@ async fn of_deleted_records_only_what_is_known_of_their_producers_stays_until_mo
     sweep_tombstones(&broker.partition, writer(1), now).await.unwrap();
     assert!(!objects(&store, broker.partition.keys().log_directory()).await.contains(&companion));
     assert_eq!(broker.read_all(first, false).await.last(), log.last());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_companion_that_was_kept_keeps_its_tombstone_until_it_is_gone() {
+    let broker = Broker::new(open_store("memory:///"));
+    broker.describe_topic().await;
+    let log = log(1, 40);
+    let (first, all) = (log[20].header().base_offset, end(&log));
+    broker.archive(writer(1), &log, 20, first).await.unwrap();
+    let head = broker.partition.advance_log_start(writer(1), first, NO_GRACE).await.unwrap();
+    let kept = head.producer_snapshot.unwrap().segment;
+    let is_kept = |tombstone: &Tombstone| tombstone.what == Tombstoned::Segment(kept);
+    assert!(head.tombstones.iter().any(is_kept));
+
+    // While a sweep deletes the objects of that head, all but this one, it becomes superfluous.
+    broker.archive(writer(1), &log, 20, all).await.unwrap();
+    let head = broker.partition.drop_tombstones(writer(1), &head.tombstones, Some(kept)).await.unwrap();
+    assert!(head.tombstones.len() == 1 && head.tombstones.iter().all(is_kept), "{:?}", head.tombstones);
+    sweep_tombstones(&broker.partition, writer(1), Runtime::production().clock.wall()).await.unwrap();
+    let left = objects(broker.bucket.store(), broker.partition.keys().log_directory()).await;
+    assert!(!left.contains(&broker.partition.keys().companion(&kept)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -278,6 +300,30 @@ async fn with_lists(count: usize) -> (Broker, Arc<Head>) {
         head = broker.partition.commit(writer(1), &segment, &CommitFacts::default()).await.unwrap();
     }
     (broker, head)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_head_that_was_forgotten_makes_room_for_a_segment_all_the_same() {
+    let broker = Broker::new(open_store("memory:///"));
+    broker.describe_topic().await;
+    // Room for the head that was used last.
+    let heads = Heads::new(1);
+    let archive = |partition| {
+        let identity = HeadIdentity { partition: PartitionIndex(partition), ..broker.partition.identity().clone() };
+        PartitionArchive::new(broker.bucket.clone(), Runtime::production(), identity, heads.clone())
+    };
+    let (full, other) = (archive(0), archive(1));
+    let mut head = full.take_over(writer(1), Offset(0)).await.unwrap();
+    while !head.needs_spill() {
+        let next = segment(head.next_offset.0, head.next_offset.0 + 1, 1);
+        head = full.commit(writer(1), &next, &CommitFacts::default()).await.unwrap();
+    }
+    assert!(head.spills.is_empty());
+    other.take_over(writer(1), Offset(0)).await.unwrap();
+    assert!(full.head().is_none());
+    let next = segment(head.next_offset.0, head.next_offset.0 + 1, 1);
+    let head = full.commit(writer(1), &next, &CommitFacts::default()).await.unwrap();
+    assert_eq!((head.spills.len(), head.next_offset), (1, next.next()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -68,6 +68,8 @@ use crate::types::{
 
 /// Lanes that do the file work of a `file://` store.
 const STORE_LANES: usize = 2;
+/// Lanes that look after the local disks: one that hangs must not hide how full the others are.
+const LOCAL_LANES: usize = 2;
 
 /// How the archive is worked.
 #[derive(Clone, Debug)]
@@ -221,7 +223,7 @@ impl Archiver {
         let settings = settings.clone();
         let workers = Workers::start(&*runtime.tasks, "archive", Priority::Background, settings.lanes);
         let urgent = Workers::start(&*runtime.tasks, "urgent", Priority::Foreground, settings.lanes);
-        let local = Workers::start(&*runtime.tasks, "local", Priority::Foreground, 1);
+        let local = Workers::start(&*runtime.tasks, "local", Priority::Foreground, LOCAL_LANES);
         // Lanes of their own: a segment takes seconds to encode, and readers wait for a chunk.
         let decoders = Workers::start(&*runtime.tasks, "decode", Priority::Background, settings.lanes);
         let bucket = Bucket::new(store, runtime.clone(), owner.cluster_id);

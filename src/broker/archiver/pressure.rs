@@ -35,7 +35,9 @@ pub(super) struct Room {
 
 impl Room {
     fn new(space: Space, free_bytes: u64) -> Self {
-        Self { available_bytes: space.available_bytes, reserve_bytes: free_bytes.min(space.total_bytes / RESERVE_PART) }
+        // There are file systems that answer with zeros.
+        let available_bytes = if space.total_bytes == 0 { u64::MAX } else { space.available_bytes };
+        Self { available_bytes, reserve_bytes: free_bytes.min(space.total_bytes / RESERVE_PART) }
     }
 
     /// Bytes that archived segments should give back.
@@ -64,8 +66,11 @@ impl Broker {
             interval.tick().await;
             let rooms = self.spaces(&archiver).await;
             self.hold_producers(&rooms);
-            let Some(least) = rooms.into_iter().min_by_key(Room::room_bytes) else { continue };
-            self.metrics.log.available_bytes.set(i64::try_from(least.available_bytes).unwrap_or(i64::MAX));
+            let Some(fullest) = rooms.iter().min_by_key(|room| room.room_bytes()) else { continue };
+            self.metrics.log.available_bytes.set(i64::try_from(fullest.available_bytes).unwrap_or(i64::MAX));
+            // A disk to which nothing is produced slows nobody down who produces to another.
+            let open = self.directories().iter().zip(&rooms).filter(|(directory, _)| !directory.holds_producers());
+            let least = open.map(|(_, room)| room).min_by_key(|room| room.room_bytes()).unwrap_or(fullest);
             let pressure = Pressure {
                 unarchived_bytes: archiver.progress.waiting_bytes.load(Ordering::Relaxed),
                 archived_bytes: archiver.progress.archived_bytes.load(Ordering::Relaxed),
@@ -117,8 +122,8 @@ impl Archiver {
     async fn rooms(&self, paths: Vec<PathBuf>) -> Vec<Room> {
         let (disk, free_bytes) = (Arc::clone(&self.runtime.disk), self.settings.free_bytes);
         let look = move || {
-            let plenty = Space { total_bytes: 0, available_bytes: u64::MAX };
-            paths.iter().map(|path| Room::new(disk.space(path).unwrap_or(plenty), free_bytes)).collect()
+            let unknown = Space { total_bytes: 0, available_bytes: 0 };
+            paths.iter().map(|path| Room::new(disk.space(path).unwrap_or(unknown), free_bytes)).collect()
         };
         self.local.run(look).await
     }
@@ -146,5 +151,7 @@ mod tests {
         assert_eq!(room(650).missing_bytes(), 0, "no segment goes meanwhile");
         assert_eq!(room(300).cache_bytes(300, 500), 0);
         assert_eq!(room(u64::MAX).cache_bytes(300, 500), 500);
+        let unknown = Room::new(Space { total_bytes: 0, available_bytes: 0 }, 100);
+        assert_eq!((unknown.room_bytes(), unknown.missing_bytes(), unknown.cache_bytes(300, 500)), (u64::MAX, 0, 500));
     }
 }

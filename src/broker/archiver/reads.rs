@@ -23,18 +23,45 @@ impl Archiver {
         Ok((archive, head.ok_or(ArchiveError::Absent { offset })?))
     }
 
+    /// As [`Self::known`], with the log's own start, which may be ahead of the bucket's.
+    async fn known_from(&self, id: TopicPartition, from: Offset) -> Result<(PartitionArchive, Head), ArchiveError> {
+        let (archive, head) = self.known(id, from).await?;
+        let log_start_offset = head.log_start_offset.max(from);
+        Ok((archive, Head { log_start_offset, ..Head::clone(&head) }))
+    }
+
     async fn find(
         &self,
         archive: &PartitionArchive,
         head: &Head,
         timestamp: Timestamp,
-        from: Offset,
     ) -> Result<Option<FoundOffset>, ArchiveError> {
-        // The log's own start may be ahead of the bucket's.
-        let head = Head { log_start_offset: head.log_start_offset.max(from), ..head.clone() };
-        let found =
-            self.reader.offset_for_timestamp(archive, &head, timestamp).await.map_err(|error| self.failed(&error))?;
+        let found = self.reader.offset_for_timestamp(archive, head, timestamp).await;
+        let found = found.map_err(|error| self.failed(&error))?;
         Ok(found.map(|(offset, timestamp, leader_epoch)| FoundOffset { offset, timestamp, leader_epoch }))
+    }
+
+    /// The record with the largest timestamp, of which it is known that it is at most `most`: of records that were deleted no
+    /// more is known than that, so it is closed in on.
+    async fn find_largest(
+        &self,
+        archive: &PartitionArchive,
+        head: &Head,
+        mut most: Timestamp,
+    ) -> Result<Option<FoundOffset>, ArchiveError> {
+        if let Some(found) = self.find(archive, head, most).await? {
+            return Ok(Some(found));
+        }
+        let Some(mut best) = self.find(archive, head, Timestamp(i64::MIN)).await? else { return Ok(None) };
+        while best.timestamp < most {
+            let half = best.timestamp.0.abs_diff(most.0).div_ceil(2);
+            let sought = Timestamp(best.timestamp.0.saturating_add_unsigned(half));
+            match self.find(archive, head, sought).await? {
+                Some(found) => best = found,
+                None => most = Timestamp(sought.0 - 1),
+            }
+        }
+        Ok(Some(best))
     }
 
     /// Says of damage, once in a while for each object: its readers try again and again.
@@ -77,8 +104,8 @@ impl ArchiveReader for Archiver {
         from: Offset,
     ) -> BoxFuture<'_, Result<Option<FoundOffset>, ArchiveError>> {
         Box::pin(async move {
-            let (archive, head) = self.known(partition, from).await?;
-            self.find(&archive, &head, timestamp, from).await
+            let (archive, head) = self.known_from(partition, from).await?;
+            self.find(&archive, &head, timestamp).await
         })
     }
 
@@ -88,20 +115,13 @@ impl ArchiveReader for Archiver {
         from: Offset,
     ) -> BoxFuture<'_, Result<Option<FoundOffset>, ArchiveError>> {
         Box::pin(async move {
-            let (archive, head) = self.known(partition, from).await?;
+            let (archive, head) = self.known_from(partition, from).await?;
             let spilled = head.spills.iter().filter(|spill| spill.next > from).map(|spill| spill.max_timestamp);
-            let listed =
-                head.segments.iter().filter(|segment| segment.next() > from).map(|segment| segment.max_timestamp);
-            let mut largest: Vec<Timestamp> = spilled.chain(listed).collect();
-            largest.sort_unstable_by(|one, other| other.cmp(one));
-            largest.dedup();
-            // Where the log start lies within a segment or a list, its largest may be of deleted records: then the next one is.
-            for timestamp in largest {
-                if let Some(found) = self.find(&archive, &head, timestamp, from).await? {
-                    return Ok(Some(found));
-                }
+            let listed = head.segments.iter().filter(|segment| segment.next() > from);
+            match spilled.chain(listed.map(|segment| segment.max_timestamp)).max() {
+                Some(largest) => self.find_largest(&archive, &head, largest).await,
+                None => Ok(None),
             }
-            Ok(None)
         })
     }
 }

@@ -141,7 +141,8 @@ async fn leader(broker: &Broker, index: i32) -> Leader {
 
 async fn produce(broker: &Broker, index: i32, records: Bytes) -> Result<Produced, PartitionError> {
     let leader = leader(broker, index).await;
-    let produced = broker.append(&leader, records, true, Duration::from_secs(60)).await?;
+    let produced =
+        broker.append(&leader, records, true, RoomWait { timeout: Duration::from_secs(60), held_bytes: 1000 }).await?;
     broker.acknowledge(&leader, &produced, Acknowledgement::All, Duration::from_secs(60)).await?;
     Ok(produced)
 }
@@ -350,6 +351,75 @@ async fn a_topic_that_can_not_be_described_keeps_no_other_from_it() {
         let shown = crate::archive::key::shown_name(&name);
         wait_for(&format!("/{shown}-")).await;
     }
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_was_never_described_and_is_deleted_is_recorded_as_gone() {
+    let home = Home::new();
+    let denies = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&denies);
+    let plan = Box::new(move |_, _, key: &str| {
+        let is_hit = asked.load(Ordering::Relaxed) && key.ends_with("topic.json");
+        if is_hit { Fault::Denied } else { Fault::None }
+    });
+    let broker = home.open_faulty(&["first", "second"], plan).await.unwrap();
+    let (broker, _) = home.begin_on(broker, &[]).await;
+    broker.delete_topic(&TopicName::Name(TOPIC.to_owned())).await.unwrap();
+    denies.store(false, Ordering::Relaxed);
+    for _ in 0..LOOKS {
+        if broker.image().deleted_topics().count() == 0 {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    broker.shutdown().await;
+    let left = objects(&home.path("store/alluvium")).into_iter().filter(|path| path.ends_with("topic.json"));
+    let descriptions: Vec<_> = left.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    assert!(descriptions.len() == 1 && descriptions[0].contains("\"purged\""), "{descriptions:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_local_goes_because_of_an_archive_that_contradicts_it() {
+    let mut home = Home::new();
+    home.retention_interval = Duration::from_millis(100);
+    let configs = [("local.retention.ms", "-1"), ("local.retention.bytes", "-1")];
+    let (broker, index) = home.begin_with(&configs).await;
+    let mut expected = produce_all(&broker, index, 0..5, "both").await;
+    archive(&broker, index).await;
+    broker.shutdown().await;
+    let other = Home::new();
+    copy(home.root.path(), other.root.path());
+    let broker = home.open().await;
+    expected.extend(produce_all(&broker, index, 5..10, "ours").await);
+    archive(&broker, index).await;
+    broker.shutdown().await;
+    // Another life of the same cluster, which has these offsets in a later epoch. Its bucket takes the place of ours.
+    other.open().await.shutdown().await;
+    let broker = other.open().await;
+    produce_all(&broker, index, 5..10, "theirs").await;
+    archive(&broker, index).await;
+    broker.shutdown().await;
+    std::fs::remove_dir_all(home.path("store")).unwrap();
+    std::fs::rename(other.path("store"), home.path("store")).unwrap();
+
+    let broker = home.open().await;
+    let set = |name: &str| (name.to_owned(), ConfigOperation::Set("1".to_owned()));
+    let edit = ConfigEdit::Operations(vec![set("local.retention.ms"), set("local.retention.bytes")]);
+    broker.alter_configs(&ConfigResource::Topic(TOPIC.to_owned()), &edit, false).await.unwrap();
+    let log = Arc::clone(leader(&broker, index).await.partition.log());
+    let passes = &broker.metrics().archive.retained_partitions;
+    for _ in 0..LOOKS {
+        if passes.get() >= 40 {
+            break;
+        }
+        broker.directories()[1].request_checkpoint();
+        tokio::time::sleep(PAUSE).await;
+    }
+    assert!(passes.get() >= 40, "{} looks", passes.get());
+    assert_eq!(log.offsets().local_log_start, Offset::ZERO);
+    assert_eq!(read_all(&broker, index).await, expected);
+    drop(log);
     broker.shutdown().await;
 }
 

@@ -10,6 +10,7 @@ use super::model::Written;
 use super::{Check, Notes, Part, ensure};
 use crate::broker::{
     Acknowledgement, ArchiveError, Broker, FetchLimits, FetchPartition, Isolation, Leader, OffsetQuery, PartitionError,
+    RoomWait,
 };
 use crate::log::{AppendError, ReadError};
 use crate::record::{Batch, BatchBuilder, BatchOptions, Batches, Compression, HeaderView};
@@ -18,6 +19,7 @@ use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
 
 /// Longer than any life.
 const FOR_EVER: Duration = Duration::from_secs(3600);
+const ROOM: RoomWait = RoomWait { timeout: FOR_EVER, held_bytes: 1000 };
 
 /// One client, ready to act.
 #[derive(Clone)]
@@ -69,7 +71,7 @@ impl Client {
     /// Appends a batch and waits for its acknowledgement. Only one append of a partition is settled at a time, as on one
     /// connection.
     pub(super) async fn append(self, batch: Batch) -> Check {
-        let appended = self.broker.append(&self.leader, batch.bytes().clone(), true, FOR_EVER).await;
+        let appended = self.broker.append(&self.leader, batch.bytes().clone(), true, ROOM).await;
         let produced = {
             let mut model = self.part.model.lock();
             model.is_appending = false;
@@ -100,7 +102,7 @@ impl Client {
     /// Sends again what was appended before.
     pub(super) async fn retry(self, again: Written) -> Check {
         let batch = again.batch.placed(Offset::ZERO, LeaderEpoch::NONE);
-        let appended = self.broker.append(&self.leader, batch.bytes().clone(), true, FOR_EVER).await;
+        let appended = self.broker.append(&self.leader, batch.bytes().clone(), true, ROOM).await;
         self.part.model.lock().is_appending = false;
         match appended {
             Ok(produced) => {

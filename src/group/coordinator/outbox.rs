@@ -47,6 +47,14 @@ impl Outbox {
         self.queue.push_back(entry);
     }
 
+    /// Puts entries before all that waits.
+    pub(super) fn push_first(&mut self, entries: Vec<Entry>) {
+        for entry in entries.into_iter().rev() {
+            self.queued_bytes += entry.bytes();
+            self.queue.push_front(entry);
+        }
+    }
+
     /// Takes what waits for no record, when no append is under way.
     pub(super) fn pop_ready(&mut self) -> Option<Entry> {
         match self.queue.front() {
@@ -65,7 +73,9 @@ impl Outbox {
             entries.push(Entry::Write { records: first, then: None });
         }
         while let Some(next) = self.queue.front() {
-            if bytes + next.bytes() > max_bytes && !records.is_empty() {
+            let is_full = bytes + next.bytes() > max_bytes && !records.is_empty();
+            // Which offsets a deletion finds is known once all before it is durable, and what comes after it must not be there yet.
+            if is_full || matches!(next, Entry::DeleteTopic(..)) {
                 break;
             }
             let Some(next) = self.queue.pop_front() else { break };

@@ -275,7 +275,8 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Deletes what is committed of a topic, once all that was queued before is.
+    /// Deletes what is committed of a topic, before all that is queued: that may be of a new topic of this name. No append may
+    /// be under way.
     pub(super) fn delete_topic(&mut self, token: Token, topic: &str, topic_id: TopicId) {
         let mut tombstones = Vec::new();
         for (group_id, logged) in &self.logged.groups {
@@ -285,26 +286,33 @@ impl Coordinator {
                 }
             }
         }
-        self.push_tombstones(tombstones);
-        self.reply_in_order(token, Reply::TopicDeleted(Ok(())));
+        let mut entries = self.writes(tombstones);
+        entries.push(Entry::Reply(token, Reply::TopicDeleted(Ok(()))));
+        self.outbox.push_first(entries);
     }
 
-    /// Queues tombstones in as many appends as they need: each stands for itself, and a deletion that a crash cuts short
-    /// can be asked for again.
     fn push_tombstones(&mut self, tombstones: Vec<LogRecord>) {
-        let mut records = Vec::new();
-        let mut bytes = 0;
+        for write in self.writes(tombstones) {
+            self.outbox.push(write);
+        }
+    }
+
+    /// Tombstones in as many appends as they need: each stands for itself, and a deletion that a crash cuts short can be asked
+    /// for again.
+    fn writes(&self, tombstones: Vec<LogRecord>) -> Vec<Entry> {
+        let (mut writes, mut records, mut bytes) = (Vec::new(), Vec::new(), 0);
         for tombstone in tombstones {
             if bytes + tombstone.bytes() > self.settings.max_batch_bytes {
-                self.outbox.push(Entry::Write { records: std::mem::take(&mut records), then: None });
+                writes.push(Entry::Write { records: std::mem::take(&mut records), then: None });
                 bytes = 0;
             }
             bytes += tombstone.bytes();
             records.push(tombstone);
         }
         if !records.is_empty() {
-            self.outbox.push(Entry::Write { records, then: None });
+            writes.push(Entry::Write { records, then: None });
         }
+        writes
     }
 
     /// Tombstones of offsets whose retention has passed, and of empty groups that lose their last offset or have none; a

@@ -1,4 +1,4 @@
-//! The coordinator against a log in memory: order, durability, visibility, limits.
+//! The coordinator against a log in memory: order, durability, visibility, limits. Long because one bench drives all of it.
 
 use std::time::Duration;
 
@@ -412,6 +412,34 @@ fn offsets_that_are_on_their_way_into_the_log_go_with_their_topic() {
     assert!([under_way, queued, later].into_iter().all(|token| bench.committed(token) == Ok(None)));
     assert_eq!(bench.answer(deleted), Reply::TopicDeleted(Ok(())));
     assert_eq!([0, 1, 2].map(|partition| bench.fetch("g", "t", partition)), [-1; 3]);
+}
+
+#[test]
+fn what_is_committed_for_a_topic_that_was_made_again_stays() {
+    let (old, new) = (TopicId::from_bytes([1; 16]), TopicId::from_bytes([2; 16]));
+    let commit = |topic_id, partition, offset| {
+        let mut commit = simple("g", partition, offset);
+        commit.topics[0].topic_id = topic_id;
+        commit
+    };
+    // With an append under way when the topic goes, and with one that is yet to begin.
+    for is_appending in [true, false] {
+        let mut bench = Bench::new(settings());
+        bench.commit(commit(old, 0, 1));
+        bench.prompt = false;
+        if is_appending {
+            bench.commit(simple("other", 0, 7));
+        }
+        bench.commit(commit(old, 1, 5));
+        let deleted = bench.ask(Request::TopicDeleted { topic: id("t"), topic_id: old });
+        let later = bench.commit(commit(new, 0, 9));
+        while bench.appending.is_some() {
+            bench.finish_append();
+        }
+        assert_eq!(bench.answer(deleted), Reply::TopicDeleted(Ok(())));
+        assert_eq!(bench.committed(later), Ok(None));
+        assert_eq!([0, 1].map(|partition| bench.fetch("g", "t", partition)), [9, -1]);
+    }
 }
 
 #[test]

@@ -209,6 +209,7 @@ fn who_waits_for_room_is_told_when_the_directory_goes_offline() {
     assert!(fixture.directory.is_offline());
     assert!(waits.as_mut().now_or_never().unwrap().is_none() && held.as_mut().now_or_never().unwrap().is_none());
     drop((waits, held, all));
+    assert!(!fixture.directory.hold_producers(true), "nobody is to wait for it again");
     assert!(fixture.directory.try_admit_producer(1).is_none());
 }
 

@@ -81,8 +81,8 @@ fn commits(context: &Context, image: &Image, wanted: &OffsetCommitRequestTopic) 
         leader_epoch: leader_epoch(partition.committed_leader_epoch),
         metadata: partition.committed_metadata.as_deref().unwrap_or_default().into(),
     });
-    let topic_id = if context.version() < FIRST_TOPIC_ID_VERSION { TopicId::ZERO } else { topic.topic_id };
-    Some(CommitTopic { topic: topic.name.clone(), topic_id, partitions: partitions.collect() })
+    // Also where it was named: the deletion of an earlier topic of this name may yet come to its coordinator.
+    Some(CommitTopic { topic: topic.name.clone(), topic_id: topic.topic_id, partitions: partitions.collect() })
 }
 
 /// The errors of a topic's partitions, by number.

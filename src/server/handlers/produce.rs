@@ -13,7 +13,7 @@ use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse};
 
 use super::wire::{brokers, message, topic_id};
 use super::{Answer, Answering, Begun, Context};
-use crate::broker::{Acknowledgement, Broker, Leader, PartitionError, Produced};
+use crate::broker::{Acknowledgement, Broker, Leader, PartitionError, Produced, RoomWait};
 use crate::log::AppendError;
 use crate::metadata::Image;
 use crate::protocol::{ErrorCode, ProtocolError, decode_request, encode_response};
@@ -43,6 +43,7 @@ struct PartOfTopic {
 /// Appends, and answers later.
 pub(super) async fn start(context: Context, body: Bytes) -> Result<Begun, ProtocolError> {
     let version = context.version();
+    let held_bytes = body.len();
     let request: ProduceRequest = decode_request(version, body)?;
     let acks = match request.acks {
         0 => Acknowledgement::None,
@@ -63,11 +64,15 @@ pub(super) async fn start(context: Context, body: Bytes) -> Result<Begun, Protoc
         let mut parts = Vec::with_capacity(topic.partition_data.len());
         for data in std::mem::take(&mut topic.partition_data) {
             let index = data.index;
-            bytes += data.records.as_ref().map_or(0, Bytes::len);
-            let left = timeout.saturating_sub(clock.monotonic().since(began));
-            let appended = append(&context, &image, &topic, data, left).await;
-            let outcome = match appended {
-                Ok((leader, produced)) => Outcome::Appended(leader, produced),
+            let more = data.records.as_ref().map_or(0, Bytes::len);
+            // Half of what is left: clients give up at about the time that they tell, and are to hear before.
+            let left = timeout.saturating_sub(clock.monotonic().since(began)) / 2;
+            let wait = RoomWait { timeout: left, held_bytes };
+            let outcome = match append(&context, &image, &topic, data, wait).await {
+                Ok((leader, produced)) => {
+                    bytes += more;
+                    Outcome::Appended(leader, produced)
+                }
                 Err((error, log_start)) => Outcome::Failed(error, log_start),
             };
             parts.push(PartOfTopic { index, outcome });
@@ -88,12 +93,12 @@ async fn append(
     image: &Image,
     topic: &TopicProduceData,
     data: PartitionProduceData,
-    timeout: Duration,
+    wait: RoomWait,
 ) -> Result<(Leader, Produced), (PartitionError, Option<Offset>)> {
     let leader = leader(context, image, topic, data.index).map_err(|error| (error, None))?;
     let records = data.records.unwrap_or_default();
     let zstd_allowed = context.version() >= FIRST_ZSTD_VERSION;
-    match context.broker.append(&leader, records, zstd_allowed, timeout).await {
+    match context.broker.append(&leader, records, zstd_allowed, wait).await {
         Ok(produced) => Ok((leader, produced)),
         Err(error) => {
             let named = names_log_start(&error, zstd_allowed);

@@ -136,12 +136,16 @@ def test_a_broker_that_was_killed_starts_on_a_full_disk_and_serves_again_once_th
 
 
 @pytest.mark.parametrize("broker", ["8MiB"], indirect=True)
+@pytest.mark.parametrize("load", ["local"], indirect=True)  # what is archived takes room of its own on its way
 def test_producers_wait_once_only_the_reserve_is_left_and_what_has_to_be_written_finds_room(broker, load):
     commits.find_coordinator(broker.bootstrap, "group")
     committer = commits.Committer(broker.bootstrap, "group", "full", ledger.PARTITIONS)
     committer.commit(1)
-    fill(broker.ballast, leave_bytes=5 * MEBIBYTE)
     said = lambda text: text in broker.log.read_text(errors="replace")
+    # The room is looked at once a second, in which producers at full speed write all of it.
+    fill(broker.ballast, leave_bytes=20 * MEBIBYTE)
+    wait_until(lambda: said("producers are slowed down"), "producers are not slowed down", broker)
+    fill(broker.ballast, leave_bytes=5 * MEBIBYTE)
     wait_until(lambda: said("only the reserve of the disk is left"), "producers are not held back", broker)
     stalled = -1
     while load.acknowledged != stalled:

@@ -28,7 +28,8 @@ impl Default for LogSettings {
             segment_bytes: 256 << 20,
             segment_age: Duration::from_secs(3600),
             write_caching: false,
-            producer_expiration: Duration::from_secs(86_400),
+            // A log that was recovered forgets nobody before it is told what its topic wants.
+            producer_expiration: Duration::MAX,
             max_producers: 10_000,
         }
     }

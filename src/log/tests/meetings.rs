@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use super::*;
 use crate::log::{Continuation, ProducerState};
 use crate::sim::Operation;
+use crate::types::{ProducerEpoch, ProducerId};
 
 fn is_segment(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "segment")
@@ -247,4 +248,31 @@ fn small_batches_that_take_all_permits_are_written() {
     assert!(fixture.directory.try_admit_producer(1).is_none());
     fixture.run();
     assert!(fixture.directory.try_admit_producer(all).is_some());
+}
+
+#[test]
+fn a_restart_forgets_no_producer_before_the_log_is_told_for_how_long() {
+    let mut fixture = Fixture::new();
+    let options = BatchOptions {
+        producer_id: ProducerId(7),
+        producer_epoch: ProducerEpoch(0),
+        base_sequence: 0,
+        ..BatchOptions::default()
+    };
+    let mut builder = BatchBuilder::new(options);
+    builder.append(Timestamp(0), None, Some(b"value"), std::iter::empty());
+    let numbered = builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap();
+    let append = |fixture: &Fixture, batch: &Batch| {
+        let now = fixture.machine.runtime().clock.wall();
+        fixture.log().append(batch, LeaderEpoch(1), now, None).unwrap()
+    };
+    append(&fixture, &numbered);
+    fixture.directory.request_checkpoint();
+    fixture.run();
+    let mut fixture = fixture.reopened();
+    fixture.machine.pass_ms(3 * 86_400_000);
+    append(&fixture, &batch(1));
+    fixture.directory.request_checkpoint();
+    fixture.run();
+    assert!(append(&fixture, &numbered).duplicate.is_some());
 }

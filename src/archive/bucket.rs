@@ -360,8 +360,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_snapshot_of_groups_counts_whether_or_not_older_ones_can_be_deleted() {
-        let fails = |operation| if operation == Operation::Delete { Fault::Denied } else { Fault::None };
-        let plan = Box::new(move |_, operation, _: &str| fails(operation));
+        let fault = |operation| if operation == Operation::Delete { Fault::Denied } else { Fault::None };
+        let plan = Box::new(move |_, operation, _: &str| fault(operation));
         let store = open_store("memory:///").wrapped(|backend| Arc::new(FaultyBackend::new(backend, plan)));
         let bucket = Bucket { store, ..bucket() };
         for number in 0..10 {

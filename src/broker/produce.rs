@@ -116,8 +116,10 @@ impl Broker {
         if let Some(permit) = directory.try_admit_producer(bytes) {
             return Ok(Some(permit));
         }
-        let waiting = self.waiting.get(&directory.identity().directory_id);
-        let Some(waiting) = waiting.filter(|_| !directory.is_offline()) else { return Ok(None) };
+        if directory.is_offline() {
+            return Ok(None);
+        }
+        let waiting = self.waiting.get(&directory.identity().directory_id).expect("each directory has its places");
         let clock = &*self.runtime.clock;
         let admitted = async {
             let _place = clock::timeout(clock, PLACE_TIMEOUT, waiting.take(wait.held_bytes)).await?;

@@ -29,7 +29,7 @@ pub(super) struct Pressure {
     pub(super) unarchived_bytes: u64,
     /// Bytes archived so far by this process.
     pub(super) archived_bytes: u64,
-    /// Bytes that may still be written to the fullest disk before its reserve is touched.
+    /// Bytes that may still be written to the fullest disk that takes records, before its reserve is touched.
     pub(super) room_bytes: u64,
     /// Room below which producers are slowed down, whatever the archive does.
     pub(super) scarce_bytes: u64,

@@ -11,7 +11,6 @@ use super::Gauge;
 
 /// Memory is counted in units of this size.
 const UNIT_BYTES: usize = 1024;
-
 /// Memory is scarce when less than this part of it is free.
 const SCARCE_PART: usize = 8;
 

@@ -13,6 +13,7 @@ use crate::archive::manifest::{ChunkRow, CommitFacts, HeadIdentity, Hex128};
 use crate::archive::store::faulty::{Fault, FaultyBackend};
 use crate::archive::tests::{Broker, end, log, open_store, writer};
 use crate::archive::workers::Workers;
+use crate::record::Batch;
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
 use crate::types::{Incarnation, LeaderEpoch, PartitionIndex};
@@ -106,14 +107,21 @@ async fn retention_moves_the_log_start_first_and_objects_go_after_their_grace() 
     assert_eq!(found.last(), log.last());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_deleted_records_only_what_is_known_of_their_producers_stays_until_more_is_known() {
+/// A log of which the first half was archived, and then deleted.
+async fn with_deleted_half() -> (Broker, Vec<Batch>, Arc<Head>) {
     let broker = Broker::new(open_store("memory:///"));
     broker.describe_topic().await;
     let log = log(1, 40);
-    let (first, all) = (log[20].header().base_offset, end(&log));
+    let first = log[20].header().base_offset;
     broker.archive(writer(1), &log, 20, first).await.unwrap();
     let head = broker.partition.advance_log_start(writer(1), first, NO_GRACE).await.unwrap();
+    (broker, log, head)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_deleted_records_only_what_is_known_of_their_producers_stays_until_more_is_known() {
+    let (broker, log, head) = with_deleted_half().await;
+    let all = end(&log);
     let known = broker.partition.read_producers(&head).await.unwrap().expect("batches have producers");
 
     let now = Runtime::production().clock.wall();
@@ -129,17 +137,13 @@ async fn of_deleted_records_only_what_is_known_of_their_producers_stays_until_mo
     broker.archive(writer(1), &log, 20, all).await.unwrap();
     sweep_tombstones(&broker.partition, writer(1), now).await.unwrap();
     assert!(!objects(&store, broker.partition.keys().log_directory()).await.contains(&companion));
-    assert_eq!(broker.read_all(first, false).await.last(), log.last());
+    assert_eq!(broker.read_all(log[20].header().base_offset, false).await.last(), log.last());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_companion_that_was_kept_keeps_its_tombstone_until_it_is_gone() {
-    let broker = Broker::new(open_store("memory:///"));
-    broker.describe_topic().await;
-    let log = log(1, 40);
-    let (first, all) = (log[20].header().base_offset, end(&log));
-    broker.archive(writer(1), &log, 20, first).await.unwrap();
-    let head = broker.partition.advance_log_start(writer(1), first, NO_GRACE).await.unwrap();
+    let (broker, log, head) = with_deleted_half().await;
+    let all = end(&log);
     let kept = head.producer_snapshot.unwrap().segment;
     let is_kept = |tombstone: &Tombstone| tombstone.what == Tombstoned::Segment(kept);
     assert!(head.tombstones.iter().any(is_kept));
@@ -258,7 +262,7 @@ async fn a_sweep_takes_only_what_nothing_refers_to_and_no_writer_can_commit() {
     assert_same_records(&broker, head.segments[0].base(), &log).await;
 }
 
-async fn assert_same_records(broker: &Broker, from: Offset, log: &[crate::record::Batch]) {
+async fn assert_same_records(broker: &Broker, from: Offset, log: &[Batch]) {
     let expected: Vec<_> = log.iter().filter(|batch| batch.header().next_offset() > from).cloned().collect();
     assert_eq!(broker.read_all(from, false).await, expected);
 }

@@ -278,6 +278,7 @@ impl Coordinator {
     /// Deletes what is committed of a topic, before all that is queued: that may be of a new topic of this name. No append may
     /// be under way.
     pub(super) fn delete_topic(&mut self, token: Token, topic: &str, topic_id: TopicId) {
+        assert!(!self.outbox.is_appending(), "what is found is not changed by an append under way");
         let mut tombstones = Vec::new();
         for (group_id, logged) in &self.logged.groups {
             for (&partition, committed) in logged.offsets.get(topic).into_iter().flatten() {

@@ -12,7 +12,7 @@ use crate::broker::{Broker, PartitionError};
 use crate::server::errors::partition_code;
 use crate::types::{LeaderEpoch, Offset, TopicId};
 
-/// Partitions of a topic that are worked on at once.
+/// Partitions that are worked on at once.
 const AT_ONCE: usize = 64;
 
 impl Handle for DeleteRecordsRequest {
@@ -20,18 +20,21 @@ impl Handle for DeleteRecordsRequest {
         let timeout = Duration::from_millis(u64::try_from(self.timeout_ms).unwrap_or(0));
         let clock = &context.broker.runtime().clock;
         let began = clock.monotonic();
-        let mut topics = Vec::with_capacity(self.topics.len());
-        for topic in self.topics {
-            let mut partitions = Vec::with_capacity(topic.partitions.len());
-            // Some at once, so that they share syncs of the journal.
-            for some in topic.partitions.chunks(AT_ONCE) {
-                let left = timeout.saturating_sub(clock.monotonic().since(began));
-                let some = some.iter().map(|partition| settle(context, &topic.name, partition, left));
-                partitions.extend(join_all(some).await);
-            }
-            topics.push(DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions));
+        let wanted = self.topics.iter().flat_map(|topic| topic.partitions.iter().map(move |one| (&topic.name, one)));
+        let wanted: Vec<_> = wanted.collect();
+        let mut results = Vec::with_capacity(wanted.len());
+        // Some at once, so that they share syncs of the journal.
+        for some in wanted.chunks(AT_ONCE) {
+            let left = timeout.saturating_sub(clock.monotonic().since(began));
+            let some = some.iter().map(|(name, partition)| settle(context, name, partition, left));
+            results.extend(join_all(some).await);
         }
-        DeleteRecordsResponse::default().with_topics(topics)
+        let mut results = results.into_iter();
+        let topics = self.topics.iter().map(|topic| {
+            let partitions = results.by_ref().take(topic.partitions.len()).collect();
+            DeleteRecordsTopicResult::default().with_name(topic.name.clone()).with_partitions(partitions)
+        });
+        DeleteRecordsResponse::default().with_topics(topics.collect())
     }
 }
 

@@ -64,13 +64,13 @@ pub(super) async fn start(context: Context, body: Bytes) -> Result<Begun, Protoc
         let mut parts = Vec::with_capacity(topic.partition_data.len());
         for data in std::mem::take(&mut topic.partition_data) {
             let index = data.index;
-            let more = data.records.as_ref().map_or(0, Bytes::len);
+            let sent_bytes = data.records.as_ref().map_or(0, Bytes::len);
             // Half of what is left: clients give up at about the time that they tell, and are to hear before.
             let left = timeout.saturating_sub(clock.monotonic().since(began)) / 2;
             let wait = RoomWait { timeout: left, held_bytes };
             let outcome = match append(&context, &image, &topic, data, wait).await {
                 Ok((leader, produced)) => {
-                    bytes += more;
+                    bytes += sent_bytes;
                     Outcome::Appended(leader, produced)
                 }
                 Err((error, log_start)) => Outcome::Failed(error, log_start),

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -16,6 +17,7 @@ use super::error::PartitionError;
 use super::settings::BrokerSettings;
 use crate::log::{AppendError, LogDirectory, LogSettings, PartitionLog};
 use crate::metadata::Image;
+use crate::metadata::broker_config::set_while_running;
 use crate::metadata::config_layers::BrokerLayers;
 use crate::metadata::image::{ArchiveMark, Topic, TopicChange};
 use crate::metadata::topic_config::TopicConfig;
@@ -132,6 +134,7 @@ impl Behind {
 pub(super) struct Partitions {
     node_id: NodeId,
     broker_configs: BTreeMap<String, String>,
+    producer_expiration: Duration,
     max_producers: usize,
     max_decompressed_bytes: usize,
     directories: Vec<Arc<LogDirectory>>,
@@ -152,6 +155,7 @@ impl Partitions {
         Self {
             node_id: settings.node_id,
             broker_configs: settings.broker_configs.clone(),
+            producer_expiration: settings.producer_expiration,
             max_producers: settings.max_producers_per_partition,
             max_decompressed_bytes: settings.max_decompressed_bytes,
             directories,
@@ -297,15 +301,14 @@ impl Partitions {
             compacted: config.cleanup_policy.compact,
             zstd_allowed: true,
         };
-        let expiration = crate::metadata::broker_config::effective("producer.id.expiration.ms", &self.layers(image))
+        let expiration = set_while_running("producer.id.expiration.ms", &self.layers(image))
             .and_then(|value| value.parse().ok())
-            .map(std::time::Duration::from_millis);
-        let defaults = LogSettings::default();
+            .map(Duration::from_millis);
         let log = LogSettings {
             segment_bytes: u32::try_from(config.segment_bytes).unwrap_or(u32::MAX),
             segment_age: config.segment_age,
             write_caching: config.write_caching,
-            producer_expiration: expiration.unwrap_or(defaults.producer_expiration),
+            producer_expiration: expiration.unwrap_or(self.producer_expiration),
             max_producers: self.max_producers,
         };
         TopicRules { config, produce, log }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::archiver::ArchiverSettings;
 use crate::archive::store::{Location, StoreSettings};
@@ -31,6 +32,8 @@ pub struct BrokerSettings {
     pub fetch: FetchSettings,
     /// Consumer groups.
     pub groups: GroupSettings,
+    /// `producer.id.expiration.ms`, until a client sets it: how long an idle producer is remembered.
+    pub producer_expiration: Duration,
     /// Producers remembered in one partition.
     pub max_producers_per_partition: usize,
     /// Bytes of produce requests that may wait for room in data directories, an equal part in each; clients of more are told to
@@ -140,6 +143,7 @@ impl BrokerSettings {
             topics: TopicSettings::default(),
             fetch: FetchSettings::default(),
             groups: GroupSettings::default(),
+            producer_expiration: crate::log::LogSettings::default().producer_expiration,
             max_producers_per_partition: 100,
             waiting_bytes: 64 << 20,
             max_decompressed_bytes: crate::record::MAX_DECOMPRESSED_BYTES,

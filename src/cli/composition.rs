@@ -44,6 +44,7 @@ pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, Locatio
             reader_lanes: READER_LANES,
         },
         groups: group_settings(config),
+        producer_expiration: config.producers.id_expiration.0,
         max_producers_per_partition: config.producers.max_ids_per_partition,
         // Of whole requests; half of what these may take, so that others are always read.
         waiting_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)) / 4,
@@ -181,6 +182,7 @@ fn numbers(config: &Config) -> impl Iterator<Item = (&'static str, u128)> {
         ("group.max.session.timeout.ms", groups.session_timeout_max.0.as_millis()),
         ("group.initial.rebalance.delay.ms", groups.initial_rebalance_delay.0.as_millis()),
         ("group.max.size", groups.max_members as u128),
+        ("producer.id.expiration.ms", config.producers.id_expiration.0.as_millis()),
         ("fetch.max.bytes", network.fetch_max.bytes().into()),
         ("max.connections", network.max_connections as u128),
         ("max.connections.per.ip", network.max_connections_per_address as u128),
@@ -189,8 +191,6 @@ fn numbers(config: &Config) -> impl Iterator<Item = (&'static str, u128)> {
     ];
     let longs = [
         ("connections.max.idle.ms", network.idle_timeout.0.as_millis()),
-        // Kafka's is an int, of 24 days at most. What was set is what counts.
-        ("producer.id.expiration.ms", config.producers.id_expiration.0.as_millis()),
         ("log.retention.check.interval.ms", config.data.settings.retention_interval.0.as_millis()),
     ];
     let clamped = |most: u128| move |(name, value): (_, u128)| (name, value.min(most));

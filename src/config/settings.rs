@@ -249,7 +249,7 @@ settings! {
     /// Idempotent producers.
     producers: ProducersSettings {
         /// Kafka's producer.id.expiration.ms: how long a silent producer's sequence numbers are remembered, in memory and
-        /// in checkpoints. A retry after that is written a second time.
+        /// in checkpoints. A retry after that is written a second time. Clients are shown 24 days at most, what Kafka's type holds.
         id_expiration: Interval = Interval::hours(24);
         /// Producers remembered in one partition, in memory beyond the budget and in each checkpoint. Beyond it the one silent for
         /// longest is forgotten.

@@ -102,7 +102,7 @@ fn composed(flags: impl Iterator<Item = (&'static str, &'static str)>) -> Result
     let mut broker = broker_settings(&config).unwrap();
     let of_topics =
         |name: &str| TOPIC_CONFIGS.iter().any(|topic| topic.broker_synonyms.iter().any(|(one, _)| *one == name));
-    broker.broker_configs.retain(|name, _| of_topics(name) || name == "producer.id.expiration.ms");
+    broker.broker_configs.retain(|name, _| of_topics(name));
     // Printing the broker's settings does not show these.
     let options = &broker.archive.store.options.0;
     Ok(format!("{broker:?} {options:?} {:?} {} {:?}", server_settings(&config), config.http, config.telemetry))

@@ -24,6 +24,12 @@ pub fn effective(name: &str, layers: &BrokerLayers<'_>) -> Option<String> {
     synonyms(entry, layers).next().map(|synonym| synonym.value)
 }
 
+/// The value that was set while the broker ran; none where none was.
+pub fn set_while_running(name: &str, layers: &BrokerLayers<'_>) -> Option<String> {
+    let running = |source| matches!(source, ConfigSource::DynamicBroker | ConfigSource::DynamicDefaultBroker);
+    synonyms(broker_config(name)?, layers).find(|synonym| running(synonym.source)).map(|synonym| synonym.value)
+}
+
 /// Describes every broker configuration of one broker, in order of names.
 pub fn describe(layers: &BrokerLayers<'_>) -> Vec<ConfigEntry> {
     let entry = |entry: &'static BrokerConfigDefinition| {

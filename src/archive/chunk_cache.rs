@@ -2,8 +2,9 @@
 //!
 //! An entry is a `RebuiltChunk` in a file. One build of a chunk runs at a time: later readers wait for it, and it runs to
 //! its end even when all of them have gone, so that a fetch that timed out finds it done. The least recently used entries
-//! make room, for others and for whoever else needs the disk; the file of one that is being read goes when that ends. Nothing is synced and nothing survives: opening the
-//! cache empties its directory. A block whose checksum is wrong is never served; its entry is dropped and built again.
+//! make room, for others and for whoever else needs the disk; the file of one that is being read goes when that ends. Nothing is
+//! synced and nothing survives: opening the cache empties its directory. A block whose checksum is wrong is never served; its
+//! entry is dropped and built again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,6 +25,9 @@ use crate::runtime::Runtime;
 use crate::runtime::disk::Disk;
 use crate::telemetry::CacheMetrics;
 use crate::types::Offset;
+
+/// Entries that are kept, however small they are: each has its file open.
+const MAX_ENTRIES: usize = 4096;
 
 /// The form in which a chunk is kept for clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -333,14 +337,36 @@ impl State {
         self.metrics.bytes.set(self.bytes.cast_signed());
     }
 
-    /// Removes the least recently used entries until `bytes` more fit; returns the files to delete.
+    /// Removes the least recently used entries until one more of `bytes` fits; returns the files to delete.
     fn make_room(&mut self, bytes: u64) -> Vec<PathBuf> {
         let mut removed = Vec::new();
-        while self.bytes + bytes > self.budget_bytes {
+        while self.bytes + bytes > self.budget_bytes || self.entries.len() >= MAX_ENTRIES {
             let Some((_, &oldest)) = self.by_use.first_key_value() else { break };
             removed.extend(self.remove(&oldest));
             self.metrics.evictions.inc();
         }
         removed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_files_are_kept_open_than_the_limit_however_small_they_are() {
+        let mut state = State { budget_bytes: 1 << 30, ..State::default() };
+        let form = ChunkForm { compression: FetchCompression::Auto, committed_only: false };
+        let key = |chunk| ChunkKey { segment: SegmentUuid::from_entropy([1; 16]), base: Offset::ZERO, chunk, form };
+        let chunks = MAX_ENTRIES as u32 + 3;
+        for number in 0..chunks {
+            state.make_room(1);
+            let chunk = ChunkWriter::in_memory().finish().unwrap();
+            state.insert(key(number), Arc::new(chunk), PathBuf::new());
+        }
+        assert_eq!(state.entries.len(), MAX_ENTRIES);
+        assert!(
+            state.touch(&key(2)).is_none() && state.touch(&key(3)).is_some() && state.touch(&key(chunks - 1)).is_some()
+        );
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &ServeArguments, context: &mut Context) -> Result<(
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    raise_file_limit();
+    raise_file_limit(&config);
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     tokio.block_on(serve(arguments, &config, context))
 }
@@ -183,8 +183,10 @@ fn cannot_listen(config: &Config, error: &std::io::Error) -> Failure {
     )
 }
 
-/// Raises the limit on open files to what the system allows: each partition and each connection needs some.
-fn raise_file_limit() {
+/// Raises the limit on open files to what the system allows: each partition needs two at most, each connection one, and all
+/// else together a few thousand.
+fn raise_file_limit(config: &Config) {
+    const ALL_ELSE: u64 = 5000;
     let limit = getrlimit(Resource::Nofile);
     let mut wanted = limit;
     wanted.current = limit.maximum;
@@ -192,6 +194,14 @@ fn raise_file_limit() {
         && let Err(error) = setrlimit(Resource::Nofile, wanted)
     {
         tracing::warn!(%error, files = limit.current, "the limit on open files could not be raised");
+    }
+    let needed = (config.network.max_connections + 2 * config.topics.max_partitions) as u64 + ALL_ELSE;
+    if let Some(files) = limit.maximum.filter(|&files| files < needed) {
+        tracing::warn!(
+            files,
+            needed,
+            "the hard limit on open files is low; raise it (LimitNOFILE, ulimit -Hn), or lower network.max_connections and topics.max_partitions"
+        );
     }
 }
 

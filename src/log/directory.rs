@@ -34,7 +34,7 @@ use super::stamp::{Identity, Kind, STAMP_BYTES};
 use super::state::{Deletion, Recovered};
 use super::write_behind::Writer;
 use crate::runtime::Runtime;
-use crate::runtime::disk::{DirectoryLock, read_file, replace_file};
+use crate::runtime::disk::{DirectoryLock, is_descriptor_shortage, is_shortage, read_file, replace_file};
 use crate::runtime::tasks::{Lane, LaneWaker, Priority};
 use crate::types::{ClusterId, DirectoryId, Incarnation, NodeId, Offset, TopicPartition};
 
@@ -195,7 +195,7 @@ impl LogDirectory {
         self.shared.is_offline()
     }
 
-    /// True while the file system has no room for what has to be written; appends wait.
+    /// True while what has to be written finds no room on the file system, or no file descriptor; appends wait.
     pub fn is_full(&self) -> bool {
         self.shared.full.load(Ordering::Relaxed) || self.shared.journal_full.load(Ordering::Relaxed)
     }
@@ -375,10 +375,13 @@ impl Shared {
         }
     }
 
-    /// Runs a sync; its failure takes the directory offline, for nothing is known of the data any more.
+    /// Runs a sync; its failure takes the directory offline, for nothing is known of the data any more. One that could not
+    /// begin is to be asked for again.
     pub(super) fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let result = sync();
-        if let Err(error) = &result {
+        if let Err(error) = &result
+            && !is_descriptor_shortage(error)
+        {
             tracing::error!(%error, path = %self.path.display(), "sync failed");
             self.go_offline();
         }
@@ -386,9 +389,9 @@ impl Shared {
     }
 
     pub(super) fn handle_write_error(&self, error: &io::Error) {
-        if is_full(error) && !self.is_offline() {
+        if is_shortage(error) && !self.is_offline() {
             if !self.full.swap(true, Ordering::Relaxed) {
-                tracing::error!(path = %self.path.display(), "no space left for segments: producers wait until there is");
+                tracing::error!(%error, path = %self.path.display(), "segments can't be written for now; producers wait");
             }
             return;
         }
@@ -414,9 +417,9 @@ impl Shared {
                     self.wake_write_behind();
                     return;
                 }
-                Outcome::NoRoom => {
+                Outcome::Shortage(error) => {
                     if !self.journal_full.swap(true, Ordering::Relaxed) {
-                        tracing::error!(path = %self.path.display(), "no space left for the journal: producers wait until there is");
+                        tracing::error!(%error, path = %self.path.display(), "no journal file can be used for now; producers wait");
                     }
                     // A checkpoint lets files be used again; the next tick has both lanes try.
                     self.checkpoint_requested.store(true, Ordering::Relaxed);
@@ -618,9 +621,4 @@ impl Shared {
 /// Where the segments of a partition are.
 pub(super) fn partition_path(directory: &Path, partition: TopicPartition) -> PathBuf {
     directory.join("topics").join(partition.topic_id.to_string()).join(partition.partition.to_string())
-}
-
-/// Whether an error says that there is no room, which may come back.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::continuation::Continuation;
-use super::directory::{Shared, is_full};
+use super::directory::Shared;
 use super::epoch_cache::EpochCache;
 use super::error::{AppendError, Missing, ReadError};
 use super::journal::{Client, Completed, Durability, Mark, Write};
@@ -25,6 +25,7 @@ use super::segment::Segment;
 use super::settings::LogSettings;
 use super::state::{Deletion, Recovered, State};
 use crate::record::{Batch, BatchHeader};
+use crate::runtime::disk::is_shortage;
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 /// A batch took its place.
@@ -433,7 +434,9 @@ impl PartitionLog {
         let mut writer = self.writer.lock();
         let below = match self.keep_a_segment(&mut writer, below) {
             // Room comes by what goes: the last one stays for now, in place of an empty one.
-            Err(error) if is_full(&error) => self.state.lock().segments.last().map_or(below, |last| last.base_offset()),
+            Err(error) if is_shortage(&error) => {
+                self.state.lock().segments.last().map_or(below, |last| last.base_offset())
+            }
             kept => kept.map(|()| below)?,
         };
         let leaving: Vec<_> = {
@@ -448,13 +451,13 @@ impl PartitionLog {
             leaving
         };
         for (removed, segment) in leaving.iter().enumerate() {
-            if let Err(error) = segment.remove() {
+            // One after another, so that a power cut leaves no hole among what is there.
+            let sync = || self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path));
+            if let Err(error) = segment.remove().and_then(|()| sync()) {
                 // Nobody reads them, but they take room and are tried again.
                 self.state.lock().segments.splice(..0, leaving[removed..].iter().cloned());
                 return Err(error);
             }
-            // One after another, so that a power cut leaves no hole among what is there.
-            self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path))?;
         }
         drop(writer);
         Ok(leaving.len())

@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 
 use super::checkpoint::{Checkpoint, PartitionCheckpoint, SegmentRecord, Stored};
 use super::counting::DirectoryMetrics;
-use super::directory::{RecoveryReport, Shared, is_full, partition_path};
+use super::directory::{RecoveryReport, Shared, partition_path};
 use super::epoch_cache::EpochCache;
 use super::error::{Missing, OpenError, ReadError};
 use super::journal::{Block, Entry, Journal, JournalFiles, Mark, ReplayPosition, read_entry};
@@ -36,6 +36,7 @@ use super::stamp::Identity;
 use super::state::Recovered;
 use crate::record::Batch;
 use crate::runtime::Runtime;
+use crate::runtime::disk::{is_shortage, same_error};
 use crate::types::{Offset, Timestamp, TopicPartition};
 
 /// A truncation in the journal below everything else that concerns the partition.
@@ -167,7 +168,7 @@ fn restore(
 /// can be read, and room brings service back.
 fn write_replayed(shared: &Shared, log: &Arc<PartitionLog>, now: Timestamp) -> io::Result<()> {
     match log.write_behind(now) {
-        Err(error) if is_full(&error) => {
+        Err(error) if is_shortage(&error) => {
             shared.handle_write_error(&error);
             shared.retry_write_behind(log);
             Ok(())
@@ -374,7 +375,7 @@ fn remove_files(shared: &Shared, path: &Path, segments: &[Offset]) -> Result<(),
 
 fn to_open_error(error: &ReadError) -> OpenError {
     match error {
-        ReadError::Io { error, .. } => OpenError::Io(std::io::Error::new(error.kind(), error.to_string())),
+        ReadError::Io { error, .. } => OpenError::Io(same_error(error)),
         other => OpenError::Io(std::io::Error::other(other.to_string())),
     }
 }

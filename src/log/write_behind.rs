@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 use super::checkpoint::{Checkpoint, PartitionCheckpoint, SegmentRecord};
 use super::checkpoint_clock::Due;
-use super::directory::{Shared, is_full};
+use super::directory::Shared;
 use super::error::ReadError;
 use super::journal::ReplayPosition;
 use super::partition::PartitionLog;
@@ -24,12 +24,13 @@ use super::producer_state::ProducerState;
 use super::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentWriter};
 use super::state::{Deletion, State};
 use crate::record::Batch;
+use crate::runtime::disk::{is_shortage, same_error};
 use crate::types::{Offset, Timestamp};
 
 /// Batches written with one call, about.
 const WRITE_BYTES: usize = 4 << 20;
 /// Up to so many changed files are synced one by one; beyond it the file system as a whole.
-const SYNC_FILES_LIMIT: usize = 64;
+pub(super) const SYNC_FILES_LIMIT: usize = 64;
 /// A segment never spans more offsets than its index can hold.
 const SEGMENT_OFFSETS_LIMIT: i64 = i32::MAX as i64;
 
@@ -246,8 +247,8 @@ impl PartitionLog {
         self.sync_active(writer)?;
         match segment.store_index() {
             // Room comes back.
-            Err(ReadError::Io { error, .. }) if is_full(&error) => {
-                return Err(io::Error::new(error.kind(), error.to_string()));
+            Err(ReadError::Io { error, .. }) if is_shortage(&error) => {
+                return Err(same_error(&error));
             }
             Err(error) => tracing::error!(%error, "segment was sealed without an index"),
             Ok(()) => {}
@@ -311,6 +312,12 @@ impl PartitionLog {
         writer.unsynced = false;
         writer.new_name = false;
         Ok(())
+    }
+
+    /// What was taken for synced was not.
+    fn not_synced(&self) {
+        let mut writer = self.writer.lock();
+        (writer.unsynced, writer.new_name) = (true, true);
     }
 
     /// Syncs the active segment if it was changed.
@@ -388,7 +395,7 @@ impl PartitionLog {
 
 fn to_io(error: ReadError) -> io::Error {
     match error {
-        ReadError::Io { error, .. } => io::Error::new(error.kind(), error.to_string()),
+        ReadError::Io { error, .. } => same_error(&error),
         other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
     }
 }
@@ -407,7 +414,7 @@ impl Shared {
     fn write_and_checkpoint(&self) -> io::Result<()> {
         match self.journal.prepare_spare(&*self.runtime.disk) {
             // The journal has others, and will say when it has not; segments are what makes them free.
-            Err(error) if is_full(&error) => {}
+            Err(error) if is_shortage(&error) => {}
             result => result?,
         }
         let now = self.runtime.clock.wall();
@@ -430,8 +437,11 @@ impl Shared {
                 self.retry_write_behind(&log);
             }
         }
-        result?;
-        self.sync_removed(&removed)?;
+        if let Err(error) = result.and_then(|()| self.sync_removed(&removed)) {
+            // A checkpoint before that would have the journal forget why they are gone.
+            removed.iter().for_each(|log| self.retry_write_behind(log));
+            return Err(error);
+        }
         self.evict_tails();
         match due {
             Due::No => Ok(()),
@@ -458,6 +468,7 @@ impl Shared {
         self.metrics.journal.replay_bytes.dec_by(journal_bytes as i64);
         self.metrics.journal.checkpoints.inc();
         self.metrics.journal.checkpoint_seconds.observe(took);
+        self.note_room();
         self.journal.release_below(position.sequence);
         self.wake_journal();
         Ok(())
@@ -471,8 +482,9 @@ impl Shared {
         for log in &changed {
             log.sync_files(one_by_one)?;
         }
-        if !one_by_one {
-            self.sync(|| self.runtime.disk.sync_filesystem(&self.path))?;
+        if !one_by_one && let Err(error) = self.sync(|| self.runtime.disk.sync_filesystem(&self.path)) {
+            changed.iter().for_each(|log| log.not_synced());
+            return Err(error);
         }
         let alive = logs.iter().filter(|log| !log.is_deletion_durable());
         let Some(partitions) = alive.map(|log| log.checkpoint(now)).collect::<Option<Vec<_>>>() else {

@@ -37,6 +37,11 @@ pub enum Open {
 /// Alignment of memory, offset and length for direct IO.
 pub const DIRECT_ALIGNMENT_BYTES: usize = 4096;
 
+/// The process has as many files open as it may.
+pub const EMFILE: i32 = 24;
+/// The system has.
+const ENFILE: i32 = 23;
+
 /// One name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DirectoryEntry {
@@ -128,6 +133,24 @@ pub trait File: Send + Sync + Debug {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(())
+    }
+}
+
+/// Whether an error says that something ran short that may come back: room, or file descriptors.
+pub fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) || is_descriptor_shortage(error)
+}
+
+/// Whether an error says that file descriptors ran out. No sync ends like this: only what is opened for one.
+pub fn is_descriptor_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
+
+/// The same error again: it is told apart by its code.
+pub fn same_error(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
     }
 }
 

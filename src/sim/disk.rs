@@ -326,6 +326,7 @@ impl World {
 
 impl Disk for SimDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
+        self.meanwhile.happens(Operation::Open, path)?;
         let mut world = self.world.lock();
         world.check_power()?;
         let inode = match (how, world.inode_at(path)) {
@@ -376,6 +377,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_filesystem(&self, path: &Path) -> io::Result<()> {
+        self.meanwhile.happens(Operation::SyncFilesystem, path)?;
         let mut world = self.world.lock();
         let inodes: Vec<_> = world.inodes.keys().copied().collect();
         for inode in inodes {

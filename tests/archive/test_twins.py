@@ -12,14 +12,16 @@ import pytest
 
 from archive.conftest import archive, flush
 from compat.clients import LibRdKafka
-from harness import topics
+from harness import s3, topics
 from harness.batch import Record
+from harness.faulty_proxy import FaultyProxy
 from harness.patience import wait_until
 
 RESTLESS = {"segment.ms": 200, "local.retention.ms": 1, "local.retention.bytes": 1}
 EACH = 10
 ROUNDS = ["first", "second", "third"]
 COMPLAINT = "another process archives this partition"
+TIMEOUT_S = 2
 
 
 @pytest.fixture
@@ -38,6 +40,14 @@ def twin(serve, store, tmp_path, original):
     """Starts a broker on a copy of the data directory."""
     shutil.copytree(original.directory / "data", tmp_path / "twin" / "data")
     return lambda: serve(store, "twin")
+
+
+@pytest.fixture
+def proxy(seaweedfs):
+    """A way to the bucket that can fail."""
+    made = FaultyProxy(seaweedfs.port)
+    yield made
+    made.stop()
 
 
 def produce(broker, name):
@@ -104,3 +114,34 @@ def test_a_data_directory_from_before_is_no_way_back(original, twin, store):
     copy.stop()
     original.start()
     assert values(original) == named("both", "original")
+
+
+def test_one_that_stood_still_in_the_middle_of_an_upload_finds_that_another_took_its_place(proxy, serve, seaweedfs, fresh_name, tmp_path):
+    prefix = fresh_name("case")
+    near, direct = (s3.S3Store(port, prefix) for port in (proxy.port, seaweedfs.port))
+    original = serve(near, "original", f"archive.request_timeout={TIMEOUT_S}s")
+    topics.create(original.bootstrap, "twins", configs=RESTLESS)
+    produce(original, "both")
+    flush(original, "twins")
+    before = s3.keys(direct, ".parquet")
+    with proxy.failing("slow"):
+        produce(original, "original first")
+        # The records are in the bucket, and the head that has to name them is not written yet, or is under way.
+        wait_until(lambda: s3.keys(direct, ".parquet") != before)
+        with original.paused():
+            paused = time.monotonic()
+            shutil.copytree(original.directory / "data", tmp_path / "twin" / "data")
+            copy = serve(direct, "twin")
+            produce(copy, "twin first")
+            flush(copy, "twins")
+            time.sleep(max(0, paused + 2 * TIMEOUT_S - time.monotonic()))
+    produce(original, "original second")
+    wait_until(lambda: is_fenced(original))
+    produce(copy, "twin second")
+    flush(copy, "twins")
+    both = named("both", "original first")
+    assert archived(direct) == both + named("twin first", "twin second") == values(copy)
+    # What it acknowledged before and after is there, and stays on its disk.
+    assert values(original) == both + named("original second")
+    assert topics.offset(original.bootstrap, "twins", 0, topics.EARLIEST_PENDING_UPLOAD) <= len(both)
+    assert COMPLAINT in original.tail(10_000) and COMPLAINT not in copy.tail(10_000)

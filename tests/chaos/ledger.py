@@ -29,7 +29,7 @@ class Writer:
         self.next_number = self.acknowledged = 0
         self.offsets = {}  # first number of an acknowledged batch -> base offset
         self.open = []  # batches sent and not answered, oldest first: (first number, count, bytes)
-        self.failure, self.refusals = None, 0
+        self.failure, self.refusals, self.refused_with = None, 0, set()
 
     def run(self, bootstrap, stop):
         """Produces until told to stop; connections that break are made anew."""
@@ -110,6 +110,7 @@ class Writer:
             self.refusals = 0
             return False
         self.refusals += 1
+        self.refused_with.add(code)
         assert code in NOT_YET or code == 45, f"partition {self.partition}: error {code} for {self.open[0][:2]}"
         assert self.refusals < PATIENCE, f"partition {self.partition}: {self.open[0][:2]} refused for ever, error {code}"
         return True
@@ -128,10 +129,30 @@ def verify(bootstrap, writers):
             assert offset in (first, -1), f"batch {first} was acknowledged at offset {offset}"
 
 
-def verify_archive(broker, topic):
-    """Has everything archived, into the directory that is the default, and that checked from the first object to the last."""
+def verify_archive(broker, topic, store=None):
+    """Has everything archived, into a directory or the default one, and that checked from the first object to the last."""
     run("archive", "flush", topic, "--wait", "--bootstrap", broker.bootstrap)
-    run("archive", "verify", topic, "--object-store", f"file://{broker.directory}/data/object-store")
+    run("archive", "verify", topic, "--object-store", f"file://{store or broker.directory / 'data/object-store'}")
+
+
+def wait_until(reached, failure, broker, within_s=60):
+    """Waits until something is true, as long as the broker lives."""
+    end = time.monotonic() + within_s
+    while not reached():
+        assert broker.process.poll() is None, f"the broker ended:\n{broker.tail()}"
+        assert time.monotonic() < end, f"{failure}:\n{broker.tail()}"
+        time.sleep(0.1)
+
+
+def goes_on(broker, writers):
+    """Waits until every one of these producers is acknowledged more."""
+    before = [writer.acknowledged for writer in writers]
+
+    def increased():
+        assert not any(writer.failure for writer in writers), [writer.failure for writer in writers]
+        return all(writer.acknowledged > was + 200 for writer, was in zip(writers, before))
+
+    wait_until(increased, "producers do not go on", broker)
 
 
 def where_broken(writer, numbers):

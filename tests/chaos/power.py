@@ -1,12 +1,14 @@
-"""Power cuts: a file system in a file that forgets what was not synced.
+"""Power cuts and failing disks: a file system in a file that forgets what was not synced, turns read-only, or can't sync.
 
 `Disk`: the shutdown ioctl of ext4 and xfs, with its log not flushed, leaves on the device what a power cut leaves with a disk
-that has no cache: what was written to it.
+that has no cache: what was written to it. ext4 can be told that it found an error, after which it takes no writes.
 
 `VolatileDisk`: a block device whose write cache is the memory of a process, which is killed. What was written and not
-flushed is gone: a sync that reaches the file system, but not the device, is found out.
+flushed is gone: a sync that reaches the file system, but not the device, is found out. The cache can be made unable to
+flush: writes go on, and every sync fails.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -14,6 +16,7 @@ import signal
 import struct
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -25,13 +28,13 @@ MEBIBYTE = 1 << 20
 class Disk:
     """A loop-mounted file system that can lose its power."""
 
-    def __init__(self, directory, kind="ext4", size_mib=2048):
+    def __init__(self, directory, kind="ext4", size_mib=2048, features=()):
         self.image, self.mountpoint = directory / f"{kind}.img", directory / kind
         self.kind = kind
         self.mountpoint.mkdir()
         with self.image.open("wb") as image:
             image.truncate(size_mib * MEBIBYTE)
-        run(f"mkfs.{kind}", "-q", str(self.image))
+        run(f"mkfs.{kind}", "-q", *features, str(self.image))
         self.mount()
 
     def mount(self):
@@ -49,6 +52,18 @@ class Disk:
         finally:
             os.close(handle)
 
+    def turn_read_only(self):
+        """What ext4 does when it meets damage, also with files open for writing; only mounting anew, by `restore`, ends it."""
+        run("mount", "-o", "remount,errors=remount-ro", str(self.mountpoint))
+        device = os.stat(self.mountpoint).st_dev
+        name = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name
+        trigger = Path(f"/sys/fs/ext4/{name}/trigger_fs_error")
+        if not os.access(trigger, os.W_OK):
+            pytest.skip("this kernel has no way to tell ext4 of an error")
+        trigger.write_text("on purpose")
+        with pytest.raises(OSError, match="Read-only file system"):
+            (self.mountpoint / "unwritable").touch()
+
     def restore(self):
         """Mounts again what the device holds; the journal of the file system is replayed."""
         run("umount", str(self.mountpoint))
@@ -62,16 +77,19 @@ class Disk:
 class VolatileDisk(Disk):
     """ext4 on a loop device on nbdfuse on nbdkit, which keeps writes in memory until it is told to flush them."""
 
-    def __init__(self, directory, size_mib=2048):
+    def __init__(self, directory, size_mib=2048, features=()):
         self.directory, self.server, self.client, self.loop = directory, None, None, None
+        self.fault = directory / "fault"
         (directory / "nbd").mkdir()
-        super().__init__(directory, "ext4", size_mib)
+        super().__init__(directory, "ext4", size_mib, features)
         self.kind = "a device with a volatile cache"
 
     def mount(self):
         socket, fuse = self.directory / "nbd.sock", self.directory / "nbd"
         socket.unlink(missing_ok=True)
-        serve = ["nbdkit", "--foreground", "--unix", socket, "--filter=cache", "file", self.image, "cache=writeback"]
+        # What comes out of the cache fails, and not what goes into it.
+        serve = ["nbdkit", "--foreground", "--unix", socket, "--filter=cache", "--filter=error", "file", self.image]
+        serve += ["cache=writeback", "error-pwrite-rate=100%", "error-zero-rate=100%", f"error-file={self.fault}"]
         self.server = subprocess.Popen(serve, stderr=subprocess.DEVNULL)
         wait_until(socket.exists, "nbdkit does not listen")
         self.client = subprocess.Popen(["nbdfuse", fuse, "--unix", socket], stderr=subprocess.DEVNULL)
@@ -85,6 +103,15 @@ class VolatileDisk(Disk):
             pytest.skip(f"this kernel has no loop device over FUSE: {made.stderr.strip()}")
         self.loop = made.stdout.strip()
         run("mount", self.loop, str(self.mountpoint))
+
+    @contextlib.contextmanager
+    def failing_syncs(self):
+        """Has every flush of the cache fail for the length of a block; the device then takes again all that it was not given."""
+        self.fault.touch()
+        try:
+            yield
+        finally:
+            self.fault.unlink()
 
     def cut_power(self):
         self.server.send_signal(signal.SIGKILL)
@@ -131,10 +158,10 @@ def skip_unless_root():
 
 
 def make(kind, directory):
-    """A disk of a kind: ext4, xfs, or volatile."""
+    """A disk of a kind: ext4, xfs, volatile, or unjournaled: volatile, without a journal that would end with a failed flush."""
     skip_unless_root()
-    if kind != "volatile":
+    if kind not in ("volatile", "unjournaled"):
         return Disk(directory, kind)
     if not shutil.which("nbdkit") or not shutil.which("nbdfuse") or not os.path.exists("/dev/fuse"):
         pytest.skip("a block device with a volatile cache needs nbdkit, nbdfuse and FUSE")
-    return VolatileDisk(directory)
+    return VolatileDisk(directory, features=["-O", "^has_journal"] if kind == "unjournaled" else ())

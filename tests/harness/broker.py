@@ -1,5 +1,6 @@
 """Brokers to test: alluvium from its binary, Apache Kafka from its jars, or one that runs already."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -112,6 +113,15 @@ class Alluvium(Broker):
         self.process.kill()
         self.process.wait()
 
+    @contextlib.contextmanager
+    def paused(self):
+        """Has the process stand still for the length of a block."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     def stop(self):
         """SIGTERM; a broker that does not end within seconds or not with 0 is a failure."""
         if self.process.poll() is None:
@@ -173,8 +183,17 @@ def free_ports(count):
 
 def rss_bytes(pid):
     """Resident memory of a process."""
+    return _status_bytes(pid, "VmRSS:")
+
+
+def peak_bytes(pid):
+    """The most memory that a process had resident."""
+    return _status_bytes(pid, "VmHWM:")
+
+
+def _status_bytes(pid, field):
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(field):
             return int(line.split()[1]) * 1024
     raise ProcessLookupError(pid)
 

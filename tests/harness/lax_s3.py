@@ -62,8 +62,8 @@ class Handler(BaseHTTPRequestHandler):
 class LaxS3:
     """The server, in a thread of its own."""
 
-    def __init__(self):
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    def __init__(self, handler=Handler):
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.objects = {}
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()

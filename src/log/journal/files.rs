@@ -11,8 +11,9 @@
 //! start of the process begins a new lap, so a torn block at the end of the last one is never written around.
 //!
 //! After a crash: the blocks from the replay position on are the truth. The chain ends at the first position without a valid
-//! block of the right lap and sequence where no file continues it. A valid later block of the same lap, or a file that begins
-//! beyond the expected sequence, means damage in the middle: that is reported and the directory stays offline.
+//! block of the right lap and sequence where no file continues it. A valid later block of the same lap, a file that begins
+//! beyond the expected sequence, or a block from there on in a file whose header can't be read means damage: that is reported
+//! and the directory stays offline. Only the loss of the newest file as a whole can't be told from one never written.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -23,12 +24,11 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes};
 
 use super::block::{self, Block, BlockPosition};
-use crate::log::directory::is_full;
 use crate::log::error::OpenError;
 use crate::log::stamp::{Identity, Kind, STAMP_BYTES};
 use crate::runtime::Runtime;
 use crate::runtime::buffer::AlignedBuffer;
-use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, Disk, File, Open};
+use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, Disk, File, Open, is_shortage};
 
 /// Bytes before the first block of a file.
 const FILE_HEADER_BYTES: usize = DIRECT_ALIGNMENT_BYTES;
@@ -71,6 +71,14 @@ struct Lap {
     replay_sequence: u64,
 }
 
+/// A file that holds blocks, and of which no copy of the header can be read.
+#[derive(Clone, Copy, Debug)]
+struct Headless {
+    slot: u32,
+    /// The largest sequence of its blocks.
+    last_sequence: u64,
+}
+
 /// What a write of a block waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
@@ -85,18 +93,22 @@ struct Active {
     lap: u64,
     slot: u32,
     file: Arc<dyn File>,
-    /// For writes that don't wait for stable storage; opened with the first one.
-    cached: Option<Arc<dyn File>>,
+    /// For writes that don't wait for stable storage.
+    cached: CachedFile,
     position: u64,
     bytes: u64,
 }
 
-impl Active {
-    fn cached(&mut self, disk: &dyn Disk, path: &Path) -> io::Result<&dyn File> {
-        if self.cached.is_none() {
-            self.cached = Some(disk.open(path, Open::Direct)?);
+/// Opened with the first write.
+#[derive(Debug, Default)]
+struct CachedFile(Option<Arc<dyn File>>);
+
+impl CachedFile {
+    fn open(&mut self, disk: &dyn Disk, path: &Path) -> io::Result<&dyn File> {
+        if self.0.is_none() {
+            self.0 = Some(disk.open(path, Open::Direct)?);
         }
-        Ok(&**self.cached.as_ref().expect("just opened"))
+        Ok(&**self.0.as_ref().expect("just opened"))
     }
 }
 
@@ -143,8 +155,8 @@ pub enum Appended {
     Full {
         /// The block.
         buffer: AlignedBuffer,
-        /// Another file would be made if the file system had room for it.
-        no_room: bool,
+        /// What keeps another file from being used, though one may be.
+        shortage: Option<io::Error>,
     },
 }
 
@@ -159,6 +171,8 @@ pub struct JournalFiles {
     /// Files with blocks that may be needed, oldest first; the last is the active one, if any.
     laps: VecDeque<Lap>,
     free: Vec<u32>,
+    /// Of no concern unless what they hold is missing at the end of replay.
+    headless: Vec<Headless>,
     spare_under_way: bool,
     active: Option<Active>,
     next_sequence: u64,
@@ -185,6 +199,7 @@ impl JournalFiles {
             slots: BTreeMap::new(),
             laps: VecDeque::new(),
             free: Vec::new(),
+            headless: Vec::new(),
             spare_under_way: false,
             active: None,
             next_sequence: ReplayPosition::START.sequence,
@@ -197,7 +212,10 @@ impl JournalFiles {
             files.slots.insert(slot, entry.length);
             match files.read_header(slot)? {
                 Some(lap) => laps.push(lap),
-                None => files.free.push(slot),
+                None => {
+                    files.free.push(slot);
+                    files.headless.extend(files.blocks_without_header(slot)?);
+                }
             }
         }
         laps.sort_by_key(|lap| lap.first_sequence);
@@ -209,7 +227,7 @@ impl JournalFiles {
         self.directory.join(slot_name(slot))
     }
 
-    /// The lap that a file is in; `None` for one that was made but never used.
+    /// The lap that a file is in; `None` for one that was made but never used, or whose header is damaged.
     fn read_header(&self, slot: u32) -> Result<Option<Lap>, OpenError> {
         let file = self.runtime.disk.open(&self.path(slot), Open::Read)?;
         let mut bytes = [0; FILE_HEADER_BYTES];
@@ -235,6 +253,24 @@ impl JournalFiles {
         Ok(None)
     }
 
+    /// What a file holds whose header can't be read. One that was used has a block right behind the header, unless that is
+    /// damaged, too; then so is the header, and all is looked at.
+    fn blocks_without_header(&self, slot: u32) -> io::Result<Option<Headless>> {
+        let file = self.runtime.disk.open(&self.path(slot), Open::Read)?;
+        let mut begin = [0; FILE_HEADER_BYTES + size_of::<u32>()];
+        if file.read_at(&mut begin, 0)? < begin.len() || begin.iter().all(|&byte| byte == 0) {
+            return Ok(None);
+        }
+        let content = usize::try_from(file.length()?).unwrap_or(usize::MAX) - FILE_HEADER_BYTES;
+        let mut content = vec![0; content];
+        file.read_exact_at(&mut content, FILE_HEADER_BYTES as u64)?;
+        let content = Bytes::from(content);
+        let blocks =
+            (0..content.len()).step_by(DIRECT_ALIGNMENT_BYTES).filter_map(|at| block::read(&content.slice(at..)));
+        let last_sequence = blocks.map(|block| block.position.sequence).max();
+        Ok(last_sequence.map(|last_sequence| Headless { slot, last_sequence }))
+    }
+
     /// Where replay has to start when no checkpoint says so: at or before the position of the newest one. `None` in a journal
     /// without blocks.
     pub fn oldest_needed(&self) -> Result<Option<ReplayPosition>, OpenError> {
@@ -257,7 +293,7 @@ impl JournalFiles {
         let Some(first) = self.laps.iter().position(is_start) else {
             // Only a directory that never wrote a block has no file for its replay position.
             if from == ReplayPosition::START && self.laps.is_empty() {
-                return Ok(position);
+                return self.ends_at(position);
             }
             let (path, file_offset) = (self.directory.clone(), from.file_offset);
             return Err(OpenError::JournalDamaged { path, file_offset, sequence: from.sequence });
@@ -274,7 +310,19 @@ impl JournalFiles {
             position =
                 self.replay_file(lap, ReplayPosition { lap: lap.lap, file_offset: start, ..position }, &mut each)?;
         }
-        Ok(position)
+        self.ends_at(position)
+    }
+
+    /// The end of the chain, if no file holds what should follow.
+    fn ends_at(&self, position: ReplayPosition) -> Result<ReplayPosition, OpenError> {
+        match self.headless.iter().find(|file| file.last_sequence >= position.sequence) {
+            None => Ok(position),
+            Some(file) => Err(OpenError::JournalDamaged {
+                path: self.path(file.slot),
+                file_offset: 0,
+                sequence: position.sequence,
+            }),
+        }
     }
 
     fn replay_file(
@@ -405,9 +453,9 @@ impl JournalFiles {
             self.sync()?;
             match self.begin_lap(needed) {
                 Ok(true) => {}
-                Ok(false) => return Ok(Appended::Full { buffer, no_room: false }),
+                Ok(false) => return Ok(Appended::Full { buffer, shortage: None }),
                 // Nothing was written; what is acknowledged is in files that are there.
-                Err(error) if is_full(&error) => return Ok(Appended::Full { buffer, no_room: true }),
+                Err(error) if is_shortage(&error) => return Ok(Appended::Full { buffer, shortage: Some(error) }),
                 Err(error) => return Err(error),
             }
         }
@@ -415,20 +463,23 @@ impl JournalFiles {
             self.sync()?;
         }
         let active = self.active.as_mut().expect("a lap with room was just begun or found");
+        let file = match durability {
+            Durability::Stable => Ok(&*active.file),
+            Durability::Written => {
+                active.cached.open(&*self.runtime.disk, &self.directory.join(slot_name(active.slot)))
+            }
+        };
+        let file = match file {
+            Err(error) if is_shortage(&error) => return Ok(Appended::Full { buffer, shortage: Some(error) }),
+            file => file?,
+        };
         let sequence = self.next_sequence;
         block::finish(&mut buffer, BlockPosition { lap: active.lap, sequence }, entries, self.synced);
         let bytes = buffer.freeze();
         let began = self.runtime.clock.monotonic();
-        match durability {
-            Durability::Stable => {
-                active.file.write_all_at(&bytes, active.position)?;
-                self.synced = sequence;
-            }
-            Durability::Written => {
-                let path = self.directory.join(slot_name(active.slot));
-                let position = active.position;
-                active.cached(&*self.runtime.disk, &path)?.write_all_at(&bytes, position)?;
-            }
+        file.write_all_at(&bytes, active.position)?;
+        if durability == Durability::Stable {
+            self.synced = sequence;
         }
         let took = self.runtime.clock.monotonic().since(began);
         active.position += bytes.len() as u64;
@@ -474,7 +525,7 @@ impl JournalFiles {
         self.free.swap_remove(index);
         self.laps.push_back(lap);
         let (position, bytes) = (FILE_HEADER_BYTES as u64, self.slots[&slot]);
-        self.active = Some(Active { lap: lap.lap, slot, file, cached: None, position, bytes });
+        self.active = Some(Active { lap: lap.lap, slot, file, cached: CachedFile::default(), position, bytes });
         Ok(true)
     }
 

@@ -100,7 +100,7 @@ pub enum Completed {
 }
 
 /// What a run of the lane did, for the driver to act on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Outcome {
     /// Nothing was queued.
     Idle,
@@ -113,8 +113,8 @@ pub enum Outcome {
         /// Time of the write.
         took: Duration,
     },
-    /// There is no room on the file system for another file; run again later.
-    NoRoom,
+    /// There is no room, or no file descriptor, for another file; run again later.
+    Shortage(std::io::Error),
     /// All files are full; run again once a checkpoint has released one.
     Full,
     /// The disk failed; the journal is closed for good.
@@ -218,9 +218,9 @@ impl<C: Client> Journal<C> {
                 self.complete(&bytes, memory_bytes, entries, &clients, end);
                 Outcome::Wrote { bytes: bytes.len(), entries: count, took }
             }
-            Ok(Appended::Full { buffer, no_room }) => {
+            Ok(Appended::Full { buffer, shortage }) => {
                 written.stalled = Some(Group { buffer, durability, entries, clients });
-                if no_room { Outcome::NoRoom } else { Outcome::Full }
+                shortage.map_or(Outcome::Full, Outcome::Shortage)
             }
             Err(error) => {
                 tracing::error!(%error, "journal write failed");

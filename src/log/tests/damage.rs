@@ -125,6 +125,57 @@ fn a_checkpoint_is_not_rebuilt_when_the_journal_lacks_what_it_must_have() {
     assert!(refused > 0);
 }
 
+/// Two lives, each with a journal file of its own: after a clean stop the second does without the first. The files, oldest
+/// first.
+fn with_two_journal_files() -> (Fixture, PathBuf, PathBuf) {
+    let mut fixture = Fixture::new();
+    fixture.append(6);
+    let first = fixture.file("journal");
+    let (machine, _) = stopped(fixture);
+    let directory = open(&machine).unwrap();
+    let mut fixture = Fixture { machine, random: Random::new(7), directory };
+    for _ in 0..5 {
+        fixture.append(1);
+    }
+    let files = fixture.machine.disk.files();
+    let is_second = |path: &PathBuf| path.extension() == first.extension() && *path != first;
+    let second = files.into_iter().find(is_second).unwrap();
+    (fixture, first, second)
+}
+
+#[test]
+fn the_newest_journal_file_is_missed_when_its_header_is_damaged() {
+    let (fixture, _, newest) = with_two_journal_files();
+    let machine = fixture.crash();
+    let sound = machine.disk.content(&newest);
+    let blank = [vec![0; 4096], sound[4096..].to_vec()].concat();
+    let (mut flipped, mut worse) = (sound.clone(), sound.clone());
+    for at in [60, 2048 + 60] {
+        flipped[at] ^= 1;
+        worse[at] ^= 1;
+    }
+    // The first block as well: the others tell.
+    worse[4096 + 100] ^= 1;
+    for damaged in [blank, flipped, worse] {
+        machine.disk.put(&newest, damaged);
+        let refused = open(&machine).err();
+        assert!(matches!(&refused, Some(OpenError::JournalDamaged { .. })), "{refused:?}");
+        machine.kill();
+    }
+    machine.disk.put(&newest, sound);
+    assert_eq!(open(&machine).unwrap().logs()[0].offsets().log_end, Offset(11));
+}
+
+#[test]
+fn a_journal_file_that_is_not_needed_any_more_may_lose_its_header() {
+    let (fixture, oldest, _) = with_two_journal_files();
+    let machine = fixture.crash();
+    for at in [60, 2048 + 60] {
+        machine.disk.flip_bit(&oldest, at);
+    }
+    assert_eq!(open(&machine).unwrap().logs()[0].offsets().log_end, Offset(11));
+}
+
 #[test]
 fn a_partition_of_which_all_is_archived_still_knows_its_end_without_a_checkpoint() {
     let mut fixture = with_segments(120);

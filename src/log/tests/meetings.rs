@@ -1,7 +1,5 @@
 //! What happens while a lane waits for the disk: cuts, deletions and failures between two of its steps.
 
-use std::io;
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +7,6 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::log::{Continuation, ProducerState};
-use crate::sim::Operation;
 use crate::types::{ProducerEpoch, ProducerId};
 
 fn is_segment(path: &Path) -> bool {

@@ -10,12 +10,16 @@ use parking_lot::Mutex;
 /// What the disk is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
+    /// To open a file.
+    Open,
     /// To write to a file.
     Write,
     /// To sync a file.
     Sync,
     /// To sync the names in a directory.
     SyncDirectory,
+    /// To sync all.
+    SyncFilesystem,
     /// To remove a file.
     Remove,
 }

@@ -182,6 +182,11 @@ impl Broker {
         (self.execute(round).await, memory)
     }
 
+    /// Memory for an answer that is there: fetches and others wait for it in turn.
+    pub async fn answer_memory(&self, bytes: usize) -> TakenMemory {
+        self.answers.take(bytes).await
+    }
+
     async fn wait_for_enough(&self, wanted: &[FetchPartition], limits: &FetchLimits) -> Round {
         loop {
             // A new one each time: logs forget the old one once it is dropped.

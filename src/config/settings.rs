@@ -199,7 +199,8 @@ settings! {
         /// connect again.
         idle_timeout: Interval = Interval::minutes(10);
         /// How long a connection may take to send the rest of a request that it began, beside the time that its bytes take at a
-        /// modest rate. Longer lets slow clients hold memory for longer.
+        /// modest rate, or to take its answer where others wait for the memory; a sixth of it without taking anything is enough
+        /// then. Longer lets slow clients hold memory for longer.
         request_timeout: Interval = Interval::seconds(30);
         /// The most bytes of one answer to a fetch, whatever the client asks for. More takes fewer requests and more of the frames
         /// share for each.

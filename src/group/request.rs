@@ -304,7 +304,7 @@ pub struct CommitPartition {
     /// Leader epoch of the last record read, or −1.
     pub leader_epoch: LeaderEpoch,
     /// Text beside the offset; null is stored as empty.
-    pub metadata: Box<str>,
+    pub metadata: Arc<str>,
 }
 
 /// A result for each partition of a topic, in the order asked.
@@ -360,7 +360,7 @@ pub struct FetchedPartition {
     /// Leader epoch of the last record read, or −1.
     pub leader_epoch: LeaderEpoch,
     /// Text beside the offset.
-    pub metadata: Box<str>,
+    pub metadata: Arc<str>,
 }
 
 /// OffsetDelete. Topics and partitions that don't exist are taken out before.

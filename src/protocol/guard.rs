@@ -11,19 +11,23 @@ use super::reader::Reader;
 use super::schema::{Field, Kind};
 use super::{Api, ProtocolError};
 
-/// Array elements and tagged fields that one request may hold, all levels together. Decoded elements take up to some
-/// 200 bytes, so this bounds what a request costs in memory to about 50 MiB beside its frame. A full fetch or commit of
-/// 200,000 partitions fits.
+/// Array elements and tagged fields that one request may hold, all levels together. With [`ELEMENT_BYTES`] each this bounds
+/// what a request costs in memory to about 50 MiB beside its frame. A full fetch or commit of 200,000 partitions fits.
 pub const MAX_REQUEST_ELEMENTS: usize = 1 << 18;
+
+/// What a decoded element takes in memory, at most.
+pub const ELEMENT_BYTES: usize = 200;
 
 /// The same of an answer. What a client is told of half a million partitions with three replicas each fits.
 pub const MAX_ANSWER_ELEMENTS: usize = 1 << 22;
 
 const TAGGED_FIELDS: &str = "tagged_fields";
 
-/// Checks the body of a request; bytes after its last field are not looked at, as in Kafka.
-pub(super) fn check_request(api: Api, version: i16, body: &[u8]) -> Result<(), ProtocolError> {
-    Walk::of(api, version, body, MAX_REQUEST_ELEMENTS).structure(api.request_fields())
+/// Checks the body of a request, and counts its elements; bytes after its last field are not looked at, as in Kafka.
+pub fn check_request(api: Api, version: i16, body: &[u8]) -> Result<usize, ProtocolError> {
+    let mut walk = Walk::of(api, version, body, MAX_REQUEST_ELEMENTS);
+    walk.structure(api.request_fields())?;
+    Ok(MAX_REQUEST_ELEMENTS - walk.elements_left)
 }
 
 /// Checks the body of an answer, of an API whose answers are read here.

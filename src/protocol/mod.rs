@@ -28,5 +28,5 @@ pub use error_code::ErrorCode;
 pub use frame::{
     LENGTH_PREFIX_BYTES, RequestHeader, frame_bytes, split_request, split_response, unsupported_api_versions,
 };
-pub use guard::{MAX_ANSWER_ELEMENTS, MAX_REQUEST_ELEMENTS};
+pub use guard::{ELEMENT_BYTES, MAX_ANSWER_ELEMENTS, MAX_REQUEST_ELEMENTS, check_request};
 pub use messages::{ApiRequest, decode_request, decode_response, encode_response};

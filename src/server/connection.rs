@@ -1,10 +1,10 @@
 //! One connection: frames in, requests started in order, answers out in order, all within bounds.
 //!
-//! Reading and writing are two halves of one task. A request takes its share of memory as its body arrives and gives it
-//! back once it is handled, or, when what it brought is still needed, once its answer is written. Answers that were made and not
-//! taken count as requests in flight, by their size; fetches, whose answers are larger, are worked on one at a time. So a
-//! client that sends faster than it is served, or does not take its answers, is not read from any more, and nobody else
-//! notices.
+//! Reading and writing are two halves of one task. A request takes its share of memory as its body arrives, and for what it
+//! decodes to, and gives it back once it is handled, or, when what it brought is still needed, once its answer is written.
+//! Answers that were made and not taken count as requests in flight, by their size, and large ones take memory for answers;
+//! fetches are worked on one at a time. So a client that sends faster than it is served, or does not take its answers, is not
+//! read from any more, and nobody else notices.
 //!
 //! As with Apache Kafka, a client that has closed only its own half gets the answers to what it had sent.
 
@@ -24,7 +24,9 @@ use super::frame_memory::FrameShare;
 use super::handlers::{Answer, Answering, Begun};
 use super::listener::Shared;
 use super::settings::ConnectionLimits;
-use crate::protocol::{LENGTH_PREFIX_BYTES, ProtocolError, frame_bytes};
+use crate::protocol::{
+    ELEMENT_BYTES, LENGTH_PREFIX_BYTES, ProtocolError, RequestHeader, check_request, frame_bytes, split_request,
+};
 use crate::runtime::net::Stream;
 use crate::telemetry::{RefuseReason, TakenMemory};
 
@@ -36,6 +38,8 @@ const READ_AHEAD_BYTES: usize = 1024;
 const ANSWER_UNIT_BYTES: usize = 16 << 10;
 /// The rate that a client is expected to keep, beyond the time that it is given anyway.
 const SLOWEST_BYTES_PER_SECOND: usize = 1 << 20;
+/// A client that takes nothing for such a part of the time that requests have is not waited for where memory is scarce.
+const STALLED_PART: u32 = 6;
 /// Most pieces of an answer that are handed to the operating system at a time (`IOV_MAX` is 1024 on Linux).
 const MAX_SLICES: usize = 64;
 
@@ -83,7 +87,8 @@ struct Memory {
 
 /// A request that has arrived.
 struct Arrived {
-    frame: Bytes,
+    header: RequestHeader,
+    body: Bytes,
     in_flight: OwnedSemaphorePermit,
     memory: Memory,
 }
@@ -150,13 +155,13 @@ impl Reader {
     }
 
     async fn start_request(&mut self, sender: &mpsc::Sender<Started>) -> Result<(), End> {
-        let Arrived { frame, mut in_flight, memory } = tokio::select! {
+        let Arrived { header, body, mut in_flight, memory } = tokio::select! {
             biased;
             _ = self.stopped.wait_for(|stop| *stop) => return Err(End::Shutdown),
             arrived = self.incoming.next() => arrived?,
         };
         let Incoming { shared, in_flight: all, .. } = &self.incoming;
-        let begun = shared.handlers.start(&shared.broker, &self.peer, frame).await?;
+        let begun = shared.handlers.start(&shared.broker, &self.peer, header, body).await?;
         let Begun { answering, answer_bytes, pause } = begun;
         if let Some(bytes) = answer_bytes {
             let more = (bytes / ANSWER_UNIT_BYTES).min(shared.limits.requests_in_flight - 1);
@@ -195,7 +200,13 @@ impl Incoming {
         let mut memory = Memory { _own: own, shared: FrameShare::default() };
         let frame = self.read_frame(length, &limits, &mut memory.shared).await?;
         self.shared.broker.metrics().server.request_bytes.inc_by((length + LENGTH_PREFIX_BYTES) as u64);
-        Ok(Arrived { frame, in_flight, memory })
+        let (header, body) = split_request(frame)?;
+        let mut granted = length;
+        let decoded = length + decoded_bytes(&header, &body)?;
+        while granted < decoded {
+            granted += self.shared.frames.grow(&mut memory.shared, decoded - granted).await;
+        }
+        Ok(Arrived { header, body, in_flight, memory })
     }
 
     /// Waits for the next request's length.
@@ -242,6 +253,14 @@ impl Incoming {
     }
 }
 
+/// What a request takes once it is decoded, beside its frame, where that is worth counting.
+fn decoded_bytes(header: &RequestHeader, body: &[u8]) -> Result<usize, ProtocolError> {
+    if body.len() < READ_AHEAD_BYTES || !header.api.accepts(header.version) {
+        return Ok(0);
+    }
+    Ok(check_request(header.api, header.version, body)? * ELEMENT_BYTES)
+}
+
 /// Takes a request that has arrived.
 fn take_frame(buffer: &mut BytesMut, length: usize) -> Bytes {
     let frame = buffer.split_to(length).freeze();
@@ -286,8 +305,7 @@ async fn write_answers(
 
 async fn send(write: &mut (impl AsyncWrite + Unpin), answer: Answer, shared: &Shared) -> Result<(), End> {
     let (pieces, memory) = match answer {
-        Answer::Frame(pieces) => (pieces, None),
-        Answer::Records(pieces, memory) => (pieces, Some(memory)),
+        Answer::Frame(pieces, memory) => (pieces, memory),
         Answer::None => return Ok(()),
         Answer::Close => return Err(End::Unanswerable),
     };
@@ -298,7 +316,8 @@ async fn send(write: &mut (impl AsyncWrite + Unpin), answer: Answer, shared: &Sh
 }
 
 /// Writes pieces one after another, many at a time and none copied. A client that takes nothing of them for long is gone. Where
-/// the memory for answers is scarce, one that takes them slower than is expected counts as gone, too: others wait for it.
+/// the memory for answers is scarce, others wait for it, and one that takes nothing for a while, or takes them slower than is
+/// expected, counts as gone, too.
 async fn write_pieces(
     write: &mut (impl AsyncWrite + Unpin),
     mut pieces: VecDeque<Bytes>,
@@ -308,11 +327,13 @@ async fn write_pieces(
     let (began, mut all_written, mut idle) = (Instant::now(), 0, Duration::ZERO);
     while !pieces.is_empty() {
         let slices: Vec<IoSlice<'_>> = pieces.iter().take(MAX_SLICES).map(|piece| IoSlice::new(piece)).collect();
-        let look = limits.request_timeout.min(limits.idle_timeout.saturating_sub(idle));
+        let stalled = limits.request_timeout / STALLED_PART;
+        let look = stalled.min(limits.idle_timeout.saturating_sub(idle));
         let taken = timeout(look, write.write_vectored(&slices)).await;
         idle = if taken.is_ok() { Duration::ZERO } else { idle + look };
         let is_late = || began.elapsed() > time_for(all_written, limits);
-        if idle >= limits.idle_timeout || (memory.is_some_and(TakenMemory::is_scarce) && is_late()) {
+        let is_missed = || memory.is_some_and(TakenMemory::is_scarce) && (idle >= stalled || is_late());
+        if idle >= limits.idle_timeout || is_missed() {
             return Err(End::Slow);
         }
         let Ok(taken) = taken else { continue };

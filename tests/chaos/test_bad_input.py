@@ -13,8 +13,8 @@ import time
 import uuid
 
 from chaos import ledger
-from harness import batch, schema, topics
-from harness.broker import Alluvium, rss_bytes
+from harness import batch, commits, schema, topics
+from harness.broker import Alluvium, peak_bytes, rss_bytes
 from harness.wire import Closed, Connection
 from wire.scenarios_frames import APIS
 
@@ -22,6 +22,9 @@ SEED = int(os.environ.get("ALLUVIUM_SEED") or random.randrange(2**32))
 FRAMES = int(os.environ.get("ALLUVIUM_FRAMES", "10000"))
 # What the process may grow by while it is under fire, after a first fifth of it has warmed it up.
 GROWTH_BYTES = 64 << 20
+# What its peak may grow by while clients ask for the same very often: some answers at a time, and what they were asked with.
+PEAK_GROWTH_BYTES = 250 << 20
+INVALID_REQUEST = 42
 
 
 def seeds(topic):
@@ -137,4 +140,49 @@ def test_mutated_frames_change_nothing_for_others(tmp_path):
     assert "panicked" not in broker.log.read_text(), broker.tail()
     assert sizes[-1] - sizes[0] < GROWTH_BYTES, f"resident bytes after each fifth: {sizes}"
     print(f"{FRAMES} frames; resident MiB after each fifth: {[size >> 20 for size in sizes]}")
+    broker.stop()
+
+
+def repeated(topic, group):
+    """Requests that name the same thing very often, with how their answers are looked at."""
+    named, asked = {"Name": topic}, {"ResourceType": 2, "ResourceName": topic, "ConfigurationKeys": None}
+    positions = {"GroupId": group, "Topics": [{"Name": topic, "PartitionIndexes": [0] * 100_000}]}
+    producers = [{"Name": topic, "PartitionIndexes": [0] * 200_000}]
+    yield "Metadata", 9, {"Topics": [named] * 200_000}, lambda answer: [each["ErrorCode"] for each in answer["Topics"]] == [0]
+    yield "DescribeConfigs", 4, {"Resources": [asked] * 30_000}, lambda answer: is_cut(answer["Results"])
+    yield "OffsetFetch", 8, {"Groups": [{"GroupId": group, "Topics": None}] * 50_000}, lambda answer: is_cut(answer["Groups"])
+    yield "OffsetFetch", 8, {"Groups": [positions]}, lambda answer: answer["Groups"][0]["ErrorCode"] == INVALID_REQUEST
+    yield "DescribeProducers", 0, {"Topics": producers}, lambda answer: is_cut(answer["Topics"][0]["Partitions"], 200_000)
+    yield "DescribeGroups", 5, {"Groups": [group] * 200_000}, lambda answer: is_cut(answer["Groups"], 200_000)
+
+
+def is_cut(parts, most=0):
+    """The first is answered, and what there is no room for says so; `most` may fit."""
+    codes = [part["ErrorCode"] for part in parts]
+    return codes[0] == 0 and set(codes) <= {0, INVALID_REQUEST} and (len(codes) <= most or codes[-1] == INVALID_REQUEST)
+
+
+def test_names_that_come_very_often_take_bounded_memory(tmp_path):
+    broker = Alluvium(tmp_path, "--set", "memory.budget=128MiB", "--set", "network.request_timeout=6s")
+    topic, group = "often", "readers"
+    topics.create(broker.bootstrap, topic, 1)
+    commits.find_coordinator(broker.bootstrap, group)
+    position = {"PartitionIndex": 0, "CommittedOffset": 1, "CommittedMetadata": "m" * 4000}
+    with Connection(broker.bootstrap) as connection:
+        made = {"GroupId": group, "GenerationIdOrMemberEpoch": -1, "MemberId": "", "Topics": [{"Name": topic, "Partitions": [position]}]}
+        assert connection.ask("OffsetCommit", 8, made)["Topics"][0]["Partitions"][0]["ErrorCode"] == 0
+    before = peak_bytes(broker.pid)
+    requests = list(repeated(topic, group))
+    # Some take their answers, others never do.
+    idle = [Connection(broker.bootstrap, 60) for _ in requests]
+    for connection, (api, version, body, _) in zip(idle, requests):
+        connection.send(api, version, body)
+    with Connection(broker.bootstrap, 120) as connection:
+        for api, version, body, is_right in requests:
+            assert is_right(connection.ask(api, version, body)), api
+    grown = peak_bytes(broker.pid) - before
+    print(f"{len(idle) + len(requests)} requests; the peak grew by {grown >> 20} MiB")
+    assert grown < PEAK_GROWTH_BYTES, f"{grown >> 20} MiB"
+    for connection in idle:
+        connection.close()
     broker.stop()

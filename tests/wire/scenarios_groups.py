@@ -180,6 +180,10 @@ def offsets_read_back(session, version):
     if version >= 2:
         session.ask("OffsetFetch", version, fetch_offsets_body(version, group, None))
     session.ask("OffsetFetch", version, fetch_offsets_body(version, "", topic))
+    session.ask("OffsetFetch", version, fetch_offsets_body(version, group, topic, (0, 0)))
+    if version >= 8:
+        twice = fetch_offsets_body(version, group, topic)["Groups"] * 2
+        session.ask("OffsetFetch", version, {"Groups": twice})
 
 
 @scenario("OffsetDelete")
@@ -200,6 +204,7 @@ def groups_described(session, version):
     session.ask("DescribeGroups", version, {"Groups": [group]})
     member_of(session, group)
     session.ask("DescribeGroups", version, {"Groups": [group, session.name("missing"), ""]})
+    session.ask("DescribeGroups", version, {"Groups": [group, group]})
 
 
 @scenario("ListGroups")

@@ -249,3 +249,4 @@ def active_producers(session, version):
     producer = session.producer()
     session.ask("Produce", 9, produce_body(topic, 9, build(one(), producer=(producer, 0, 0))))
     session.ask("DescribeProducers", version, {"Topics": [{"Name": topic[0], "PartitionIndexes": [0]}]})
+    session.ask("DescribeProducers", version, {"Topics": [{"Name": topic[0], "PartitionIndexes": [0, 0]}] * 2})

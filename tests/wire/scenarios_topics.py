@@ -27,6 +27,8 @@ def metadata_of_topics(session, version):
         by_id = {"TopicId": topic_id, "Name": None}
         session.ask("Metadata", version, {"Topics": [by_id]} | create)
         session.ask("Metadata", version, {"Topics": [{"TopicId": uuid.UUID(int=77), "Name": None}]} | create)
+        session.ask("Metadata", version, {"Topics": [by_id, by_id]} | create)
+    session.ask("Metadata", version, {"Topics": [{"Name": name}, {"Name": "not/a/name"}] * 2} | create)
 
 
 @scenario("Metadata", since=4)
@@ -145,6 +147,7 @@ def configurations_described(session, version):
     ask(wanted | {"ConfigurationKeys": []})
     ask(wanted | {"ResourceName": session.name("missing")})
     ask(wanted | {"ResourceName": "not/a/name"})
+    ask(wanted, wanted)
     ask({"ResourceType": 4, "ResourceName": "77", "ConfigurationKeys": ["log.dirs"]})
     ask({"ResourceType": 4, "ResourceName": "one", "ConfigurationKeys": ["log.dirs"]})
     ask({"ResourceType": 99, "ResourceName": "x", "ConfigurationKeys": None})

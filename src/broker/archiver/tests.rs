@@ -582,7 +582,7 @@ fn objects(directory: &Path) -> Vec<PathBuf> {
 
 async fn commit(broker: &Broker, group_id: &str, offset: i64) {
     let partitions =
-        vec![CommitPartition { partition: 0, offset, leader_epoch: LeaderEpoch::NONE, metadata: Box::default() }];
+        vec![CommitPartition { partition: 0, offset, leader_epoch: LeaderEpoch::NONE, metadata: Arc::default() }];
     let commit = OffsetCommit {
         group_id: group_id.into(),
         generation: -1,

@@ -114,7 +114,7 @@ impl Clock for HeldClock {
 
 fn commit(topic: &str) -> OffsetCommit {
     let partitions =
-        vec![CommitPartition { partition: 0, offset: 7, leader_epoch: LeaderEpoch::NONE, metadata: Box::default() }];
+        vec![CommitPartition { partition: 0, offset: 7, leader_epoch: LeaderEpoch::NONE, metadata: Arc::default() }];
     OffsetCommit {
         group_id: "group".into(),
         generation: -1,

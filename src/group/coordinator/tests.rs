@@ -232,7 +232,7 @@ fn sync(group: &str, joined: &JoinedGroup) -> Request {
 
 /// A commit to topic `t` by a consumer that is no member.
 fn simple(group: &str, partition: i32, offset: i64) -> OffsetCommit {
-    let partition = CommitPartition { partition, offset, leader_epoch: LeaderEpoch::NONE, metadata: Box::from("meta") };
+    let partition = CommitPartition { partition, offset, leader_epoch: LeaderEpoch::NONE, metadata: Arc::from("meta") };
     OffsetCommit {
         group_id: id(group),
         generation: -1,
@@ -266,7 +266,7 @@ fn a_commit_is_answered_and_visible_only_once_it_is_durable() {
     assert_eq!(bench.committed(later), Ok(None));
     let Reply::OffsetFetch(Ok(topics)) = bench.answer(fetch) else { panic!("fetched") };
     let expected =
-        FetchedPartition { partition: 0, offset: 6, leader_epoch: LeaderEpoch::NONE, metadata: Box::from("meta") };
+        FetchedPartition { partition: 0, offset: 6, leader_epoch: LeaderEpoch::NONE, metadata: Arc::from("meta") };
     assert_eq!(topics[0].partitions, [expected], "a fetch sees the commits before it");
 }
 

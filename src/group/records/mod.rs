@@ -118,7 +118,7 @@ pub struct CommittedOffset {
     /// Leader epoch of the last record read, or [`LeaderEpoch::NONE`].
     pub leader_epoch: LeaderEpoch,
     /// Text for the consumer's own use.
-    pub metadata: Box<str>,
+    pub metadata: Arc<str>,
     /// When it was committed.
     pub commit_timestamp: Timestamp,
     /// When it expires whatever the group does; from commits before version 5 that set a retention of their own.
@@ -138,7 +138,7 @@ impl CommittedOffset {
         reader.flexible = version >= OFFSET_COMMIT_VALUE_FLEXIBLE;
         let offset = reader.int64()?;
         let leader_epoch = if version >= 3 { LeaderEpoch(reader.int32()?) } else { LeaderEpoch::NONE };
-        let metadata = Box::from(&*reader.string()?);
+        let metadata = reader.string()?;
         let commit_timestamp = Timestamp(reader.int64()?);
         let expire_timestamp = match version {
             OFFSET_COMMIT_VALUE_WITH_EXPIRY => Some(Timestamp(reader.int64()?)).filter(|&time| time != Timestamp::NONE),

@@ -91,7 +91,7 @@ fn limited_groups(metrics: CoordinatorMetrics, max_state_bytes: usize) -> Groups
 }
 
 fn commit(group: &str, offset: i64) -> OffsetCommit {
-    let partition = CommitPartition { partition: 0, offset, leader_epoch: LeaderEpoch::NONE, metadata: Box::default() };
+    let partition = CommitPartition { partition: 0, offset, leader_epoch: LeaderEpoch::NONE, metadata: Arc::default() };
     OffsetCommit {
         group_id: group.into(),
         generation: -1,

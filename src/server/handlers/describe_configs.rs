@@ -9,27 +9,34 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::alter_configs::resource;
 use super::wire::{message, text};
-use super::{Context, Handle};
+use super::{Context, Handle, TOO_LARGE};
 use crate::broker::{AdminError, ConfigResource};
 use crate::metadata::config_layers::ConfigEntry;
 use crate::metadata::topic_name::validate;
 use crate::metadata::{broker_config, topic_config};
 use crate::server::errors::admin_code;
 
+/// What an entry or one of its synonyms takes in memory, at most.
+const ENTRY_BYTES: usize = 300;
+
 impl Handle for DescribeConfigsRequest {
     async fn handle(self, context: &Context) -> DescribeConfigsResponse {
         let (synonyms, documentation) = (self.include_synonyms, self.include_documentation);
+        let mut room = context.begin_large_answer().await;
         let results = self.resources.into_iter().map(|resource| {
             let result = DescribeConfigsResult::default()
                 .with_resource_type(resource.resource_type)
                 .with_resource_name(resource.resource_name.clone());
-            match describe(context, &resource) {
+            let described = describe(context, &resource).and_then(|mut entries| {
+                let keys = resource.configuration_keys.as_deref();
+                entries.retain(|entry| is_wanted(keys, entry.name));
+                let bytes = |entry: &ConfigEntry| ENTRY_BYTES * (1 + entry.synonyms.len() * usize::from(synonyms));
+                let has_room = room.take(entries.iter().map(bytes).sum());
+                has_room.then_some(entries).ok_or(AdminError::Invalid(TOO_LARGE))
+            });
+            match described {
                 Ok(entries) => {
-                    let keys = resource.configuration_keys;
-                    let configs = entries
-                        .into_iter()
-                        .filter(|entry| is_wanted(keys.as_deref(), entry.name))
-                        .map(|entry| described(entry, synonyms, documentation));
+                    let configs = entries.into_iter().map(|entry| shown(entry, synonyms, documentation));
                     result.with_configs(configs.collect())
                 }
                 Err(error) => {
@@ -65,8 +72,8 @@ fn describe(context: &Context, wanted: &DescribeConfigsResource) -> Result<Vec<C
     }
 }
 
-fn described(entry: ConfigEntry, synonyms: bool, documentation: bool) -> DescribeConfigsResourceResult {
-    let shown = entry.synonyms.iter().filter(|_| synonyms).map(|synonym| {
+fn shown(entry: ConfigEntry, synonyms: bool, documentation: bool) -> DescribeConfigsResourceResult {
+    let all = entry.synonyms.iter().filter(|_| synonyms).map(|synonym| {
         DescribeConfigsSynonym::default()
             .with_name(text(&synonym.name))
             .with_value(Some(text(&synonym.value)))
@@ -78,7 +85,7 @@ fn described(entry: ConfigEntry, synonyms: bool, documentation: bool) -> Describ
         .with_read_only(entry.read_only)
         .with_config_source(entry.source as i8)
         .with_is_sensitive(entry.sensitive)
-        .with_synonyms(shown.collect())
+        .with_synonyms(all.collect())
         .with_config_type(entry.kind.kafka_code())
         .with_documentation(documentation.then(|| text(entry.documentation)))
 }

@@ -12,16 +12,34 @@ use crate::protocol::ErrorCode;
 /// First version in which a group that does not exist is an error (KIP-1043).
 const FIRST_NOT_FOUND_VERSION: i16 = 6;
 
+/// What a group or a member takes in memory beside what it brings, at most.
+const MEMBER_BYTES: usize = 500;
+
 impl Handle for DescribeGroupsRequest {
     async fn handle(self, context: &Context) -> DescribeGroupsResponse {
         let operations = if self.include_authorized_operations { GROUP_OPERATIONS } else { NO_OPERATIONS };
+        let mut room = context.begin_large_answer().await;
         let mut groups = Vec::with_capacity(self.groups.len());
         for group_id in self.groups {
             let described = context.broker.groups().describe_group(shared(&group_id)).await;
-            groups.push(answer(context, group_id, described).with_authorized_operations(operations));
+            let described = match described {
+                Ok(group) if !room.take(bytes_of(&group)) => too_large(group_id),
+                described => answer(context, group_id, described),
+            };
+            groups.push(described.with_authorized_operations(operations));
         }
         DescribeGroupsResponse::default().with_groups(groups)
     }
+}
+
+/// What a group takes in memory, at most.
+fn bytes_of(group: &request::DescribedGroup) -> usize {
+    let bytes = |member: &request::DescribedMember| MEMBER_BYTES + member.metadata.len() + member.assignment.len();
+    MEMBER_BYTES + group.members.iter().map(bytes).sum::<usize>()
+}
+
+fn too_large(group_id: GroupId) -> DescribedGroup {
+    DescribedGroup::default().with_group_id(group_id).with_error_code(ErrorCode::InvalidRequest.code())
 }
 
 fn answer(

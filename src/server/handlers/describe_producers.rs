@@ -3,13 +3,16 @@
 use kafka_protocol::messages::describe_producers_response::{PartitionResponse, ProducerState, TopicResponse};
 use kafka_protocol::messages::{DescribeProducersRequest, DescribeProducersResponse, ProducerId};
 
-use super::{Context, Handle};
+use super::wire::message;
+use super::{Context, Handle, TOO_LARGE};
 use crate::broker::{Broker, Leader};
+use crate::protocol::ErrorCode;
 use crate::server::errors::partition_code;
 use crate::types::{LeaderEpoch, TopicId};
 
 impl Handle for DescribeProducersRequest {
     async fn handle(self, context: &Context) -> DescribeProducersResponse {
+        let mut room = context.begin_large_answer().await;
         let image = context.broker.image();
         let topics = self.topics.into_iter().map(|wanted| {
             let partitions = wanted.partition_indexes.iter().map(|&index| {
@@ -17,7 +20,15 @@ impl Handle for DescribeProducersRequest {
                     .and_then(|topic| context.broker.leader(topic, index, LeaderEpoch::NONE));
                 let response = PartitionResponse::default().with_partition_index(index);
                 match leader {
-                    Ok(leader) => response.with_active_producers(producers(&leader)),
+                    Ok(leader) => {
+                        let producers = producers(&leader);
+                        if room.take(producers.len() * size_of::<ProducerState>()) {
+                            return response.with_active_producers(producers);
+                        }
+                        response
+                            .with_error_code(ErrorCode::InvalidRequest.code())
+                            .with_error_message(message(TOO_LARGE))
+                    }
                     Err(error) => {
                         let code = partition_code(&error);
                         context.count_error(code);

@@ -28,26 +28,30 @@ const FIRST_SESSION_VERSION: i16 = 7;
 const FIRST_ZSTD_VERSION: i16 = 10;
 /// The longest that a fetch waits, whatever it asks for: it holds its place in the connection meanwhile.
 const MAX_WAIT: Duration = Duration::from_secs(600);
+/// The same of one that names so many partitions that others miss the memory which it holds meanwhile.
+const MAX_LARGE_WAIT: Duration = Duration::from_secs(1);
+/// A fetch request is large from here on.
+const LARGE_REQUEST_BYTES: usize = 16 << 10;
 
 /// Begins the fetch, which goes on beside later requests.
 pub(super) fn start(context: Context, body: Bytes) -> Result<Answering, ProtocolError> {
+    let longest = if body.len() < LARGE_REQUEST_BYTES { MAX_WAIT } else { MAX_LARGE_WAIT };
     let request: FetchRequest = decode_request(context.version(), body)?;
     Ok(Box::pin(async move {
-        let (response, memory) = Box::pin(fetch(&context, request)).await;
+        let (response, memory) = Box::pin(fetch(&context, request, longest)).await;
         context.count_error(response.error_code);
-        match (response.encode(context.version(), context.header.correlation_id), memory) {
-            (Ok(pieces), Some(memory)) => Answer::Records(pieces, memory),
-            (Ok(pieces), None) => Answer::Frame(pieces),
-            (Err(error), _) => context.unencodable(&error),
+        match response.encode(context.version(), context.header.correlation_id) {
+            Ok(pieces) => Answer::Frame(pieces, memory),
+            Err(error) => context.unencodable(&error),
         }
     }))
 }
 
-async fn fetch(context: &Context, request: FetchRequest) -> (FetchResponse, Option<TakenMemory>) {
+async fn fetch(context: &Context, request: FetchRequest, longest: Duration) -> (FetchResponse, Option<TakenMemory>) {
     let broker = &context.broker;
     let isolation = if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
     let limits = FetchLimits {
-        max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(MAX_WAIT),
+        max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(longest),
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
         max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(broker.settings().fetch.max_bytes),
         isolation,

@@ -13,6 +13,7 @@ impl Handle for ListGroupsRequest {
             states: self.states_filter.iter().map(shared).collect(),
             types: self.types_filter.iter().map(shared).collect(),
         };
+        let _ = context.begin_large_answer().await;
         match context.broker.groups().list_groups(list).await {
             Ok(groups) => {
                 let groups = groups.into_iter().map(|group| {

@@ -1,10 +1,13 @@
 //! Metadata: brokers, topics, partitions and their leaders; creates topics that are asked for, where that is allowed.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse};
+use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
+use uuid::Uuid;
 
 use super::described::{described_partition, described_topic};
 use super::wire::{CLUSTER_OPERATIONS, NO_OPERATIONS, TOPIC_OPERATIONS, brokers, text, topic_id};
@@ -18,6 +21,9 @@ use crate::server::errors::admin_code;
 /// First version that may name topics by identity (KIP-516); versions 10 and 11 have the field, but refuse it.
 const FIRST_TOPIC_ID_VERSION: i16 = 12;
 
+/// A topic as it is named: by name, or by identity where that is missing.
+type Wanted = (Option<TopicName>, Uuid);
+
 impl Handle for MetadataRequest {
     async fn handle(self, context: &Context) -> MetadataResponse {
         let named = self.topics.iter().flatten();
@@ -30,18 +36,20 @@ impl Handle for MetadataRequest {
         // Before version 1 an empty list asked for all topics.
         let wanted = self.topics.filter(|topics| context.version() > 0 || !topics.is_empty());
         let operations = if self.include_topic_authorized_operations { TOPIC_OPERATIONS } else { NO_OPERATIONS };
+        // As in Kafka each topic is told once, however often it is named.
+        let wanted = wanted.map(|topics| topics.into_iter().map(|topic| (topic.name, topic.topic_id)).collect());
+        let failed = match &wanted {
+            Some(wanted) if self.allow_auto_topic_creation => create_missing(context, wanted).await,
+            _ => BTreeMap::new(),
+        };
+        let _ = context.begin_large_answer().await;
+        let image = context.broker.image();
         match wanted {
-            None => {
-                let image = context.broker.image();
-                topics.extend(image.topics().map(|topic| described(&image, topic, operations)));
-            }
+            None => topics.extend(image.topics().map(|topic| described(&image, topic, operations))),
             Some(wanted) => {
-                for topic in wanted {
-                    topics.push(one_topic(context, topic, self.allow_auto_topic_creation, operations).await);
-                }
+                topics.extend(wanted.into_iter().map(|topic| one_topic(&image, topic, &failed, operations)));
             }
         }
-        let image = context.broker.image();
         let brokers = brokers(&image, context).into_iter().map(|broker| {
             MetadataResponseBroker::default()
                 .with_node_id(broker.node_id)
@@ -70,34 +78,45 @@ fn refused<'a>(topics: impl Iterator<Item = &'a MetadataRequestTopic>) -> Metada
     MetadataResponse::default().with_cluster_id(None).with_topics(topics.collect())
 }
 
-async fn one_topic(
-    context: &Context,
-    wanted: MetadataRequestTopic,
-    may_create: bool,
+/// Creates the topics that are named and not there, where that is allowed; the errors of those that could not be.
+async fn create_missing(context: &Context, wanted: &BTreeSet<Wanted>) -> BTreeMap<TopicName, ErrorCode> {
+    let mut failed = BTreeMap::new();
+    if !context.broker.settings().topics.auto_create {
+        return failed;
+    }
+    for name in wanted.iter().filter_map(|(name, _)| name.as_ref()) {
+        if context.broker.image().topic_named(name).is_none()
+            && validate(name).is_ok()
+            && let Err(error) = context.broker.auto_create_topic(name).await
+        {
+            failed.insert(name.clone(), admin_code(&error));
+        }
+    }
+    failed
+}
+
+fn one_topic(
+    image: &Image,
+    (name, id): Wanted,
+    failed: &BTreeMap<TopicName, ErrorCode>,
     operations: i32,
 ) -> MetadataResponseTopic {
-    let image = context.broker.image();
-    let failed = |error: ErrorCode| MetadataResponseTopic::default().with_error_code(error.code());
-    let Some(name) = wanted.name else {
-        let id = topic_id(wanted.topic_id);
+    let refused = |error: ErrorCode| MetadataResponseTopic::default().with_error_code(error.code());
+    let Some(name) = name else {
+        let id = topic_id(id);
         return match image.topic(id) {
-            Some(topic) => described(&image, topic, operations),
-            None => failed(ErrorCode::UnknownTopicId).with_topic_id(id.uuid()).with_name(None),
+            Some(topic) => described(image, topic, operations),
+            None => refused(ErrorCode::UnknownTopicId).with_topic_id(id.uuid()).with_name(None),
         };
     };
     if let Some(topic) = image.topic_named(&name) {
-        return described(&image, topic, operations);
+        return described(image, topic, operations);
     }
-    if validate(&name).is_err() {
-        return failed(ErrorCode::InvalidTopicException).with_name(Some(name));
-    }
-    if !may_create || !context.broker.settings().topics.auto_create {
-        return failed(ErrorCode::UnknownTopicOrPartition).with_name(Some(name));
-    }
-    match context.broker.auto_create_topic(&name).await {
-        Ok(topic) => described(&context.broker.image(), &topic, operations),
-        Err(error) => failed(admin_code(&error)).with_name(Some(name)),
-    }
+    let error = match validate(&name) {
+        Ok(()) => failed.get(&name).copied().unwrap_or(ErrorCode::UnknownTopicOrPartition),
+        Err(_) => ErrorCode::InvalidTopicException,
+    };
+    refused(error).with_name(Some(name))
 }
 
 fn described(image: &Image, topic: &Topic, operations: i32) -> MetadataResponseTopic {

@@ -34,7 +34,7 @@ mod produce;
 mod sync_group;
 mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,25 +46,30 @@ use kafka_protocol::messages::{
     ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
     OffsetFetchRequest, OffsetForLeaderEpochRequest, SyncGroupRequest,
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
-use super::connection::Peer;
+use super::connection::{Peer, acquire};
 use super::errors::group_code;
 use crate::broker::Broker;
 use crate::group::GroupError;
 use crate::protocol::{
-    Api, ApiRequest, ErrorCode, ProtocolError, RequestHeader, decode_request, encode_response, split_request,
-    unsupported_api_versions,
+    Api, ApiRequest, ErrorCode, ProtocolError, RequestHeader, decode_request, encode_response, unsupported_api_versions,
 };
 use crate::runtime::net::BoxFuture;
 use crate::telemetry::{ApiMetrics, Counted, Metrics, TakenMemory, spans};
 
+/// Answers of unknown size that are made at a time. Each is in memory twice meanwhile, as values and as bytes.
+const LARGE_ANSWERS: usize = 2;
+/// What such an answer may take as values where there is little memory for answers.
+const LEAST_ANSWER_BYTES: usize = 16 << 20;
+/// Up to here an answer takes no memory of its share: what one connection has of them is bounded by its requests in flight.
+const SMALL_ANSWER_BYTES: usize = 1024;
+
 /// What a request comes to.
 pub(super) enum Answer {
-    /// A frame in pieces, length included.
-    Frame(Vec<Bytes>),
-    /// The same, with its share of the memory for answers.
-    Records(Vec<Bytes>, TakenMemory),
+    /// A frame in pieces, length included, with its share of the memory for answers if it is large.
+    Frame(Vec<Bytes>, Option<TakenMemory>),
     /// Nothing, as the client asked (`acks=0`).
     None,
     /// The end of the connection: the only way to tell a client of an error that it asked not to be told.
@@ -95,9 +100,18 @@ pub(super) struct Context {
     broker: Arc<Broker>,
     peer: Peer,
     header: RequestHeader,
+    places: Arc<Semaphore>,
+    place: OnceLock<OwnedSemaphorePermit>,
 }
 
 impl Context {
+    /// Waits for a place among those who make an answer whose size its request does not tell; kept until that has its memory.
+    async fn begin_large_answer(&self) -> AnswerRoom {
+        let place = acquire(&self.places, 1).await;
+        assert!(self.place.set(place).is_ok(), "a request has one answer");
+        AnswerRoom { left_bytes: self.broker.settings().fetch.answer_bytes.max(LEAST_ANSWER_BYTES) }
+    }
+
     const fn version(&self) -> i16 {
         self.header.version
     }
@@ -123,6 +137,23 @@ impl Context {
     }
 }
 
+/// What may still be put into an answer that can repeat itself, counted as it is in memory before it is encoded.
+struct AnswerRoom {
+    left_bytes: usize,
+}
+
+impl AnswerRoom {
+    /// Counts a part of the answer; false if that is too much, and an error has to stand in its place.
+    fn take(&mut self, bytes: usize) -> bool {
+        let left = self.left_bytes.checked_sub(bytes);
+        self.left_bytes = left.unwrap_or(self.left_bytes);
+        left.is_some()
+    }
+}
+
+/// What stands in place of what an answer has no room for.
+const TOO_LARGE: &str = "the answer would be too large; ask for less at a time";
+
 /// An API whose requests are handled one after another.
 trait Handle: ApiRequest {
     /// Does what is asked, and says what came of it.
@@ -133,26 +164,34 @@ trait Handle: ApiRequest {
 pub(super) struct Handlers {
     /// By place in [`Api::ALL`].
     metrics: Vec<ApiMetrics>,
+    places: Arc<Semaphore>,
 }
 
 impl Handlers {
     pub(super) fn new(metrics: &Metrics) -> Self {
-        Self { metrics: Api::ALL.iter().map(|api| metrics.api(api.name())).collect() }
+        let metrics = Api::ALL.iter().map(|api| metrics.api(api.name())).collect();
+        Self { metrics, places: Arc::new(Semaphore::new(LARGE_ANSWERS)) }
     }
 
     /// Starts a request. What has to be in order has happened when this returns; the answer may come later.
     ///
     /// # Errors
     /// [`ProtocolError`] for a frame that is answered by closing the connection.
-    pub(super) async fn start(&self, broker: &Arc<Broker>, peer: &Peer, frame: Bytes) -> Result<Begun, ProtocolError> {
-        let (header, body) = split_request(frame)?;
+    pub(super) async fn start(
+        &self,
+        broker: &Arc<Broker>,
+        peer: &Peer,
+        header: RequestHeader,
+        body: Bytes,
+    ) -> Result<Begun, ProtocolError> {
         let (clock, metrics) = (Arc::clone(&broker.runtime().clock), broker.metrics().server.clone());
         let counted = self.of(header.api);
         counted.requests.inc();
         let duration = counted.duration.clone();
         let started = clock.monotonic();
         let span = spans::request(header.api.name(), header.version, header.correlation_id);
-        let context = Context { broker: Arc::clone(broker), peer: peer.clone(), header };
+        let (broker, peer, places) = (Arc::clone(broker), peer.clone(), Arc::clone(&self.places));
+        let context = Context { broker, peer, header, places, place: OnceLock::new() };
         let in_flight = Counted::new(&metrics.requests_in_flight);
         let Begun { answering, answer_bytes, pause } = dispatch(context, body).instrument(span.clone()).await?;
         let answering = async move {
@@ -174,11 +213,20 @@ async fn dispatch(context: Context, body: Bytes) -> Result<Begun, ProtocolError>
     match context.header.api {
         Api::Produce => Box::pin(produce::start(context, body)).await,
         Api::Fetch => fetch::start(context, body).map(Begun::from),
-        _ => Ok(ready(handle(context, body).await?)),
+        _ => {
+            let answer = handle(&context, body).await?;
+            let answer_bytes = Some(answer.len());
+            let memory = match answer.len() {
+                ..=SMALL_ANSWER_BYTES => None,
+                bytes => Some(context.broker.answer_memory(bytes).await),
+            };
+            let answering = Box::pin(std::future::ready(Answer::Frame(vec![answer], memory)));
+            Ok(Begun { answering, answer_bytes, pause: Duration::ZERO })
+        }
     }
 }
 
-async fn handle(context: Context, body: Bytes) -> Result<Bytes, ProtocolError> {
+async fn handle(context: &Context, body: Bytes) -> Result<Bytes, ProtocolError> {
     match context.header.api {
         Api::Produce | Api::Fetch => unreachable!("handled apart"),
         Api::ApiVersions if !Api::ApiVersions.accepts(context.version()) => {
@@ -215,15 +263,9 @@ async fn handle(context: Context, body: Bytes) -> Result<Bytes, ProtocolError> {
 }
 
 /// Handles a request to its end.
-async fn respond<R: Handle + Send>(context: Context, body: Bytes) -> Result<Bytes, ProtocolError> {
+async fn respond<R: Handle + Send>(context: &Context, body: Bytes) -> Result<Bytes, ProtocolError> {
     let RequestHeader { version, correlation_id, .. } = context.header;
     let request: R = decode_request(version, body)?;
-    let response = Box::pin(request.handle(&context)).await;
+    let response = Box::pin(request.handle(context)).await;
     encode_response::<R>(version, correlation_id, &response)
-}
-
-fn ready(answer: Bytes) -> Begun {
-    let answer_bytes = Some(answer.len());
-    let answering = Box::pin(std::future::ready(Answer::Frame(vec![answer])));
-    Begun { answering, answer_bytes, pause: Duration::ZERO }
 }

@@ -11,7 +11,7 @@ use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse};
 
 use super::offset_commit::FIRST_TOPIC_ID_VERSION;
 use super::wire::{shared, text, topic_id, topic_name};
-use super::{Context, Handle};
+use super::{AnswerRoom, Context, Handle};
 use crate::group::request::{FetchTopic, FetchedTopic, OffsetFetch};
 use crate::metadata::Image;
 use crate::protocol::ErrorCode;
@@ -22,12 +22,16 @@ const FIRST_BATCH_VERSION: i16 = 8;
 /// First version with an error of the whole request; before it, each partition carries the group's.
 const FIRST_TOP_LEVEL_ERROR_VERSION: i16 = 2;
 
+/// What a position takes in memory beside its metadata, at most.
+const POSITION_BYTES: usize = 150;
+
 impl Handle for OffsetFetchRequest {
     async fn handle(self, context: &Context) -> OffsetFetchResponse {
+        let mut room = context.begin_large_answer().await;
         if context.version() >= FIRST_BATCH_VERSION {
             let mut groups = Vec::with_capacity(self.groups.len());
             for group in self.groups {
-                groups.push(one_group(context, group).await);
+                groups.push(one_group(context, group, &mut room).await);
             }
             return OffsetFetchResponse::default().with_groups(groups);
         }
@@ -40,11 +44,15 @@ impl Handle for OffsetFetchRequest {
             topics.into_iter().map(topic).collect()
         });
         let group = OffsetFetchRequestGroup::default().with_group_id(self.group_id).with_topics(topics);
-        single(context, one_group(context, group).await)
+        single(context, one_group(context, group, &mut room).await)
     }
 }
 
-async fn one_group(context: &Context, wanted: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+async fn one_group(
+    context: &Context,
+    wanted: OffsetFetchRequestGroup,
+    room: &mut AnswerRoom,
+) -> OffsetFetchResponseGroup {
     let response = OffsetFetchResponseGroup::default().with_group_id(wanted.group_id.clone());
     let image = context.broker.image();
     let by_id = context.version() >= FIRST_TOPIC_ID_VERSION;
@@ -63,6 +71,7 @@ async fn one_group(context: &Context, wanted: OffsetFetchRequestGroup) -> Offset
     });
     let fetch = OffsetFetch { group_id: shared(&wanted.group_id), topics };
     match context.broker.groups().fetch_offsets(fetch).await {
+        Ok(fetched) if !room.take(bytes_of(&fetched)) => response.with_error_code(ErrorCode::InvalidRequest.code()),
         Ok(fetched) => {
             let found = fetched.into_iter().filter_map(|topic| found(&image, topic, by_id));
             response.with_topics(found.chain(unknown).collect())
@@ -79,6 +88,12 @@ async fn one_group(context: &Context, wanted: OffsetFetchRequestGroup) -> Offset
             response.with_error_code(code).with_topics(topics)
         }
     }
+}
+
+/// What positions take in memory, at most.
+fn bytes_of(fetched: &[FetchedTopic]) -> usize {
+    let partitions = fetched.iter().flat_map(|topic| &topic.partitions);
+    partitions.map(|partition| POSITION_BYTES + partition.metadata.len()).sum()
 }
 
 /// The name that offsets are kept under, and the identity that was asked for.

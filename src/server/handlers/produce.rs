@@ -256,7 +256,7 @@ fn answer_all(context: &Context, request: &ProduceRequest, error: ErrorCode) -> 
 
 fn frame(context: &Context, response: &ProduceResponse) -> Answer {
     match encode_response::<ProduceRequest>(context.version(), context.header.correlation_id, response) {
-        Ok(frame) => Answer::Frame(vec![frame]),
+        Ok(frame) => Answer::Frame(vec![frame], None),
         Err(error) => context.unencodable(&error),
     }
 }

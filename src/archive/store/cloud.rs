@@ -29,6 +29,8 @@ use crate::types::Timestamp;
 const PART_BYTES: usize = 8 << 20;
 /// Parts of one upload that are in flight at once.
 const PARTS_IN_FLIGHT: usize = 2;
+/// What is told of a store's answer, at most.
+const MAX_CAUSE_CHARS: usize = 1000;
 
 /// A bucket, or memory, behind the `object_store` crate.
 #[derive(Debug)]
@@ -203,22 +205,45 @@ impl Backend for CloudBackend {
 }
 
 /// Sorts the crate's errors by what the caller must do. `AlreadyExists` may stand for 412 on a create, or for 409 on any
-/// write, which says nothing about the object: both are contention until a read has told them apart.
+/// write, which says nothing about the object: both are contention until a read has told them apart. A refused listing is
+/// told apart by its text alone.
 fn failure(key: &str, error: Error) -> StoreError {
-    let key = key.to_owned();
+    let (key, text) = (key.to_owned(), error.to_string());
+    let cause = told(&text).into();
     match error {
         Error::NotFound { .. } => StoreError::NotFound { key },
         Error::AlreadyExists { .. } => StoreError::Contended { key },
         Error::Precondition { .. } | Error::NotModified { .. } => StoreError::ConditionFailed { key },
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
-            StoreError::Denied { key, cause: Box::new(error) }
-        }
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StoreError::Denied { key, cause },
         Error::InvalidPath { .. }
         | Error::NotSupported { .. }
         | Error::NotImplemented { .. }
-        | Error::UnknownConfigurationKey { .. } => StoreError::Rejected { key, cause: Box::new(error) },
-        _ => StoreError::Unavailable { key, cause: Box::new(error) },
+        | Error::UnknownConfigurationKey { .. } => StoreError::Rejected { key, cause },
+        _ if [401, 403].iter().any(|status| text.contains(&format!("status code: {status} "))) => {
+            StoreError::Denied { key, cause }
+        }
+        _ => StoreError::Unavailable { key, cause },
     }
+}
+
+/// What an error says, with no more of a body in XML than its code and message: a store repeats there what it refuses, such as
+/// a token.
+fn told(text: &str) -> String {
+    let Some((said, body)) = text.find('<').map(|body| text.split_at(body)) else { return bounded(text) };
+    let element = |name: &str| {
+        let (_, rest) = body.split_once(&format!("<{name}>"))?;
+        rest.split_once("</").map(|(content, _)| content.trim())
+    };
+    match (element("Code"), element("Message")) {
+        (Some(code), Some(message)) => bounded(&format!("{said}{code}: {message}")),
+        (Some(code), None) => bounded(&format!("{said}{code}")),
+        _ => bounded(&format!("{said}(an answer without an error code)")),
+    }
+}
+
+fn bounded(text: &str) -> String {
+    let end = text.char_indices().nth(MAX_CAUSE_CHARS).map_or(text.len(), |(end, _)| end);
+    text[..end].to_owned()
 }
 
 /// The HTTP client is built without a TLS library of its own and takes the process-wide one.
@@ -269,5 +294,34 @@ fn build_client(location: &Location, settings: &StoreSettings) -> Result<Arc<dyn
             Ok(Arc::new(builder.with_container_name(&location.bucket).build()?))
         }
         Scheme::Memory | Scheme::File => unreachable!("only buckets are built here"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAID: &str = "Server returned non-2xx status code: 400 Bad Request: ";
+
+    #[test]
+    fn of_a_body_only_code_and_message_are_told() {
+        let body = "<?xml version=\"1.0\"?><Error><Code>ExpiredToken</Code><Token-0>SECRET</Token-0><Message>it ran out</Message>";
+        assert_eq!(told(&format!("{SAID}{body}</Error>")), format!("{SAID}ExpiredToken: it ran out"));
+        assert_eq!(told(&format!("{SAID}<Error><Code>No</Code><T>SECRET</T></Error>")), format!("{SAID}No"));
+        let page = "<html>the proxy says SECRET</html>";
+        assert_eq!(told(&format!("{SAID}{page}")), format!("{SAID}(an answer without an error code)"));
+        assert_eq!(told("no route to host"), "no route to host");
+        assert_eq!(told(&"é".repeat(2000)).chars().count(), MAX_CAUSE_CHARS);
+    }
+
+    #[test]
+    fn a_listing_that_is_denied_is_told_as_such() {
+        let listing = |status: &str| {
+            let source =
+                format!("Error performing list request: Server returned non-2xx status code: {status}: ").into();
+            failure("key", Error::Generic { store: "S3", source })
+        };
+        assert!(matches!(listing("403 Forbidden"), StoreError::Denied { .. }));
+        assert!(matches!(listing("503 Slow Down"), StoreError::Unavailable { .. }));
     }
 }

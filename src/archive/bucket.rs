@@ -49,7 +49,9 @@ pub enum BucketError {
         ours: ClusterId,
     },
     /// The cluster was restored elsewhere since this data directory last ran.
-    #[error("the cluster was restored elsewhere ours={ours} found={found}; this data directory is of its former life")]
+    #[error(
+        "the cluster was restored elsewhere ours={ours} found={found}; this data directory is of its former life; use the one that it was restored to, or another prefix"
+    )]
     Superseded {
         /// The life that the data directory belongs to.
         ours: Incarnation,

@@ -6,6 +6,8 @@ use thiserror::Error;
 
 use super::archive_seam::ArchiveError;
 use super::archiver::ArchiveStartError;
+use crate::archive::bucket::BucketError;
+use crate::archive::store::ProbeError;
 use crate::log::{AppendError, OpenError, ReadError};
 use crate::metadata::{CommandError, MetadataError};
 use crate::record::RecordError;
@@ -23,7 +25,7 @@ pub enum StartError {
         path: PathBuf,
     },
     /// The metadata's directory can't be made or locked.
-    #[error("metadata directory can't be used path={path}: {error}")]
+    #[error("metadata directory can't be used path={path}: {error}; see that its disk is mounted and writable")]
     MetadataDirectory {
         /// The directory.
         path: PathBuf,
@@ -39,14 +41,49 @@ pub enum StartError {
         error: MetadataError,
     },
     /// A data directory can't be opened.
-    #[error(transparent)]
-    Directory(#[from] OpenError),
+    #[error("{error}{} (data directory {path})", advice_on_directory(error))]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        error: OpenError,
+    },
     /// The archive can't be used.
-    #[error(transparent)]
-    Archive(#[from] ArchiveStartError),
+    #[error("{error}{} (object store {url})", advice_on_archive(error))]
+    Archive {
+        /// The store, without secrets.
+        url: String,
+        /// Why not.
+        error: ArchiveStartError,
+    },
     /// The cluster refuses this broker.
-    #[error("the broker can't be registered: {0}")]
+    #[error("the broker can't be registered in the cluster's metadata, and nothing was changed: {0}")]
     Registration(#[source] CommandError),
+}
+
+/// What to do where the error itself does not say.
+const fn advice_on_directory(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::Io(_) => "; see that its disk is mounted, readable and writable, and what `dmesg` says",
+        OpenError::JournalEntry { .. } => "; use the release that wrote it",
+        OpenError::SegmentDamaged { .. } | OpenError::Gap { .. } => {
+            "; restore the partition's files, or move its directory away: what was archived is in the bucket"
+        }
+        _ => "",
+    }
+}
+
+/// What to do where the error itself does not say.
+const fn advice_on_archive(error: &ArchiveStartError) -> &'static str {
+    match error {
+        ArchiveStartError::Silent => "; see that its address is right and can be reached from here",
+        ArchiveStartError::Probe(ProbeError::Failed { .. }) | ArchiveStartError::Bucket(BucketError::Store(_)) => {
+            "; see that the bucket exists, and what its credentials and permissions are"
+        }
+        ArchiveStartError::Probe(ProbeError::Inconsistent { .. }) => "; use a store that does",
+        ArchiveStartError::Directory(_) => "; see that the first data directory is writable",
+        _ => "",
+    }
 }
 
 fn advice(error: &MetadataError) -> &'static str {

@@ -1,7 +1,6 @@
 //! Opening a broker and shutting it down, and the tasks that run meanwhile: following the image, and the clock's tick.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::Broker;
 use super::admin::OFFSETS_TOPIC;
 use super::archive_seam::ArchiveReader;
-use super::archiver::{self, ArchiveStartError, Archiver};
+use super::archiver::{self, Archiver};
 use super::cold_reads::ColdReads;
 use super::error::StartError;
 use super::fetch_session::FetchSessions;
@@ -69,10 +68,7 @@ impl Broker {
         buffer::keep_at_most(
             ((settings.fetch.answer_bytes + settings.fetch.read_ahead_bytes) / 2).max(LEAST_KEPT_BYTES),
         );
-        let metadata_path = settings.directories[0].join(METADATA_DIRECTORY);
-        let metadata_lock = lock_metadata(&runtime, &metadata_path)?;
-        let metadata = Metadata::open(&runtime, &metadata_path, MetadataSettings::new(settings.node_id)).await;
-        let metadata = metadata.map_err(|error| StartError::Metadata { path: metadata_path, error })?;
+        let (metadata, metadata_lock) = open_metadata(&runtime, &settings).await?;
         let (directories, recovery) = open_directories(&runtime, &settings, &metadata, &metrics)?;
         let process = BrokerIncarnationId::from_entropy(runtime.entropy.identity());
         let owner = archiver::Owner {
@@ -83,9 +79,11 @@ impl Broker {
             local: local_data(settings.node_id, &metadata, &directories),
         };
         let images = metadata.subscribe();
-        let store = open_store(&runtime, &settings.archive, &metrics).map_err(ArchiveStartError::from)?;
+        let unusable = |error| StartError::Archive { url: settings.archive.location.url.clone(), error };
+        let store = open_store(&runtime, &settings.archive, &metrics).map_err(|error| unusable(error.into()))?;
         let (archive_settings, archive_metrics) = (&settings.archive.archiver, Arc::clone(&metrics));
-        let archiver = Archiver::open(&runtime, archive_settings, store, owner, images, archive_metrics).await?;
+        let archiver = Archiver::open(&runtime, archive_settings, store, owner, images, archive_metrics).await;
+        let archiver = archiver.map_err(unusable)?;
         let archiver = Arc::new(archiver);
         forget_archive(&directories, settings.archive.location.is_durable());
         let archive = read_through(Arc::clone(&archiver) as _);
@@ -246,10 +244,18 @@ fn waiting(bytes: usize, directories: &[Arc<LogDirectory>]) -> BTreeMap<Director
     ids.map(|id| (id, MemoryPool::new(of_each, Gauge::default()))).collect()
 }
 
-fn lock_metadata(runtime: &Runtime, path: &Path) -> Result<Box<dyn DirectoryLock>, StartError> {
-    let unusable = |error| StartError::MetadataDirectory { path: path.to_owned(), error };
-    runtime.disk.create_directory(path).map_err(unusable)?;
-    runtime.disk.lock(path).map_err(unusable)?.ok_or_else(|| StartError::Locked { path: path.to_owned() })
+async fn open_metadata(
+    runtime: &Runtime,
+    settings: &BrokerSettings,
+) -> Result<(Metadata, Box<dyn DirectoryLock>), StartError> {
+    let path = settings.directories[0].join(METADATA_DIRECTORY);
+    let unusable = |error| StartError::MetadataDirectory { path: path.clone(), error };
+    runtime.disk.create_directory(&path).map_err(unusable)?;
+    let lock = runtime.disk.lock(&path).map_err(unusable)?.ok_or_else(|| StartError::Locked { path: path.clone() })?;
+    match Metadata::open(runtime, &path, MetadataSettings::new(settings.node_id)).await {
+        Ok(metadata) => Ok((metadata, lock)),
+        Err(error) => Err(StartError::Metadata { path, error }),
+    }
 }
 
 fn open_directories(
@@ -276,13 +282,13 @@ fn open_directories(
                 offline.inc();
                 failures.push((path, error));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(StartError::Directory { path: path.clone(), error }),
         }
     }
     if directories.is_empty()
-        && let Some((_, error)) = failures.pop()
+        && let Some((path, error)) = failures.pop()
     {
-        return Err(error.into());
+        return Err(StartError::Directory { path: path.clone(), error });
     }
     for (path, error) in &failures {
         tracing::error!(%error, path = %path.display(), "log directory is offline: it can't be opened, and the others serve without it");

@@ -43,7 +43,7 @@ impl fmt::Display for Identity {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StampError {
     /// The file is too short, is of another kind, or its stamp is damaged.
-    #[error("not a {kind} file, or its stamp is damaged")]
+    #[error("not a {kind} file, or its stamp is damaged; restore the file")]
     Damaged {
         /// What the file should be.
         kind: &'static str,

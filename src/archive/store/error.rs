@@ -147,7 +147,9 @@ pub enum LocationError {
         cause: Cause,
     },
     /// The directory of a `file://` store cannot be used.
-    #[error("object store directory is not usable path={path}: {cause}")]
+    #[error(
+        "object store directory is not usable path={path}: {cause}; see that it can be made and written by this user"
+    )]
     Directory {
         /// The directory.
         path: String,

@@ -11,6 +11,8 @@ use thiserror::Error;
 
 use super::{Expected, Operation, Store, StoreError, Version};
 
+/// Where probe objects are.
+const DIRECTORY: &str = "probe/";
 /// Races that are run at once, each on a key of its own, and the writers of each.
 const RACES: usize = 4;
 const WRITERS_PER_RACE: usize = 6;
@@ -45,9 +47,10 @@ pub enum ProbeError {
 impl Store {
     /// Proves write, conditional write, read, list and delete, and races conditional writes against each other.
     pub async fn probe(&self) -> Result<(), ProbeError> {
-        let root = format!("probe/{:016x}/", self.inner.runtime.entropy.number());
-        let result = self.probe_below(&root).await;
-        for key in (0..RACES).map(|race| format!("{root}race-{race}")).chain([format!("{root}serial")]) {
+        // All in one directory, so that a file store keeps no more than that.
+        let stem = format!("{DIRECTORY}{:016x}-", self.inner.runtime.entropy.number());
+        let result = self.probe_at(&stem).await;
+        for key in (0..RACES).map(|race| format!("{stem}race-{race}")).chain([format!("{stem}serial")]) {
             if let Err(error) = self.delete(&key).await {
                 tracing::warn!(key, %error, "could not remove a probe object");
             }
@@ -55,17 +58,16 @@ impl Store {
         result
     }
 
-    async fn probe_below(&self, root: &str) -> Result<(), ProbeError> {
-        let key = format!("{root}serial");
-        self.probe_serial(root, &key).await?;
+    async fn probe_at(&self, stem: &str) -> Result<(), ProbeError> {
+        self.probe_serial(&format!("{stem}serial")).await?;
         let races = (0..RACES).map(|race| {
-            let key = format!("{root}race-{race}");
+            let key = format!("{stem}race-{race}");
             async move { self.probe_race(&key).await }
         });
         join_all(races).await.into_iter().collect()
     }
 
-    async fn probe_serial(&self, root: &str, key: &str) -> Result<(), ProbeError> {
+    async fn probe_serial(&self, key: &str) -> Result<(), ProbeError> {
         let first = Bytes::from_static(b"{\"probe\":1}");
         let second = Bytes::from_static(b"{\"probe\":2}");
         let create = self.replace(key, first.clone(), Expected::Absent).await;
@@ -91,7 +93,7 @@ impl Store {
         if range[0] != second.slice(1..6) {
             return Err(ProbeError::Inconsistent { check: "a ranged read returns other bytes" });
         }
-        let listed: Vec<_> = self.list(root).collect().await;
+        let listed: Vec<_> = self.list(DIRECTORY).collect().await;
         let listed: Result<Vec<_>, _> = listed.into_iter().collect();
         if !listed.map_err(failed("listing"))?.iter().any(|object| object.key == *key) {
             return Err(ProbeError::Inconsistent { check: "a listing does not show an object that exists" });

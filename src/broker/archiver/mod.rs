@@ -115,7 +115,7 @@ pub enum ArchiveStartError {
     #[error("object store can't be opened: {0}")]
     Location(#[from] LocationError),
     /// The store did not answer in time.
-    #[error("object store does not answer")]
+    #[error("object store does not answer in time")]
     Silent,
     /// The local directories of the archive can't be made.
     #[error("directory of the archive can't be made: {0}")]

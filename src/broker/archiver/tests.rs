@@ -747,7 +747,7 @@ async fn a_bucket_that_denies_access_stops_new_data_directories_alone() {
     broker.shutdown().await;
 
     let refused = home.open_faulty(&["new"], Box::new(|_, _, _| Fault::Denied)).await.unwrap_err();
-    assert!(matches!(refused, StartError::Archive(ArchiveStartError::Probe(_))), "{refused}");
+    assert!(matches!(refused, StartError::Archive { error: ArchiveStartError::Probe(_), .. }), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

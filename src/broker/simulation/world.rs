@@ -102,6 +102,7 @@ impl World {
             write_behind_bytes: 3 << 10,
             checkpoint_bytes: 60 << 10,
             checkpoint_interval: Duration::from_secs(4),
+            max_producers: 10_000,
         };
         let archiver = &mut settings.archive.archiver;
         archiver.cache_bytes = 24 << 10;

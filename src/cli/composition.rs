@@ -128,11 +128,20 @@ fn directory_settings(config: &Config) -> DirectorySettings {
         journal: JournalSettings { file_bytes: data.journal_file.bytes(), max_bytes: data.journal_max.bytes() },
         tail_bytes: share / 2,
         unwritten_bytes: share / 2,
+        max_producers: max_producers(config) / config.data.directories.len(),
         checkpoint_interval: data.checkpoint_interval.0,
         // Before the journal is full.
         checkpoint_bytes: defaults.checkpoint_bytes.min(data.journal_max.bytes() / 2),
         ..defaults
     }
+}
+
+/// As many as a sixteenth of the budget would hold, where no number is set; tools and tests with little memory get some.
+fn max_producers(config: &Config) -> usize {
+    const LEAST: usize = 10_000;
+    const PRODUCER_BYTES: u64 = 512;
+    let held = to_usize(config.memory.budget_bytes / 16 / PRODUCER_BYTES);
+    config.producers.max_ids.unwrap_or(held.max(LEAST))
 }
 
 /// Kafka's names for what is configured, so that tools see it, and so that topics inherit it.

@@ -28,6 +28,8 @@ const DEFAULT_BUDGET: std::ops::RangeInclusive<u64> = 128 << 20..=4 << 30;
 const BUDGET_MIN: ByteSize = ByteSize::mib(32);
 /// The smallest journal file: one group of the largest size, and its neighbours.
 const JOURNAL_FILE_MIN: ByteSize = ByteSize::mib(1);
+/// What a string of the protocol's older versions may have at most.
+const OFFSET_METADATA_LIMIT: ByteSize = ByteSize(i16::MAX as u64);
 
 /// The checked configuration of one broker.
 #[derive(Clone, Debug)]
@@ -91,6 +93,7 @@ pub fn resolve(loaded: &Loaded, environment: &[(String, String)], machine: &Mach
     let settings = &loaded.settings;
     let mut problems = Vec::new();
     check_ranges(loaded, &mut problems);
+    check_combinations(loaded, &mut problems);
     check_topic_defaults(loaded, &mut problems);
     let memory = resolve_memory(loaded, machine, &mut problems);
     let directories = resolve_directories(loaded, machine, &mut problems);
@@ -133,7 +136,7 @@ pub fn resolve(loaded: &Loaded, environment: &[(String, String)], machine: &Mach
     })
 }
 
-/// Refuses numbers that can't work, alone or beside others.
+/// Refuses numbers that can't work.
 fn check_ranges(loaded: &Loaded, problems: &mut Vec<Problem>) {
     let settings = &loaded.settings;
     let (data, network, groups) = (&settings.data, &settings.network, &settings.groups);
@@ -177,9 +180,21 @@ fn check_ranges(loaded: &Loaded, problems: &mut Vec<Problem>) {
         ("groups.max_members", groups.max_members),
         ("groups.offsets_partitions", usize::try_from(groups.offsets_partitions).unwrap_or(0)),
         ("producers.max_ids_per_partition", settings.producers.max_ids_per_partition),
+        ("producers.max_ids", settings.producers.max_ids.unwrap_or(1)),
     ] {
         check(count > 0, key, "must be at least 1".to_owned());
     }
+}
+
+/// Refuses settings that can't work beside each other, or with the protocol.
+fn check_combinations(loaded: &Loaded, problems: &mut Vec<Problem>) {
+    let settings = &loaded.settings;
+    let (network, groups) = (&settings.network, &settings.groups);
+    let mut check = |good: bool, key: &str, text: String| {
+        if !good {
+            problems.push(loaded.problem(key, text));
+        }
+    };
     check(network.max_frame >= ByteSize::kib(64), "network.max_frame", "must be at least 64KiB".to_owned());
     check(
         network.connection_memory >= network.max_frame,
@@ -196,6 +211,17 @@ fn check_ranges(loaded: &Loaded, problems: &mut Vec<Problem>) {
             "is {}, more than groups.session_timeout_max={}",
             groups.session_timeout_min, groups.session_timeout_max
         ),
+    );
+    let partitions = usize::try_from(settings.topics.partitions).unwrap_or(0);
+    check(
+        partitions <= settings.topics.max_partitions,
+        "topics.partitions",
+        format!("is {partitions}, more than topics.max_partitions={}", settings.topics.max_partitions),
+    );
+    check(
+        groups.offset_metadata_max <= OFFSET_METADATA_LIMIT,
+        "groups.offset_metadata_max",
+        format!("must be at most {}, the longest text of the protocol", OFFSET_METADATA_LIMIT.0),
     );
     if let Err(error) = check_filter(&settings.telemetry.log_filter) {
         check(false, "telemetry.log_filter", error.to_string());
@@ -386,7 +412,7 @@ mod tests {
     }
 
     /// Settings that can't work together, and what the refusal says.
-    const REFUSED: [(&[(&str, &str)], &str); 25] = [
+    const REFUSED: [(&[(&str, &str)], &str); 28] = [
         (&[("listeners.kafka.default.address", "0.0.0.0:9092")], "say --allow-insecure"),
         (&[("listeners.http", "192.168.1.1:80")], "flag: listeners.http: 192.168.1.1:80 can be reached"),
         (
@@ -411,6 +437,9 @@ mod tests {
         (&[("data.directories", "/a,/a")], "listed twice"),
         (&[("data.directories", "/a,/a/b")], "/a/b is listed twice or lies in another"),
         (&[("groups.session_timeout_min", "1h")], "more than groups.session_timeout_max=30m"),
+        (&[("topics.partitions", "9"), ("topics.max_partitions", "8")], "is 9, more than topics.max_partitions=8"),
+        (&[("groups.offset_metadata_max", "32KiB")], "must be at most 32767"),
+        (&[("producers.max_ids", "0")], "producers.max_ids: must be at least 1"),
         (&[("network.connection_memory", "1MiB")], "must hold the largest request"),
         (&[("archive.url", "file:///a"), ("archive.region", "x")], "means nothing for a file:// store"),
         (&[("archive.url", "s3://b"), ("archive.access_key_id", "k")], "needs the other half"),

@@ -163,7 +163,7 @@ settings! {
         /// How long one request may take. Uploads send parts of at most 8 MiB, so it need not be long: longer keeps a slot and its
         /// memory for a request that hangs.
         request_timeout: Interval = Interval::seconds(30);
-        /// Requests to the store at a time. More hide latency and cost memory and connections.
+        /// Reads from the store at a time, and half as many other requests. More hide latency and cost memory and connections.
         concurrency: usize = 32;
         /// Segments encoded and uploaded at a time, as far as the memory for uploads allows. Each costs a processor while it
         /// encodes.
@@ -171,8 +171,8 @@ settings! {
         /// Disk for rebuilt chunks of archived data, in the first data directory. Less reads the store more often, zero every
         /// time.
         cache: ByteSize = ByteSize::gib(4);
-        /// How far ahead of a historical reader the archive is read. More is faster over slow stores and costs memory
-        /// for each reader.
+        /// How far ahead of a historical reader the archive is read, in whole chunks of 16 MiB. More is faster over slow stores and
+        /// costs memory for each reader.
         read_ahead: ByteSize = ByteSize::mib(16);
         /// How long objects stay after retention or DeleteRecords has passed them, for queries that began before. Longer
         /// keeps, and pays for, more than the topics ask for.
@@ -241,6 +241,7 @@ settings! {
         /// Kafka's offsets.retention.minutes: how long a group without members keeps its offsets, which cost memory.
         offsets_retention: Interval = Interval::hours(7 * 24);
         /// Kafka's offset.metadata.max.bytes: the text that a consumer may attach to a committed offset, kept in memory.
+        /// At most 32767, the longest text of the protocol.
         offset_metadata_max: ByteSize = ByteSize(4096);
         /// Partitions of __consumer_offsets, set when it is created. More spread groups over more brokers; each costs what a
         /// partition does.
@@ -255,6 +256,9 @@ settings! {
         /// Producers remembered in one partition, in memory beyond the budget and in each checkpoint. Beyond it the one silent for
         /// longest is forgotten.
         max_ids_per_partition: usize = 10_000;
+        /// The same in all partitions together: a producer counts once for each partition that it writes to. Half a KiB of memory
+        /// each, beside the budget; by default as many as a sixteenth of the budget would hold. Every partition keeps its last.
+        max_ids: Option<usize> = None, example "100000";
     }
 
     /// The log of the process itself.

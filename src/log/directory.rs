@@ -26,6 +26,7 @@ use super::counting::{Counted, DirectoryMetrics};
 use super::error::OpenError;
 use super::journal::{Client, Journal, Outcome, ReplayPosition};
 use super::partition::PartitionLog;
+use super::producer_count::ProducerCount;
 use super::rebuild::Rebuilt;
 use super::recovery;
 use super::seal_times::SealTimes;
@@ -83,6 +84,7 @@ pub(super) struct Shared {
     /// There was no room for a journal file.
     journal_full: AtomicBool,
     pub(super) counted: Mutex<Counted>,
+    pub(super) producers: ProducerCount,
     unwritten_bytes: AtomicUsize,
     admission: Arc<Semaphore>,
     /// Producers find no room, whatever there is: see [`LogDirectory::hold_producers`].
@@ -340,6 +342,7 @@ impl Shared {
             full: AtomicBool::new(false),
             journal_full: AtomicBool::new(false),
             counted: Mutex::default(),
+            producers: ProducerCount::new(settings.max_producers),
             unwritten_bytes: AtomicUsize::new(0),
             admission: Arc::new(Semaphore::new(settings.unwritten_bytes / PERMIT_BYTES)),
             holds_producers: watch::Sender::new(false),
@@ -597,6 +600,8 @@ impl Shared {
             self.adjust_unwritten(std::mem::take(&mut state.unwritten_bytes), 0);
             state.tail.evict_below(Offset::MAX);
             state.segments.clear();
+            // What is yet to let go of it would count for longer.
+            state.counted_producers.set(0);
             (state.active, state.active_since, state.unwritten_since) = (None, None, None);
         }
         self.logs.lock().by_partition.remove(&log.partition());

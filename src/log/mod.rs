@@ -20,6 +20,7 @@ pub mod fuzz;
 mod journal;
 mod offsets;
 mod partition;
+mod producer_count;
 mod producer_snapshot;
 mod producer_state;
 mod read;

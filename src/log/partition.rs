@@ -80,7 +80,7 @@ impl PartitionLog {
         recovered: Recovered,
     ) -> Self {
         let writer = Mutex::new(super::write_behind::Writer::new(recovered.unsynced));
-        let state = Mutex::new(State::new(settings, recovered));
+        let state = Mutex::new(State::new(settings, recovered, &shared.producers));
         Self { number, partition, path, shared, state, writer }
     }
 
@@ -174,6 +174,19 @@ impl PartitionLog {
         Ok(Appended { base_offset, next_offset: header.next_offset(), log_start, duplicate: None })
     }
 
+    /// Forgets producers while this partition, or all of the directory together, remember too many.
+    fn bound_producers(&self, state: &mut State) {
+        let before = state.producers.len();
+        let limit = state.settings.max_producers;
+        state.producers.keep_within(limit);
+        state.counted_producers.set(state.producers.len());
+        if let Some(limit) = state.counted_producers.limit() {
+            state.producers.shrink_to(limit);
+            state.counted_producers.set(state.producers.len());
+        }
+        self.shared.metrics.log.forgotten_producers.inc_by((before - state.producers.len()) as u64);
+    }
+
     /// Queues a batch whose place is settled.
     fn enqueue(
         self: &Arc<Self>,
@@ -195,8 +208,7 @@ impl PartitionLog {
         }
         let durable = state.offsets.durable;
         state.producers.record(header, durable, now);
-        let limit = state.settings.max_producers;
-        state.producers.keep_within(limit);
+        self.bound_producers(state);
         state.epochs.assign(header.leader_epoch, header.base_offset);
         state.offsets.log_end = header.next_offset();
         state.permits.push_back((header.next_offset(), permit));

@@ -51,6 +51,8 @@ pub struct DirectorySettings {
     pub checkpoint_bytes: u64,
     /// Time since the last checkpoint that makes another one due, if anything was written.
     pub checkpoint_interval: Duration,
+    /// Most producers that all partitions remember together; each keeps its last.
+    pub max_producers: usize,
 }
 
 impl Default for DirectorySettings {
@@ -62,6 +64,7 @@ impl Default for DirectorySettings {
             write_behind_bytes: 1 << 20,
             checkpoint_bytes: 192 << 20,
             checkpoint_interval: Duration::from_secs(60),
+            max_producers: 100_000,
         }
     }
 }

@@ -108,6 +108,7 @@ fn settings() -> DirectorySettings {
         write_behind_bytes: 3 << 10,
         checkpoint_bytes: 60 << 10,
         checkpoint_interval: std::time::Duration::from_secs(5),
+        max_producers: 10_000,
     }
 }
 

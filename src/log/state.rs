@@ -12,6 +12,7 @@ use super::error::Missing;
 use super::journal::Mark;
 use super::offsets::Offsets;
 use super::partition::Level;
+use super::producer_count::{CountedProducers, ProducerCount};
 use super::producer_state::ProducerState;
 use super::segment::Segment;
 use super::settings::LogSettings;
@@ -53,6 +54,8 @@ pub(super) struct State {
     pub(super) offsets: Offsets,
     pub(super) epochs: EpochCache,
     pub(super) producers: ProducerState,
+    /// As many as there were when they were counted last.
+    pub(super) counted_producers: CountedProducers,
     pub(super) settings: LogSettings,
     pub(super) tail: Tail,
     /// Everything below is in segment files, synced or not.
@@ -102,13 +105,14 @@ pub(super) struct State {
 
 impl State {
     /// Begins with what recovery found.
-    pub(super) fn new(settings: LogSettings, recovered: Recovered) -> Self {
+    pub(super) fn new(settings: LogSettings, recovered: Recovered, producers: &ProducerCount) -> Self {
         recovered.offsets.check();
         Self {
             written: recovered.offsets.recovery_point,
             leader_epoch: recovered.epochs.latest().unwrap_or(LeaderEpoch::NONE),
             offsets: recovered.offsets,
             epochs: recovered.epochs,
+            counted_producers: producers.part(recovered.producers.len()),
             producers: recovered.producers,
             settings,
             tail: Tail::default(),

@@ -29,6 +29,7 @@ fn open(path: &Path) -> LogDirectory {
         write_behind_bytes: 32 << 10,
         checkpoint_bytes: 2 << 20,
         checkpoint_interval: std::time::Duration::from_secs(60),
+        max_producers: 10_000,
     };
     LogDirectory::open(&Runtime::production(), path, owner, settings, DirectoryMetrics::default()).unwrap().0
 }

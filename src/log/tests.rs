@@ -35,6 +35,7 @@ fn settings() -> DirectorySettings {
         write_behind_bytes: 4 << 10,
         checkpoint_bytes: 128 << 10,
         checkpoint_interval: std::time::Duration::from_secs(60),
+        max_producers: 10_000,
     }
 }
 

@@ -353,6 +353,8 @@ impl PartitionLog {
         }
         let expiration = i64::try_from(state.settings.producer_expiration.as_millis()).unwrap_or(i64::MAX);
         state.producers.expire(Timestamp(now.0.saturating_sub(expiration)));
+        let remembered = state.producers.len();
+        state.counted_producers.set(remembered);
         if state.written == state.offsets.durable {
             state.written_sequence = state.applied_sequence;
         }

@@ -150,6 +150,8 @@ metrics! {
         time_to_full_seconds: Gauge,
         /// Producers whose sequence numbers are remembered.
         producer_ids: Gauge,
+        /// Producers that were forgotten because too many are remembered.
+        forgotten_producers: Counter,
         /// Time that the recovery of one data directory took.
         recovery_seconds: LatencyHistogram,
     }

@@ -76,6 +76,7 @@ const OTHER: &[(&Flags, &Flags)] = &[
     (&[], &[("groups.offsets_partitions", "3")]),
     (&[], &[("producers.id_expiration", "3h")]),
     (&[], &[("producers.max_ids_per_partition", "3")]),
+    (&[], &[("producers.max_ids", "3")]),
     (&[], &[("telemetry.log_format", "json")]),
     (&[], &[("telemetry.log_filter", "debug")]),
 ];

@@ -247,18 +247,54 @@ fn small_batches_that_take_all_permits_are_written() {
     assert!(fixture.directory.try_admit_producer(all).is_some());
 }
 
+/// A batch of an idempotent producer, its first.
+fn numbered(producer: i64) -> Batch {
+    let (producer_id, producer_epoch) = (ProducerId(producer), ProducerEpoch(0));
+    let mut builder =
+        BatchBuilder::new(BatchOptions { producer_id, producer_epoch, base_sequence: 0, ..BatchOptions::default() });
+    builder.append(Timestamp(0), None, Some(b"value"), std::iter::empty());
+    builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap()
+}
+
+#[test]
+fn producers_are_bounded_over_all_partitions_of_a_directory_together() {
+    let machine = Machine::new(7);
+    let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
+    let settings = DirectorySettings { max_producers: 50, ..settings() };
+    let metrics = DirectoryMetrics::default();
+    let opened = LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings, metrics.clone());
+    let mut fixture = Fixture { machine, random: Random::new(7), directory: opened.unwrap().0 };
+    let all = |fixture: &Fixture| fixture.directory.logs().iter().map(|log| log.producers().len()).sum::<usize>();
+    for producer in 0..600 {
+        let partition = TopicPartition::new(TopicId::from_bytes([1; 16]), producer % 10);
+        let log = fixture.directory.log_or_create(partition, LogSettings::default());
+        log.begin_epoch(LeaderEpoch(1)).unwrap();
+        let now = Timestamp(producer.into());
+        log.append(&numbered(producer.into()), LeaderEpoch(1), now, None).unwrap();
+        assert!(log.producers().entries().any(|(id, _)| id == ProducerId(producer.into())), "the newest is remembered");
+        fixture.run();
+        assert!(all(&fixture) <= 50);
+    }
+    assert_eq!(metrics.log.forgotten_producers.get(), 600 - all(&fixture) as u64);
+    // Those of a partition that is gone leave room.
+    for log in fixture.directory.logs().into_iter().take(5) {
+        log.delete().unwrap();
+    }
+    fixture.run();
+    fixture.run();
+    let left = all(&fixture);
+    let log = fixture.directory.logs()[0].clone();
+    for producer in 1000..1010 {
+        log.append(&numbered(producer), LeaderEpoch(1), Timestamp(producer), None).unwrap();
+        fixture.run();
+    }
+    assert_eq!(all(&fixture), left + 10);
+}
+
 #[test]
 fn a_restart_forgets_no_producer_before_the_log_is_told_for_how_long() {
     let mut fixture = Fixture::new();
-    let options = BatchOptions {
-        producer_id: ProducerId(7),
-        producer_epoch: ProducerEpoch(0),
-        base_sequence: 0,
-        ..BatchOptions::default()
-    };
-    let mut builder = BatchBuilder::new(options);
-    builder.append(Timestamp(0), None, Some(b"value"), std::iter::empty());
-    let numbered = builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap();
+    let numbered = numbered(7);
     let append = |fixture: &Fixture, batch: &Batch| {
         let now = fixture.machine.runtime().clock.wall();
         fixture.log().append(batch, LeaderEpoch(1), now, None).unwrap()

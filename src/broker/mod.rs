@@ -62,6 +62,7 @@ use read_ahead::ReadAhead;
 use readers::Readers;
 use throttle::Throttle;
 
+use crate::archive::workers::Workers;
 use crate::group::Groups;
 use crate::log::{LogDirectory, RecoveryReport};
 use crate::metadata::config_layers::BrokerLayers;
@@ -81,6 +82,7 @@ pub struct Broker {
     epoch: BrokerEpoch,
     partitions: Partitions,
     readers: Arc<Readers>,
+    validators: Workers,
     read_ahead: ReadAhead,
     archive: Arc<dyn ArchiveReader>,
     cold_reads: ColdReads,

@@ -12,7 +12,7 @@ use super::Broker;
 use super::error::PartitionError;
 use super::partitions::Leader;
 use crate::log::{AppendError, Level, LogDirectory, Wait};
-use crate::record::{ProduceRules, TimestampType, validate};
+use crate::record::{Batch, ProduceRules, RecordError, TimestampType, validate};
 use crate::runtime::clock;
 use crate::types::{Offset, Timestamp};
 
@@ -20,6 +20,12 @@ use crate::types::{Offset, Timestamp};
 const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
 /// An acknowledgement is waited for at least so long, whatever the client says.
 const LEAST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Records of up to so many bytes are checked at once, which takes less time than to hand them over; an eighth of it where the
+/// topic may store them with another codec.
+const QUICK_BYTES: usize = 128 << 10;
+/// Unless they decompress to more than this.
+const QUICK_DECOMPRESSED_BYTES: usize = 1 << 20;
 
 /// What an append waits for; Kafka's `acks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +79,7 @@ impl Broker {
         let mut permit = self.admit(partition.directory(), sent_bytes, wait).await?;
         let rules = partition.topic().rules();
         let now = self.runtime.clock.wall();
-        let checked = validate(records, &ProduceRules { zstd_allowed, ..rules.produce }, now);
+        let checked = self.validate(records, ProduceRules { zstd_allowed, ..rules.produce }, now).await;
         let batch = checked.inspect_err(|_| {
             self.metrics.produce.rejected_batches.inc();
         })?;
@@ -103,6 +109,21 @@ impl Broker {
             log_append_time: appended.duplicate.or_else(|| is_stamped.then_some(batch.header().max_timestamp)),
             log_start_offset: appended.log_start,
         })
+    }
+
+    /// Checks records where that holds up nobody: what takes long is done by a lane, so that the connections of a worker of the
+    /// runtime do not wait for it.
+    async fn validate(&self, records: Bytes, rules: ProduceRules, now: Timestamp) -> Result<Batch, RecordError> {
+        let most = if rules.compression.is_some() { QUICK_BYTES / 8 } else { QUICK_BYTES };
+        if records.len() <= most {
+            let limit = rules.max_decompressed_bytes.min(QUICK_DECOMPRESSED_BYTES);
+            let quick = ProduceRules { max_decompressed_bytes: limit, ..rules };
+            match validate(records.clone(), &quick, now) {
+                Err(RecordError::TooLarge { .. }) if limit < rules.max_decompressed_bytes => {}
+                checked => return checked,
+            }
+        }
+        self.validators.run(move || validate(records, &rules, now)).await
     }
 
     /// Room in a data directory; none where it is offline, as the append will say. What waits for it keeps its request in

@@ -22,6 +22,7 @@ use super::readers::Readers;
 use super::settings::{ArchiveSettings, BrokerSettings};
 use crate::archive::bucket::LocalData;
 use crate::archive::store::{LocationError, Store};
+use crate::archive::workers::Workers;
 use crate::group::{CoordinatorMetrics, Groups};
 use crate::log::{DirectoryMetrics, LogDirectory, Owner, RecoveryReport};
 use crate::metadata::command::RegisterBroker;
@@ -30,6 +31,7 @@ use crate::runtime::Runtime;
 use crate::runtime::buffer;
 use crate::runtime::clock::{Clock, Interval};
 use crate::runtime::disk::DirectoryLock;
+use crate::runtime::tasks::Priority;
 use crate::telemetry::{Gauge, MemoryPool, MemoryShare, Metrics};
 use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, NodeId, Offset, PartitionIndex};
 
@@ -40,6 +42,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often, and how many times, a data directory is looked at for whether it can be closed.
 const RELEASE_INTERVAL: Duration = Duration::from_millis(5);
 const RELEASE_ATTEMPTS: usize = 200;
+/// Lanes that check large batches: two keep two processors busy, and more would only take turns.
+const VALIDATORS: usize = 2;
 /// The metadata's directory, in the first data directory.
 const METADATA_DIRECTORY: &str = "metadata";
 
@@ -102,6 +106,7 @@ impl Broker {
             CoordinatorMetrics { groups: metrics.group.clone(), used_bytes: used_bytes(MemoryShare::Groups) };
         let broker = Arc::new(Self {
             readers: Arc::new(Readers::start(&*runtime.tasks, settings.fetch.reader_lanes)),
+            validators: Workers::start(&*runtime.tasks, "validate", Priority::Foreground, VALIDATORS),
             cold_reads: ColdReads::new(Arc::clone(&archive), &runtime, seconds),
             sessions: Mutex::new(FetchSessions::new(settings.fetch.max_sessions)),
             producer_ids: ProducerIds::default(),

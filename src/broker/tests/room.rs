@@ -255,3 +255,31 @@ async fn a_partition_that_is_unknown_hurries_no_others() {
     assert!(!fetched[1].records.as_ref().unwrap().is_empty());
     broker.shutdown().await;
 }
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_batch_that_takes_long_to_check_holds_up_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path()).await;
+    let leader = create(&broker, "events", 1, &[("max.message.bytes", "100000000")]).await.remove(0);
+    // One that is large, and a small one that decompresses to much.
+    let large = batch(BatchOptions::default(), &[(0..2_000_000).map(|at: u32| at as u8).collect()]);
+    let dense = batch(BatchOptions::compressed(Compression::Zstd), &[vec![7; 8 << 20]]);
+    assert!(dense.bytes().len() < 10_000);
+    for (batch, is_quick) in
+        [(&large, false), (&dense, false), (&batch(BatchOptions::default(), &[vec![7; 100]]), true)]
+    {
+        let mut appending = Box::pin(append(&broker, &leader, batch, PATIENCE));
+        // The only worker of this runtime is free while a lane does it.
+        assert_eq!(futures_util::poll!(&mut appending).is_ready(), is_quick);
+        if !is_quick {
+            appending.await.unwrap();
+        }
+    }
+    let limit = 16 << 20;
+    let stored = fetch(&broker, &leader, Offset(1), limit).await.remove(0);
+    assert_eq!(
+        stored.decompressed(MAX_DECOMPRESSED_BYTES).unwrap(),
+        dense.decompressed(MAX_DECOMPRESSED_BYTES).unwrap()
+    );
+    broker.shutdown().await;
+}

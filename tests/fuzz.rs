@@ -59,9 +59,12 @@ targets! {
     snappy
     lz4
     zstd
+    identities
+    journal_headers
     journal_blocks
     journal_entries
     checkpoints
+    producer_snapshots
     segment_headers
     segment_indexes
     heads
@@ -75,6 +78,7 @@ targets! {
     subscriptions
     metadata_commands
     metadata_images
+    snapshot_headers
     quorum_records
 }
 

@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &ServeArguments, context: &mut Context) -> Result<(
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    raise_file_limit(&config);
+    raise_file_limit();
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     tokio.block_on(serve(arguments, &config, context))
 }
@@ -63,6 +63,7 @@ async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Contex
         started = starting => started.map_err(Failure::of)?.map_err(|error| not_started(config, error))?,
         () = stop.wait() => end_at_once(Exit::Done, "stopped by a signal before it served; the next start recovers"),
     };
+    look_at_file_limit(config, server.broker().recovery().partitions);
     announce(arguments, config, context, &server, &http)?;
     let broken = tokio::select! {
         () = stop.wait() => None,
@@ -183,10 +184,8 @@ fn cannot_listen(config: &Config, error: &std::io::Error) -> Failure {
     )
 }
 
-/// Raises the limit on open files to what the system allows: each partition needs two at most, each connection one, and all
-/// else together a few thousand.
-fn raise_file_limit(config: &Config) {
-    const ALL_ELSE: u64 = 5000;
+/// Raises the limit on open files to what the system allows: each partition and each connection needs some.
+fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let mut wanted = limit;
     wanted.current = limit.maximum;
@@ -195,12 +194,17 @@ fn raise_file_limit(config: &Config) {
     {
         tracing::warn!(%error, files = limit.current, "the limit on open files could not be raised");
     }
-    let needed = (config.network.max_connections + 2 * config.topics.max_partitions) as u64 + ALL_ELSE;
-    if let Some(files) = limit.maximum.filter(|&files| files < needed) {
+}
+
+/// Says so if the limit on open files does not do for the partitions that are there, all connections, and a few thousand more.
+fn look_at_file_limit(config: &Config, partitions: usize) {
+    const ALL_ELSE: usize = 5000;
+    let needed = (config.network.max_connections + 2 * partitions + ALL_ELSE) as u64;
+    if let Some(files) = getrlimit(Resource::Nofile).current.filter(|&files| files < needed) {
         tracing::warn!(
             files,
             needed,
-            "the hard limit on open files is low; raise it (LimitNOFILE, ulimit -Hn), or lower network.max_connections and topics.max_partitions"
+            "the limit on open files is low; raise the hard limit (LimitNOFILE, ulimit -Hn), or lower network.max_connections"
         );
     }
 }

@@ -39,7 +39,8 @@ use crate::runtime::disk::{DirectoryLock, is_descriptor_shortage, is_shortage, r
 use crate::runtime::tasks::{Lane, LaneWaker, Priority};
 use crate::types::{ClusterId, DirectoryId, Incarnation, NodeId, Offset, TopicPartition};
 
-const KIND: Kind = Kind { magic: *b"ALLVDATA", name: "data directory identity" };
+/// The file that says whose a directory is.
+pub(super) const IDENTITY: Kind = Kind { magic: *b"ALLVDATA", name: "data directory identity" };
 const IDENTITY_FILE: &str = "identity";
 /// Admission permits are counted in units of this size.
 const PERMIT_BYTES: usize = 1024;
@@ -303,15 +304,15 @@ fn load_or_make_identity(runtime: &Runtime, path: &Path, owner: Owner) -> Result
     if runtime.disk.exists(&file)? {
         let content = read_file(&*runtime.disk, &file, STAMP_BYTES as u64)?;
         let stamped = |error| OpenError::Stamp { path: file.clone(), error };
-        let found = KIND.read(&content).map_err(stamped)?;
+        let found = IDENTITY.read(&content).map_err(stamped)?;
         let expected = Identity { cluster_id, node_id, ..found };
-        KIND.check(&content, &expected).map_err(stamped)?;
+        IDENTITY.check(&content, &expected).map_err(stamped)?;
         return Ok(found);
     }
     let directory_id = DirectoryId::from_entropy(runtime.entropy.identity());
     let identity = Identity { cluster_id, directory_id, node_id, incarnation };
     let mut content = Vec::with_capacity(STAMP_BYTES);
-    KIND.write(&identity, &mut content);
+    IDENTITY.write(&identity, &mut content);
     replace_file(&*runtime.disk, &file, &content)?;
     Ok(identity)
 }

@@ -148,6 +148,19 @@ mod tests {
     }
 
     #[test]
+    fn a_later_format_is_told_from_damage() {
+        let mut bytes = Vec::new();
+        KIND.write(&identity(), &mut bytes);
+        bytes[8..12].copy_from_slice(&(FORMAT_VERSION + 1).to_le_bytes());
+        assert_eq!(KIND.read(&bytes), Err(StampError::Damaged { kind: "test" }), "its checksum is wrong");
+        let crc = checksum(FORMAT_VERSION + 1, &bytes[16..STAMP_BYTES]);
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        let newer = StampError::Newer { kind: "test", found: FORMAT_VERSION + 1 };
+        assert_eq!(KIND.read(&bytes), Err(newer.clone()));
+        assert_eq!(KIND.check(&bytes, &identity()), Err(newer));
+    }
+
+    #[test]
     fn a_stamp_reads_back_and_any_flipped_bit_is_noticed() {
         let mut bytes = Vec::new();
         KIND.write(&identity(), &mut bytes);

@@ -7,11 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use alluvium::group::records::{CommittedOffset, Key, LogRecord, StoredGroup, StoredMember};
-use alluvium::log::SEGMENT_HEADER_BYTES;
+use alluvium::log::{ProducerRun, ProducerState, SEGMENT_HEADER_BYTES};
 use alluvium::metadata::{Command as MetadataCommand, Image, command, snapshot};
 use alluvium::record::compression::compress;
 use alluvium::record::{BatchBuilder, BatchOptions, Compression, HeaderView};
-use alluvium::types::{ClusterId, LeaderEpoch, NodeId, Offset, Timestamp, TopicId};
+use alluvium::types::{ClusterId, LeaderEpoch, NodeId, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId};
 use bytes::Bytes;
 
 type Seeds = BTreeMap<String, Vec<Vec<u8>>>;
@@ -46,6 +46,7 @@ fn collect() -> Seeds {
         seeds.entry(target.name.to_owned()).or_default().extend(corpus);
     }
     add_batches(&mut seeds);
+    add_producers(&mut seeds);
     add_group_records(&mut seeds);
     add_metadata(&mut seeds);
     let directory = tempfile::tempdir().unwrap();
@@ -109,6 +110,19 @@ fn add_batches(seeds: &mut Seeds) {
     let lines = kafka.lines().filter(|line| !line.starts_with('#'));
     let batches = lines.filter_map(|line| line.split_whitespace().last()).map(unhex);
     seeds.entry("stored_batches".to_owned()).or_default().extend(batches);
+}
+
+fn add_producers(seeds: &mut Seeds) {
+    let mut run = ProducerRun::new(ProducerState::default(), 10, Timestamp(5));
+    for (producer, sequence) in [(7, 0), (7, 1), (9, 0)] {
+        let (producer_id, producer_epoch) = (ProducerId(producer), ProducerEpoch(0));
+        let options = BatchOptions { producer_id, producer_epoch, base_sequence: sequence, ..BatchOptions::default() };
+        let mut builder = BatchBuilder::new(options);
+        builder.append(Timestamp(5), None, Some(b"value"), std::iter::empty());
+        run.add(builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap().header());
+    }
+    let snapshot = run.snapshot(Offset(3)).expect("two producers are remembered");
+    seeds.entry("producer_snapshots".to_owned()).or_default().push(snapshot.encode().to_vec());
 }
 
 fn add_group_records(seeds: &mut Seeds) {
@@ -183,6 +197,13 @@ fn add_metadata(seeds: &mut Seeds) {
     let membership = br#"{"log_id":null,"voters":[[1]],"nodes":{"1":"a:1"}}"#;
     let membership = [&[1, 2], [0_u8; 20].as_slice(), membership].concat();
     seeds.entry("quorum_records".to_owned()).or_default().extend([entry, vote, membership]);
+    let header = serde_json::json!({
+        "format": 1, "cluster_id": ClusterId::from_entropy([1; 16]), "node_id": 1,
+        "last_log_id": { "term": 1, "node_id": 1, "index": 5 },
+        "membership": { "log_id": null, "voters": [[1]], "nodes": { "1": "a:1" } },
+        "bytes": 100, "checksum": 7
+    });
+    seeds.entry("snapshot_headers".to_owned()).or_default().push(header.to_string().into_bytes());
 }
 
 fn program(arguments: &[&str]) -> Command {
@@ -228,6 +249,7 @@ fn add_files(seeds: &mut Seeds, directory: &Path) {
         let part = |from: usize| &content[from.min(content.len())..(from + PART_BYTES).min(content.len())];
         match name.rsplit('.').next().unwrap_or_default() {
             "journal" => {
+                add("journal_headers", &content[..4096]);
                 add("journal_blocks", part(4096));
                 add("journal_entries", part(4096 + 40));
             }
@@ -242,6 +264,7 @@ fn add_files(seeds: &mut Seeds, directory: &Path) {
                 add("parquet_rows", &content);
             }
             "aux" => add("companions", &content),
+            "identity" => add("identities", &content),
             "checkpoint" => add("checkpoints", &content),
             _ if name == "head.json" => {
                 let head: serde_json::Value = serde_json::from_slice(&content).unwrap();

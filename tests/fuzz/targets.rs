@@ -50,9 +50,12 @@ pub const TARGETS: &[Target] = &[
     target("snappy", |bytes| inflate(Compression::Snappy, bytes), 2, DECOMPRESSION_BYTES),
     target("lz4", |bytes| inflate(Compression::Lz4, bytes), 2, DECOMPRESSION_BYTES + 8192 * KIB),
     target("zstd", |bytes| inflate(Compression::Zstd, bytes), 2, DECOMPRESSION_BYTES),
+    target("identities", identities, 2, KIB),
+    target("journal_headers", journal_headers, 2, KIB),
     target("journal_blocks", log::fuzz::journal_blocks, 4, KIB),
     target("journal_entries", log::fuzz::journal_entries, 4, KIB),
     target("checkpoints", log::fuzz::checkpoint, 40, 16 * KIB),
+    target("producer_snapshots", log::fuzz::producer_snapshot, 40, 16 * KIB),
     target("segment_headers", segment_headers, 2, KIB),
     target("segment_indexes", segment_indexes, 4, KIB),
     target("heads", heads, 60, 64 * KIB),
@@ -66,6 +69,7 @@ pub const TARGETS: &[Target] = &[
     target("subscriptions", group::fuzz::subscription, 60, 16 * KIB),
     target("metadata_commands", metadata_commands, 60, 64 * KIB),
     target("metadata_images", metadata_images, 60, 64 * KIB),
+    target("snapshot_headers", metadata::fuzz::snapshot_headers, 60, 64 * KIB),
     target("quorum_records", metadata::fuzz::quorum_records, 60, 64 * KIB),
 ];
 
@@ -100,6 +104,22 @@ fn read_records(batch: &Batch) {
 
 fn inflate(codec: Compression, bytes: &[u8]) {
     let _ = decompress(codec, bytes, DECOMPRESSED_BYTES);
+}
+
+fn identities(bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    seal(&mut bytes, 12, &[8..12, 16..56]);
+    log::fuzz::identity(&bytes);
+}
+
+/// Both copies.
+fn journal_headers(bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    for at in [0, 2048] {
+        seal(&mut bytes, at + 12, &[at + 8..at + 12, at + 16..at + 56]);
+        seal(&mut bytes, at + 80, std::slice::from_ref(&(at + 56..at + 80)));
+    }
+    log::fuzz::journal_header(&bytes);
 }
 
 fn segment_headers(bytes: &[u8]) {

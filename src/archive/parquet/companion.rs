@@ -182,3 +182,20 @@ pub fn read_tail(mut bytes: Bytes) -> Result<CompanionTail, DecodeError> {
     }
     Ok(tail)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_format_is_told_from_another_kind_of_object() {
+        assert!(check_header(&header()).is_ok());
+        let mut newer = header();
+        newer[8..12].copy_from_slice(&(COMPANION_FORMAT + 1).to_be_bytes());
+        let format = u64::from(COMPANION_FORMAT + 1);
+        assert!(matches!(check_header(&newer), Err(DecodeError::NewerFormat { format: found }) if found == format));
+        for other in [&header()[..11], b"PAR1 and what follows"] {
+            assert!(matches!(check_header(other), Err(DecodeError::Malformed { .. })));
+        }
+    }
+}

@@ -25,13 +25,13 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::block::{self, Block, BlockPosition};
 use crate::log::error::OpenError;
-use crate::log::stamp::{Identity, Kind, STAMP_BYTES};
+use crate::log::stamp::{Identity, Kind, STAMP_BYTES, StampError};
 use crate::runtime::Runtime;
 use crate::runtime::buffer::AlignedBuffer;
 use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, Disk, File, Open, is_shortage};
 
 /// Bytes before the first block of a file.
-const FILE_HEADER_BYTES: usize = DIRECT_ALIGNMENT_BYTES;
+pub const FILE_HEADER_BYTES: usize = DIRECT_ALIGNMENT_BYTES;
 const SECOND_COPY_AT: usize = FILE_HEADER_BYTES / 2;
 const HEADER_BYTES: usize = STAMP_BYTES + 28;
 const KIND: Kind = Kind { magic: *b"ALLVJRNL", name: "journal" };
@@ -69,6 +69,26 @@ struct Lap {
     lap: u64,
     first_sequence: u64,
     replay_sequence: u64,
+}
+
+/// What a header says of the file's current use.
+#[derive(Clone, Copy, Debug)]
+pub struct HeaderFields {
+    lap: u64,
+    first_sequence: u64,
+    replay_sequence: u64,
+}
+
+/// The first undamaged copy of a header, whosever it is and of whatever format, and what it says.
+pub fn decode_header(page: &[u8; FILE_HEADER_BYTES]) -> Option<(&[u8], HeaderFields)> {
+    let (first, second) = page.split_at(SECOND_COPY_AT);
+    [first, second].into_iter().find_map(|copy| {
+        let mut fields = &copy[STAMP_BYTES..HEADER_BYTES];
+        let computed = crc32c::crc32c(&fields[..HEADER_BYTES - STAMP_BYTES - 4]);
+        let (lap, first_sequence, replay_sequence) = (fields.get_u64_le(), fields.get_u64_le(), fields.get_u64_le());
+        let is_whole = fields.get_u32_le() == computed && !matches!(KIND.read(copy), Err(StampError::Damaged { .. }));
+        is_whole.then_some((copy, HeaderFields { lap, first_sequence, replay_sequence }))
+    })
 }
 
 /// A file that holds blocks, and of which no copy of the header can be read.
@@ -234,23 +254,10 @@ impl JournalFiles {
         if file.read_at(&mut bytes, 0)? < FILE_HEADER_BYTES {
             return Ok(None);
         }
-        for copy in [&bytes[..SECOND_COPY_AT], &bytes[SECOND_COPY_AT..]] {
-            if copy.iter().take(HEADER_BYTES).all(|&byte| byte == 0) {
-                continue;
-            }
-            let mut fields = &copy[STAMP_BYTES..HEADER_BYTES];
-            let computed = crc32c::crc32c(&fields[..24]);
-            let (lap, first_sequence, replay_sequence) =
-                (fields.get_u64_le(), fields.get_u64_le(), fields.get_u64_le());
-            if fields.get_u32_le() != computed
-                || matches!(KIND.read(copy), Err(crate::log::stamp::StampError::Damaged { .. }))
-            {
-                continue;
-            }
-            KIND.check(copy, &self.identity)?;
-            return Ok(Some(Lap { slot, lap, first_sequence, replay_sequence }));
-        }
-        Ok(None)
+        let Some((copy, fields)) = decode_header(&bytes) else { return Ok(None) };
+        KIND.check(copy, &self.identity)?;
+        let HeaderFields { lap, first_sequence, replay_sequence } = fields;
+        Ok(Some(Lap { slot, lap, first_sequence, replay_sequence }))
     }
 
     /// What a file holds whose header can't be read. One that was used has a block right behind the header, unless that is

@@ -21,7 +21,9 @@ use parking_lot::Mutex;
 
 pub use block::{Block, read as read_block};
 pub use entry::{Entry, EntryError, Mark, read_entry};
-pub use files::{Appended, Durability, JournalFiles, JournalSettings, ReplayPosition};
+pub use files::{
+    Appended, Durability, FILE_HEADER_BYTES, JournalFiles, JournalSettings, ReplayPosition, decode_header,
+};
 
 use crate::record::place_batch;
 use crate::runtime::buffer::AlignedBuffer;

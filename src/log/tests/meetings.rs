@@ -1,5 +1,6 @@
 //! What happens while a lane waits for the disk: cuts, deletions and failures between two of its steps.
 
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 

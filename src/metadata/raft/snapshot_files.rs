@@ -30,7 +30,7 @@ const WHAT: &str = "metadata snapshot file";
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Header {
+pub(super) struct Header {
     format: u32,
     cluster_id: ClusterId,
     node_id: NodeId,
@@ -124,7 +124,7 @@ pub(super) fn snapshot_meta(last_log_id: Option<LogId>, last_membership: super::
     SnapshotMeta { last_log_id, last_membership, snapshot_id }
 }
 
-fn read_header(line: &[u8]) -> Result<Header, DecodeError> {
+pub(super) fn read_header(line: &[u8]) -> Result<Header, DecodeError> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,

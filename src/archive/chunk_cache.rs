@@ -145,7 +145,7 @@ impl ChunkCache {
         let evicted = {
             let mut state = self.inner.state.lock();
             state.budget_bytes = budget_bytes;
-            state.make_room(0)
+            state.shrink_to(budget_bytes, MAX_ENTRIES)
         };
         self.remove_files(evicted).await;
     }
@@ -339,8 +339,13 @@ impl State {
 
     /// Removes the least recently used entries until one more of `bytes` fits; returns the files to delete.
     fn make_room(&mut self, bytes: u64) -> Vec<PathBuf> {
+        self.shrink_to(self.budget_bytes.saturating_sub(bytes), MAX_ENTRIES - 1)
+    }
+
+    /// Removes the least recently used entries until no more than so much is left; returns the files to delete.
+    fn shrink_to(&mut self, bytes: u64, entries: usize) -> Vec<PathBuf> {
         let mut removed = Vec::new();
-        while self.bytes + bytes > self.budget_bytes || self.entries.len() >= MAX_ENTRIES {
+        while self.bytes > bytes || self.entries.len() > entries {
             let Some((_, &oldest)) = self.by_use.first_key_value() else { break };
             removed.extend(self.remove(&oldest));
             self.metrics.evictions.inc();

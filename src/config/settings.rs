@@ -168,8 +168,8 @@ settings! {
         /// Segments encoded and uploaded at a time, as far as the memory for uploads allows. Each costs a processor while it
         /// encodes.
         uploads: usize = 2;
-        /// Disk for rebuilt chunks of archived data, in the first data directory. Less reads the store more often, zero every
-        /// time.
+        /// Disk for rebuilt chunks of archived data, in the first data directory; at most 4096 of them, up to 16 MiB each. Less reads
+        /// the store more often, zero every time.
         cache: ByteSize = ByteSize::gib(4);
         /// How far ahead of a historical reader the archive is read, in whole chunks of 16 MiB. More is faster over slow stores and
         /// costs memory for each reader.

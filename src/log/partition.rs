@@ -447,7 +447,7 @@ impl PartitionLog {
         let below = match self.keep_a_segment(&mut writer, below) {
             // Room comes by what goes: the last one stays for now, in place of an empty one.
             Err(error) if is_shortage(&error) => {
-                self.state.lock().segments.last().map_or(below, |last| last.base_offset())
+                self.state.lock().sealed().last().map_or(below, |last| last.base_offset())
             }
             kept => kept.map(|()| below)?,
         };
@@ -465,9 +465,12 @@ impl PartitionLog {
         for (removed, segment) in leaving.iter().enumerate() {
             // One after another, so that a power cut leaves no hole among what is there.
             let sync = || self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path));
-            if let Err(error) = segment.remove().and_then(|()| sync()) {
-                // Nobody reads them, but they take room and are tried again.
-                self.state.lock().segments.splice(..0, leaving[removed..].iter().cloned());
+            let gone = segment.remove();
+            let left = removed + usize::from(gone.is_ok());
+            if let Err(error) = gone.and_then(|()| sync()) {
+                // Nobody reads them, but they take room and are tried again. One whose file is gone is not: that its name may come
+                // back with a power cut is as if that had come before.
+                self.state.lock().segments.splice(..0, leaving[left..].iter().cloned());
                 return Err(error);
             }
         }

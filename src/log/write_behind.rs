@@ -7,8 +7,8 @@
 //! syncs each changed file while they are few, and the whole file system with one call when they are many (decision 0002).
 //!
 //! After a crash: whatever this lane had done since the last checkpoint is undone by recovery and replayed from the journal.
-//! A failed sync is final: the directory goes offline. A full disk is not: writing is tried again at the next run, and
-//! producers wait meanwhile, as their share of memory is not given back.
+//! A failed sync is final: the directory goes offline. A full disk is not, nor are file descriptors that ran out: writing is
+//! tried again at the next run, and producers wait meanwhile, as their share of memory is not given back.
 
 use std::io;
 use std::sync::Arc;

@@ -67,6 +67,12 @@ pub struct Space {
 /// Held for as long as the lock on a directory is to last; dropping it releases the lock.
 pub trait DirectoryLock: Send + Sync + Debug {}
 
+/// A directory that is open.
+pub trait OpenDirectory: Send + Sync + Debug {
+    /// Makes its names durable, as [`Disk::sync_directory`] does.
+    fn sync(&self) -> io::Result<()>;
+}
+
 /// A file system.
 pub trait Disk: Send + Sync + Debug {
     /// Opens a file.
@@ -77,6 +83,9 @@ pub trait Disk: Send + Sync + Debug {
 
     /// Makes the names in a directory durable.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
+
+    /// Opens a directory ahead of a change of its names, so that nothing is lacking when they are to be made durable.
+    fn open_directory(&self, path: &Path) -> io::Result<Box<dyn OpenDirectory>>;
 
     /// Makes everything written to the file system that holds `path` durable, files and names alike.
     fn sync_filesystem(&self, path: &Path) -> io::Result<()>;

@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use super::frame_memory::FrameShare;
-use super::handlers::{Answer, Answering, Begun};
+use super::handlers::{Answer, Answering, Begun, Turn};
 use super::listener::Shared;
 use super::settings::ConnectionLimits;
 use crate::protocol::{
@@ -161,7 +161,9 @@ impl Reader {
             arrived = self.incoming.next() => arrived?,
         };
         let Incoming { shared, in_flight: all, .. } = &self.incoming;
-        let begun = shared.handlers.start(&shared.broker, &self.peer, header, body).await?;
+        let others = u32::try_from(shared.limits.requests_in_flight - 1).unwrap_or(u32::MAX);
+        let turn = Turn::new(Arc::clone(all), others);
+        let begun = shared.handlers.start(&shared.broker, &self.peer, (header, body), turn).await?;
         let Begun { answering, answer_bytes, pause } = begun;
         if let Some(bytes) = answer_bytes {
             let more = (bytes / ANSWER_UNIT_BYTES).min(shared.limits.requests_in_flight - 1);

@@ -19,7 +19,9 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Random;
-use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
+use crate::runtime::disk::{
+    DIRECT_ALIGNMENT_BYTES, DirectoryEntry, DirectoryLock, Disk, File, Open, OpenDirectory, Space,
+};
 
 pub(crate) use copy::DiskCopy;
 use meanwhile::Meanwhile;
@@ -324,6 +326,18 @@ impl World {
     }
 }
 
+#[derive(Debug)]
+struct SimDirectory {
+    disk: SimDisk,
+    path: PathBuf,
+}
+
+impl OpenDirectory for SimDirectory {
+    fn sync(&self) -> io::Result<()> {
+        self.disk.sync_directory(&self.path)
+    }
+}
+
 impl Disk for SimDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
         self.meanwhile.happens(Operation::Open, path)?;
@@ -374,6 +388,11 @@ impl Disk for SimDisk {
         }
         world.sync_names(path);
         Ok(())
+    }
+
+    fn open_directory(&self, path: &Path) -> io::Result<Box<dyn OpenDirectory>> {
+        self.meanwhile.happens(Operation::Open, path)?;
+        Ok(Box::new(SimDirectory { disk: self.clone(), path: path.to_owned() }))
     }
 
     fn sync_filesystem(&self, path: &Path) -> io::Result<()> {

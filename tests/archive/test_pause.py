@@ -16,7 +16,7 @@ from harness.broker import run
 
 SEED = int(os.environ.get("ALLUVIUM_SEED") or random.randrange(2**32))
 # The load's clients wait for ten seconds.
-PAUSE_S, STORE_TIMEOUT = 11, "2s"
+PAUSE_S, STORE_TIMEOUT = 15, "2s"
 # Small segments, so that at each moment some are under way to the bucket.
 CONFIGS = {"segment.bytes": 1 << 20, "local.retention.bytes": 2 << 20}
 REFUSED = 1

@@ -24,7 +24,7 @@ FRAMES = int(os.environ.get("ALLUVIUM_FRAMES", "10000"))
 GROWTH_BYTES = 64 << 20
 # What its peak may grow by while clients ask for the same very often: some answers at a time, and what they were asked with.
 PEAK_GROWTH_BYTES = 250 << 20
-INVALID_REQUEST = 42
+INVALID_REQUEST, UNKNOWN_TOPIC_ID = 42, 100
 
 
 def seeds(topic):
@@ -148,12 +148,28 @@ def repeated(topic, group):
     named, asked = {"Name": topic}, {"ResourceType": 2, "ResourceName": topic, "ConfigurationKeys": None}
     positions = {"GroupId": group, "Topics": [{"Name": topic, "PartitionIndexes": [0] * 100_000}]}
     producers = [{"Name": topic, "PartitionIndexes": [0] * 200_000}]
+    by_id = [named | {"TopicId": uuid.UUID(int=number)} for number in range(1, 20_000)]
     yield "Metadata", 9, {"Topics": [named] * 200_000}, lambda answer: [each["ErrorCode"] for each in answer["Topics"]] == [0]
+    yield "Metadata", 12, {"Topics": by_id}, lambda answer: {each["ErrorCode"] for each in answer["Topics"]} == {UNKNOWN_TOPIC_ID}
     yield "DescribeConfigs", 4, {"Resources": [asked] * 30_000}, lambda answer: is_cut(answer["Results"])
     yield "OffsetFetch", 8, {"Groups": [{"GroupId": group, "Topics": None}] * 50_000}, lambda answer: is_cut(answer["Groups"])
     yield "OffsetFetch", 8, {"Groups": [positions]}, lambda answer: answer["Groups"][0]["ErrorCode"] == INVALID_REQUEST
     yield "DescribeProducers", 0, {"Topics": producers}, lambda answer: is_cut(answer["Topics"][0]["Partitions"], 200_000)
     yield "DescribeGroups", 5, {"Groups": [group] * 200_000}, lambda answer: is_cut(answer["Groups"], 200_000)
+
+
+def fetch_body(topic, max_wait_ms):
+    partition = {"Partition": 0, "CurrentLeaderEpoch": -1, "FetchOffset": 0, "LogStartOffset": -1, "PartitionMaxBytes": 1 << 20}
+    limits = {"ReplicaId": -1, "MaxWaitMs": max_wait_ms, "MinBytes": 1, "MaxBytes": 50 << 20, "IsolationLevel": 0}
+    wanted = {"SessionId": 0, "SessionEpoch": -1, "Topics": [{"Topic": topic, "Partitions": [partition]}]}
+    return limits | wanted | {"ForgottenTopicsData": [], "RackId": ""}
+
+
+def produce_one(bootstrap, topic):
+    data = [{"Index": 0, "Records": batch.build([batch.Record(b"value" * 100)])}]
+    with Connection(bootstrap, 30) as connection:
+        body = {"Acks": -1, "TimeoutMs": 5000, "TopicData": [{"Name": topic, "PartitionData": data}]}
+        assert connection.ask("Produce", 9, body)["Responses"][0]["PartitionResponses"][0]["ErrorCode"] == 0
 
 
 def is_cut(parts, most=0):
@@ -173,10 +189,12 @@ def test_names_that_come_very_often_take_bounded_memory(tmp_path):
         assert connection.ask("OffsetCommit", 8, made)["Topics"][0]["Partitions"][0]["ErrorCode"] == 0
     before = peak_bytes(broker.pid)
     requests = list(repeated(topic, group))
-    # Some take their answers, others never do.
+    # Some take their answers, others never do. A fetch that waits is before them, whose answer needs memory first.
     idle = [Connection(broker.bootstrap, 60) for _ in requests]
     for connection, (api, version, body, _) in zip(idle, requests):
+        connection.send("Fetch", 11, fetch_body(topic, max_wait_ms=2000))
         connection.send(api, version, body)
+    produce_one(broker.bootstrap, topic)
     with Connection(broker.bootstrap, 120) as connection:
         for api, version, body, is_right in requests:
             assert is_right(connection.ask(api, version, body)), api

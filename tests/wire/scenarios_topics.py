@@ -28,6 +28,8 @@ def metadata_of_topics(session, version):
         session.ask("Metadata", version, {"Topics": [by_id]} | create)
         session.ask("Metadata", version, {"Topics": [{"TopicId": uuid.UUID(int=77), "Name": None}]} | create)
         session.ask("Metadata", version, {"Topics": [by_id, by_id]} | create)
+        mixed = [{"TopicId": topic_id, "Name": name}, {"TopicId": uuid.UUID(int=77), "Name": name}, {"Name": session.name("other")}]
+        session.ask("Metadata", version, {"Topics": mixed} | create)
     session.ask("Metadata", version, {"Topics": [{"Name": name}, {"Name": "not/a/name"}] * 2} | create)
 
 

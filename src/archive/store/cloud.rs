@@ -219,11 +219,16 @@ fn failure(key: &str, error: Error) -> StoreError {
         | Error::NotSupported { .. }
         | Error::NotImplemented { .. }
         | Error::UnknownConfigurationKey { .. } => StoreError::Rejected { key, cause },
-        _ if [401, 403].iter().any(|status| text.contains(&format!("status code: {status} "))) => {
-            StoreError::Denied { key, cause }
-        }
+        _ if is_denied(&text) => StoreError::Denied { key, cause },
         _ => StoreError::Unavailable { key, cause },
     }
+}
+
+/// What the crate has no error of its own for: a listing that was denied, and a removal that was denied within a good answer.
+fn is_denied(text: &str) -> bool {
+    // The first is the crate's; what a body quotes comes after it.
+    let status = text.split_once("non-2xx status code: ").map_or("", |(_, status)| status);
+    status.starts_with("401 ") || status.starts_with("403 ") || text.ends_with("(code: AccessDenied)")
 }
 
 /// What an error says, with no more of a body in XML than its code and message: a store repeats there what it refuses, such as
@@ -323,5 +328,7 @@ mod tests {
         };
         assert!(matches!(listing("403 Forbidden"), StoreError::Denied { .. }));
         assert!(matches!(listing("503 Slow Down"), StoreError::Unavailable { .. }));
+        let quoted = listing("502 Bad Gateway: Server returned non-2xx status code: 403 Forbidden");
+        assert!(matches!(quoted, StoreError::Unavailable { .. }));
     }
 }

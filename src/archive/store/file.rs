@@ -133,27 +133,26 @@ impl Files {
         let target = self.path(key)?;
         let number = self.next_incoming.fetch_add(1, Ordering::Relaxed);
         let temporary = self.incoming.join(number.to_string());
-        let written = self.write_whole(&temporary, &target, payload, is_wanted);
-        if let Err(error) = written {
+        let parent = target.parent().expect("a key has at least one part below the root");
+        let named = self.write_whole(&temporary, payload, is_wanted).and_then(|()| {
+            self.disk.create_directory(parent)?;
+            // Once the object has its name, nothing may be lacking to make that durable.
+            let directory = self.disk.open_directory(parent)?;
+            self.disk.rename(&temporary, &target).map(|()| directory)
+        });
+        let directory = named.map_err(|error| {
             // Gives the space back when the disk is full; a leftover goes with the directory.
             let _ = self.disk.remove_file(&temporary);
-            return Err(failure(key, error));
-        }
-        let parent = target.parent().expect("a key has at least one part below the root");
-        self.disk.sync_directory(parent).map_err(|error| {
+            failure(key, error)
+        })?;
+        directory.sync().map_err(|error| {
             self.poisoned.store(true, Ordering::Release);
             tracing::error!(key, %error, "file store failed to make a write durable; it takes no more writes");
             StoreError::Poisoned { key: key.to_owned() }
         })
     }
 
-    fn write_whole(
-        &self,
-        temporary: &Path,
-        target: &Path,
-        payload: &Payload,
-        is_wanted: &dyn Fn() -> bool,
-    ) -> io::Result<()> {
+    fn write_whole(&self, temporary: &Path, payload: &Payload, is_wanted: &dyn Fn() -> bool) -> io::Result<()> {
         let file = self.disk.open(temporary, Open::CreateEmpty)?;
         let mut offset = 0;
         while offset < payload.length() {
@@ -167,8 +166,7 @@ impl Files {
         if !is_wanted() {
             return Err(io::Error::new(io::ErrorKind::Interrupted, "nobody waits for this write any more"));
         }
-        self.disk.create_directory(target.parent().expect("a key has at least one part below the root"))?;
-        self.disk.rename(temporary, target)
+        Ok(())
     }
 
     /// A whole object, such as a manifest. What may vanish is not given out, as more would be built on it.

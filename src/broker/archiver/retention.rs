@@ -21,6 +21,7 @@ use crate::broker::partitions::Leader;
 use crate::log::{LogDirectory, PartitionLog, ReadError};
 use crate::metadata::topic_config::TopicConfig;
 use crate::runtime::clock::Interval;
+use crate::runtime::disk::is_shortage;
 use crate::telemetry::MemoryShare;
 use crate::types::{LeaderEpoch, Monotonic, Offset, Timestamp};
 
@@ -288,6 +289,9 @@ impl Held {
                 if self.log().has_sealed_below(below) {
                     self.directory().request_checkpoint();
                 }
+            }
+            Err(error) if is_shortage(&error) => {
+                tracing::debug!(%error, partition = %self.log().partition(), "local segments wait to be removed");
             }
             Err(error) => {
                 tracing::error!(%error, partition = %self.log().partition(), "local segment can't be removed");

@@ -13,7 +13,8 @@
 //! After a crash: the blocks from the replay position on are the truth. The chain ends at the first position without a valid
 //! block of the right lap and sequence where no file continues it. A valid later block of the same lap, a file that begins
 //! beyond the expected sequence, or a block from there on in a file whose header can't be read means damage: that is reported
-//! and the directory stays offline. Only the loss of the newest file as a whole can't be told from one never written.
+//! and the directory stays offline. Only the loss of the newest file, as a whole or of its first bytes, can't be told from one
+//! never written.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -147,15 +148,12 @@ pub struct Spare {
 impl Spare {
     /// Writes the file's zeros and makes its name durable; leaves nothing behind on failure.
     pub fn make(&self, disk: &dyn Disk) -> io::Result<()> {
-        let result = disk.open(&self.path, Open::CreateEmpty).and_then(|file| file.preallocate(self.bytes));
-        match result {
-            Ok(()) => disk.sync_directory(self.path.parent().expect("the journal's directory")),
-            Err(error) => {
-                // A leftover is harmless: it has no header, and is emptied when its slot is used.
-                let _ = disk.remove_file(&self.path);
-                Err(error)
-            }
-        }
+        let directory = self.path.parent().expect("the journal's directory");
+        let made = disk.open(&self.path, Open::CreateEmpty).and_then(|file| file.preallocate(self.bytes));
+        made.and_then(|()| disk.sync_directory(directory)).inspect_err(|_| {
+            // A leftover is harmless: it has no header, and is emptied when its slot is used.
+            let _ = disk.remove_file(&self.path);
+        })
     }
 }
 
@@ -260,8 +258,8 @@ impl JournalFiles {
         Ok(Some(Lap { slot, lap, first_sequence, replay_sequence }))
     }
 
-    /// What a file holds whose header can't be read. One that was used has a block right behind the header, unless that is
-    /// damaged, too; then so is the header, and all is looked at.
+    /// What a file holds whose header can't be read: the largest sequence of its blocks. One that was never used is zeros there,
+    /// and one of which header and first block are zeros can't be told from it.
     fn blocks_without_header(&self, slot: u32) -> io::Result<Option<Headless>> {
         let file = self.runtime.disk.open(&self.path(slot), Open::Read)?;
         let mut begin = [0; FILE_HEADER_BYTES + size_of::<u32>()];

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::runtime::disk::{DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
+use crate::runtime::disk::{DirectoryEntry, DirectoryLock, Disk, File, Open, OpenDirectory, Space};
 
 /// Pages survive a power cut whole or not at all; a write of several may be torn between them.
 const PAGE_BYTES: usize = 512;
@@ -151,6 +151,10 @@ impl Disk for PowerCutDisk {
             state.durable_names.extend(names);
             Ok(())
         })
+    }
+
+    fn open_directory(&self, _path: &Path) -> io::Result<Box<dyn OpenDirectory>> {
+        Err(not_simulated())
     }
 
     fn sync_filesystem(&self, _path: &Path) -> io::Result<()> {

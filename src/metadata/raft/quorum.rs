@@ -99,7 +99,7 @@ impl Metadata {
         let files = SnapshotFiles::new(Arc::clone(&runtime.disk), directory.to_owned(), stamp);
         let snapshots = StoreLane::start(tasks, "metadata-snap", Priority::Background, || Ok::<_, StoreError>(files));
         let (publisher, images) = watch::channel(Arc::new(Image::default()));
-        let machine = StateMachine::open(Arc::new(snapshots.await?), publisher).await?;
+        let machine = StateMachine::open(Arc::new(snapshots.await?), publisher, Arc::clone(&runtime.clock)).await?;
         let replay_weight = machine.replay_weight();
         let store = LogStore::new(Arc::clone(&database));
         let config = Arc::new(raft_config(stamp));

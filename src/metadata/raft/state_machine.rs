@@ -2,6 +2,7 @@
 
 use std::io::Cursor;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::RaftStateMachine;
 use openraft::{Entry, EntryPayload, RaftSnapshotBuilder, StorageIOError};
@@ -14,9 +15,13 @@ use super::error::{StoreError, for_openraft};
 use super::lane::StoreLane;
 use super::snapshot_files::{SnapshotFiles, snapshot_meta};
 use super::{CommandGroup, GroupOutcome, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
+use crate::runtime::clock::Clock;
+use crate::runtime::disk::is_shortage;
+
+/// How long a snapshot waits when the disk is full, or no file can be opened.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 
 /// The image and where it stands in the log.
-#[derive(Debug)]
 pub(super) struct StateMachine {
     image: Image,
     last_applied: Option<LogId>,
@@ -25,14 +30,15 @@ pub(super) struct StateMachine {
     /// Weight of the commands that a restart would apply again.
     replay_weight: watch::Sender<usize>,
     snapshots: Arc<StoreLane<SnapshotFiles>>,
+    clock: Arc<dyn Clock>,
 }
 
 /// An image to be written as a snapshot, and what it covers.
-#[derive(Debug)]
 pub(super) struct SnapshotBuilder {
     image: Image,
     meta: SnapshotMeta,
     snapshots: Arc<StoreLane<SnapshotFiles>>,
+    clock: Arc<dyn Clock>,
 }
 
 impl StateMachine {
@@ -43,6 +49,7 @@ impl StateMachine {
     pub(super) async fn open(
         snapshots: Arc<StoreLane<SnapshotFiles>>,
         images: watch::Sender<Arc<Image>>,
+        clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let newest = snapshots.run(|files| files.read()).await??;
         let (meta, image) = match newest {
@@ -51,7 +58,8 @@ impl StateMachine {
         };
         images.send_replace(Arc::new(image.clone()));
         let (last_applied, membership) = (meta.last_log_id, meta.last_membership);
-        Ok(Self { image, last_applied, membership, images, replay_weight: watch::Sender::new(0), snapshots })
+        let replay_weight = watch::Sender::new(0);
+        Ok(Self { image, last_applied, membership, images, replay_weight, snapshots, clock })
     }
 
     /// Follows the weight of the commands that are not yet in a snapshot.
@@ -101,6 +109,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             image: self.image.clone(),
             meta: snapshot_meta(self.last_applied, self.membership.clone()),
             snapshots: Arc::clone(&self.snapshots),
+            clock: Arc::clone(&self.clock),
         }
     }
 
@@ -136,14 +145,25 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
-        let (image, meta) = (self.image.clone(), self.meta.clone());
-        let built = self.snapshots.run(move |files| {
-            let bytes = snapshot::encode(&image);
-            files.write(&meta, &bytes)?;
-            Ok(bytes)
-        });
-        let bytes = for_openraft(built.await)
-            .map_err(|error| StorageIOError::write_snapshot(Some(self.meta.signature()), error))?;
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: Box::new(Cursor::new(bytes)) })
+        loop {
+            let (image, meta) = (self.image.clone(), self.meta.clone());
+            let built = self.snapshots.run(move |files| {
+                let bytes = snapshot::encode(&image);
+                files.write(&meta, &bytes)?;
+                Ok(bytes)
+            });
+            match built.await {
+                // The log still has everything.
+                Ok(Err(StoreError::Disk { source, path })) if is_shortage(&source) => {
+                    tracing::warn!(error = %source, path = %path.display(), "metadata snapshot waits");
+                    self.clock.sleep(SNAPSHOT_RETRY).await;
+                }
+                built => {
+                    let bytes = for_openraft(built)
+                        .map_err(|error| StorageIOError::write_snapshot(Some(self.meta.signature()), error))?;
+                    return Ok(Snapshot { meta: self.meta.clone(), snapshot: Box::new(Cursor::new(bytes)) });
+                }
+            }
+        }
     }
 }

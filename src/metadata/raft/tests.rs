@@ -45,7 +45,8 @@ where
         let files = SnapshotFiles::new(file_disk, directory, stamp);
         let snapshots = StoreLane::start(&Threads, "test-snap", Priority::Background, || Ok::<_, StoreError>(files));
         let (images, _) = watch::channel(Arc::new(Image::default()));
-        let machine = StateMachine::open(Arc::new(snapshots.await.unwrap()), images).await.unwrap();
+        let machine =
+            StateMachine::open(Arc::new(snapshots.await.unwrap()), images, Runtime::production().clock).await.unwrap();
         Ok((guard, LogStore::new(Arc::new(database)), machine))
     }
 }

@@ -10,7 +10,9 @@ use std::time::UNIX_EPOCH;
 use rustix::fs::{FlockOperation, OFlags};
 
 use crate::runtime::buffer::AlignedBuffer;
-use crate::runtime::disk::{DIRECT_ALIGNMENT_BYTES, DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
+use crate::runtime::disk::{
+    DIRECT_ALIGNMENT_BYTES, DirectoryEntry, DirectoryLock, Disk, File, Open, OpenDirectory, Space,
+};
 use crate::types::Timestamp;
 
 /// Size of the zero-filled writes of [`File::preallocate`].
@@ -72,7 +74,11 @@ impl Disk for LocalDisk {
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        fs::File::open(path)?.sync_all()
+        self.open_directory(path)?.sync()
+    }
+
+    fn open_directory(&self, path: &Path) -> io::Result<Box<dyn OpenDirectory>> {
+        Ok(Box::new(LocalDirectory(fs::File::open(path)?)))
     }
 
     fn sync_filesystem(&self, path: &Path) -> io::Result<()> {
@@ -128,6 +134,15 @@ impl Disk for LocalDisk {
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+#[derive(Debug)]
+struct LocalDirectory(fs::File);
+
+impl OpenDirectory for LocalDirectory {
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
     }
 }
 

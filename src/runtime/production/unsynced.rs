@@ -7,11 +7,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::LocalDisk;
-use crate::runtime::disk::{DirectoryEntry, DirectoryLock, Disk, File, Open, Space};
+use crate::runtime::disk::{DirectoryEntry, DirectoryLock, Disk, File, Open, OpenDirectory, Space};
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
 pub struct UnsyncedDisk;
+
+#[derive(Debug)]
+struct UnsyncedDirectory;
+
+impl OpenDirectory for UnsyncedDirectory {
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 impl Disk for UnsyncedDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
@@ -25,6 +34,10 @@ impl Disk for UnsyncedDisk {
 
     fn sync_directory(&self, _path: &Path) -> io::Result<()> {
         Ok(())
+    }
+
+    fn open_directory(&self, _path: &Path) -> io::Result<Box<dyn OpenDirectory>> {
+        Ok(Box::new(UnsyncedDirectory))
     }
 
     fn sync_filesystem(&self, _path: &Path) -> io::Result<()> {

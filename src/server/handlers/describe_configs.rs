@@ -22,7 +22,8 @@ const ENTRY_BYTES: usize = 300;
 impl Handle for DescribeConfigsRequest {
     async fn handle(self, context: &Context) -> DescribeConfigsResponse {
         let (synonyms, documentation) = (self.include_synonyms, self.include_documentation);
-        let mut room = context.begin_large_answer().await;
+        context.take_place().await;
+        let mut room = context.answer_room();
         let results = self.resources.into_iter().map(|resource| {
             let result = DescribeConfigsResult::default()
                 .with_resource_type(resource.resource_type)

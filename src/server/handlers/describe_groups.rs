@@ -18,17 +18,23 @@ const MEMBER_BYTES: usize = 500;
 impl Handle for DescribeGroupsRequest {
     async fn handle(self, context: &Context) -> DescribeGroupsResponse {
         let operations = if self.include_authorized_operations { GROUP_OPERATIONS } else { NO_OPERATIONS };
-        let mut room = context.begin_large_answer().await;
+        let mut room = context.answer_room();
         let mut groups = Vec::with_capacity(self.groups.len());
         for group_id in self.groups {
             let described = context.broker.groups().describe_group(shared(&group_id)).await;
-            let described = match described {
-                Ok(group) if !room.take(bytes_of(&group)) => too_large(group_id),
-                described => answer(context, group_id, described),
-            };
-            groups.push(described.with_authorized_operations(operations));
+            let has_room = described.as_ref().is_ok_and(|group| room.take(bytes_of(group)));
+            groups.push((group_id, if has_room || described.is_err() { Some(described) } else { None }));
         }
-        DescribeGroupsResponse::default().with_groups(groups)
+        // Coordinators were waited for before.
+        context.take_place().await;
+        let groups = groups.into_iter().map(|(group_id, described)| {
+            let answer = match described {
+                Some(described) => answer(context, group_id, described),
+                None => too_large(group_id),
+            };
+            answer.with_authorized_operations(operations)
+        });
+        DescribeGroupsResponse::default().with_groups(groups.collect())
     }
 }
 

@@ -17,7 +17,7 @@ use crate::protocol::ErrorCode;
 
 impl Handle for DescribeLogDirsRequest {
     async fn handle(self, context: &Context) -> DescribeLogDirsResponse {
-        let _ = context.begin_large_answer().await;
+        context.take_place().await;
         let image = context.broker.image();
         let wanted = self.topics.map(|topics| {
             let mut wanted: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();

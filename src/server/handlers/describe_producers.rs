@@ -12,7 +12,8 @@ use crate::types::{LeaderEpoch, TopicId};
 
 impl Handle for DescribeProducersRequest {
     async fn handle(self, context: &Context) -> DescribeProducersResponse {
-        let mut room = context.begin_large_answer().await;
+        context.take_place().await;
+        let mut room = context.answer_room();
         let image = context.broker.image();
         let topics = self.topics.into_iter().map(|wanted| {
             let partitions = wanted.partition_indexes.iter().map(|&index| {

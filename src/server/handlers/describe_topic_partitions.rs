@@ -21,7 +21,7 @@ const MAX_PARTITIONS: i32 = 2000;
 
 impl Handle for DescribeTopicPartitionsRequest {
     async fn handle(self, context: &Context) -> DescribeTopicPartitionsResponse {
-        let _ = context.begin_large_answer().await;
+        context.take_place().await;
         let image = context.broker.image();
         let all = self.topics.is_empty();
         let names: BTreeSet<String> = match all {

@@ -13,8 +13,9 @@ impl Handle for ListGroupsRequest {
             states: self.states_filter.iter().map(shared).collect(),
             types: self.types_filter.iter().map(shared).collect(),
         };
-        let _ = context.begin_large_answer().await;
-        match context.broker.groups().list_groups(list).await {
+        let listed = context.broker.groups().list_groups(list).await;
+        context.take_place().await;
+        match listed {
             Ok(groups) => {
                 let groups = groups.into_iter().map(|group| {
                     ListedGroup::default()

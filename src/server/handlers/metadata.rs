@@ -36,13 +36,12 @@ impl Handle for MetadataRequest {
         // Before version 1 an empty list asked for all topics.
         let wanted = self.topics.filter(|topics| context.version() > 0 || !topics.is_empty());
         let operations = if self.include_topic_authorized_operations { TOPIC_OPERATIONS } else { NO_OPERATIONS };
-        // As in Kafka each topic is told once, however often it is named.
-        let wanted = wanted.map(|topics| topics.into_iter().map(|topic| (topic.name, topic.topic_id)).collect());
+        let wanted = wanted.map(distinct);
         let failed = match &wanted {
             Some(wanted) if self.allow_auto_topic_creation => create_missing(context, wanted).await,
             _ => BTreeMap::new(),
         };
-        let _ = context.begin_large_answer().await;
+        context.take_place().await;
         let image = context.broker.image();
         match wanted {
             None => topics.extend(image.topics().map(|topic| described(&image, topic, operations))),
@@ -76,6 +75,13 @@ fn refused<'a>(topics: impl Iterator<Item = &'a MetadataRequestTopic>) -> Metada
             .with_topic_id(topic.topic_id)
     });
     MetadataResponse::default().with_cluster_id(None).with_topics(topics.collect())
+}
+
+/// As Kafka takes them: each topic once, however often it is named; and where any is named by identity, only those.
+fn distinct(topics: Vec<MetadataRequestTopic>) -> BTreeSet<Wanted> {
+    let by_id = topics.iter().any(|topic| !topic.topic_id.is_nil());
+    let wanted = topics.into_iter().filter(|topic| topic.topic_id.is_nil() != by_id);
+    wanted.map(|topic| (topic.name.filter(|_| !by_id), topic.topic_id)).collect()
 }
 
 /// Creates the topics that are named and not there, where that is allowed; the errors of those that could not be.

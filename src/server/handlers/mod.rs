@@ -100,15 +100,50 @@ pub(super) struct Context {
     broker: Arc<Broker>,
     peer: Peer,
     header: RequestHeader,
+    turn: Turn,
     places: Arc<Semaphore>,
     place: OnceLock<OwnedSemaphorePermit>,
 }
 
+/// Whether all earlier requests of a connection are answered.
+pub(super) struct Turn {
+    in_flight: Arc<Semaphore>,
+    others: u32,
+}
+
+impl Turn {
+    /// Of a request that holds one permit, where earlier ones hold some of the `others`.
+    pub(super) const fn new(in_flight: Arc<Semaphore>, others: u32) -> Self {
+        Self { in_flight, others }
+    }
+
+    /// Waits until it is this request's turn to be answered.
+    async fn come(&self) {
+        drop(acquire(&self.in_flight, self.others).await);
+    }
+}
+
 impl Context {
     /// Waits for a place among those who make an answer whose size its request does not tell; kept until that has its memory.
-    async fn begin_large_answer(&self) -> AnswerRoom {
+    /// Nobody waits for anything but memory meanwhile, and for that only in turn: what earlier requests of the connection hold
+    /// is given back by then.
+    async fn take_place(&self) {
+        self.turn.come().await;
         let place = acquire(&self.places, 1).await;
         assert!(self.place.set(place).is_ok(), "a request has one answer");
+    }
+
+    /// Memory for an answer that is there.
+    async fn answer_memory(&self, bytes: usize) -> Option<TakenMemory> {
+        if bytes <= SMALL_ANSWER_BYTES {
+            return None;
+        }
+        self.turn.come().await;
+        Some(self.broker.answer_memory(bytes).await)
+    }
+
+    /// What may be put into one answer.
+    fn answer_room(&self) -> AnswerRoom {
         AnswerRoom { left_bytes: self.broker.settings().fetch.answer_bytes.max(LEAST_ANSWER_BYTES) }
     }
 
@@ -181,9 +216,10 @@ impl Handlers {
         &self,
         broker: &Arc<Broker>,
         peer: &Peer,
-        header: RequestHeader,
-        body: Bytes,
+        request: (RequestHeader, Bytes),
+        turn: Turn,
     ) -> Result<Begun, ProtocolError> {
+        let (header, body) = request;
         let (clock, metrics) = (Arc::clone(&broker.runtime().clock), broker.metrics().server.clone());
         let counted = self.of(header.api);
         counted.requests.inc();
@@ -191,7 +227,7 @@ impl Handlers {
         let started = clock.monotonic();
         let span = spans::request(header.api.name(), header.version, header.correlation_id);
         let (broker, peer, places) = (Arc::clone(broker), peer.clone(), Arc::clone(&self.places));
-        let context = Context { broker, peer, header, places, place: OnceLock::new() };
+        let context = Context { broker, peer, header, turn, places, place: OnceLock::new() };
         let in_flight = Counted::new(&metrics.requests_in_flight);
         let Begun { answering, answer_bytes, pause } = dispatch(context, body).instrument(span.clone()).await?;
         let answering = async move {
@@ -216,10 +252,7 @@ async fn dispatch(context: Context, body: Bytes) -> Result<Begun, ProtocolError>
         _ => {
             let answer = handle(&context, body).await?;
             let answer_bytes = Some(answer.len());
-            let memory = match answer.len() {
-                ..=SMALL_ANSWER_BYTES => None,
-                bytes => Some(context.broker.answer_memory(bytes).await),
-            };
+            let memory = context.answer_memory(answer.len()).await;
             let answering = Box::pin(std::future::ready(Answer::Frame(vec![answer], memory)));
             Ok(Begun { answering, answer_bytes, pause: Duration::ZERO })
         }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
 use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic,
     OffsetFetchResponseTopics,
 };
-use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse};
+use kafka_protocol::messages::{GroupId, OffsetFetchRequest, OffsetFetchResponse};
 
 use super::offset_commit::FIRST_TOPIC_ID_VERSION;
 use super::wire::{shared, text, topic_id, topic_name};
@@ -27,33 +29,43 @@ const POSITION_BYTES: usize = 150;
 
 impl Handle for OffsetFetchRequest {
     async fn handle(self, context: &Context) -> OffsetFetchResponse {
-        let mut room = context.begin_large_answer().await;
-        if context.version() >= FIRST_BATCH_VERSION {
-            let mut groups = Vec::with_capacity(self.groups.len());
-            for group in self.groups {
-                groups.push(one_group(context, group, &mut room).await);
-            }
-            return OffsetFetchResponse::default().with_groups(groups);
+        let is_batch = context.version() >= FIRST_BATCH_VERSION;
+        let groups = if is_batch { self.groups } else { vec![only_group(self.group_id, self.topics)] };
+        let mut room = context.answer_room();
+        let mut asked = Vec::with_capacity(groups.len());
+        for group in groups {
+            asked.push(ask(context, group, &mut room).await);
         }
-        let topics = self.topics.map(|topics| {
-            let topic = |topic: kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic| {
-                OffsetFetchRequestTopics::default()
-                    .with_name(topic.name)
-                    .with_partition_indexes(topic.partition_indexes)
-            };
-            topics.into_iter().map(topic).collect()
-        });
-        let group = OffsetFetchRequestGroup::default().with_group_id(self.group_id).with_topics(topics);
-        single(context, one_group(context, group, &mut room).await)
+        // Coordinators were waited for before.
+        context.take_place().await;
+        let image = context.broker.image();
+        let mut groups = asked.into_iter().map(|asked| one_group(context, &image, asked));
+        match is_batch {
+            true => OffsetFetchResponse::default().with_groups(groups.collect()),
+            false => single(context, groups.next().expect("one was asked for")),
+        }
     }
 }
 
-async fn one_group(
-    context: &Context,
+/// What a request before version 8 asks for.
+fn only_group(group_id: GroupId, topics: Option<Vec<OffsetFetchRequestTopic>>) -> OffsetFetchRequestGroup {
+    let topic = |topic: OffsetFetchRequestTopic| {
+        OffsetFetchRequestTopics::default().with_name(topic.name).with_partition_indexes(topic.partition_indexes)
+    };
+    let topics = topics.map(|topics| topics.into_iter().map(topic).collect());
+    OffsetFetchRequestGroup::default().with_group_id(group_id).with_topics(topics)
+}
+
+/// What a coordinator said of a group.
+struct Asked {
     wanted: OffsetFetchRequestGroup,
-    room: &mut AnswerRoom,
-) -> OffsetFetchResponseGroup {
-    let response = OffsetFetchResponseGroup::default().with_group_id(wanted.group_id.clone());
+    /// Topics that were named by an identity which no topic has.
+    unknown: Vec<OffsetFetchResponseTopics>,
+    /// The positions, or the code of the group's error.
+    fetched: Result<Vec<FetchedTopic>, i16>,
+}
+
+async fn ask(context: &Context, wanted: OffsetFetchRequestGroup, room: &mut AnswerRoom) -> Asked {
     let image = context.broker.image();
     let by_id = context.version() >= FIRST_TOPIC_ID_VERSION;
     let mut unknown = Vec::new();
@@ -70,14 +82,24 @@ async fn one_group(
         known
     });
     let fetch = OffsetFetch { group_id: shared(&wanted.group_id), topics };
-    match context.broker.groups().fetch_offsets(fetch).await {
-        Ok(fetched) if !room.take(bytes_of(&fetched)) => response.with_error_code(ErrorCode::InvalidRequest.code()),
+    let fetched = match context.broker.groups().fetch_offsets(fetch).await {
+        Ok(fetched) if room.take(bytes_of(&fetched)) => Ok(fetched),
+        Ok(_) => Err(ErrorCode::InvalidRequest.code()),
+        Err(error) => Err(context.group_code(Some(error))),
+    };
+    Asked { wanted, unknown, fetched }
+}
+
+fn one_group(context: &Context, image: &Image, asked: Asked) -> OffsetFetchResponseGroup {
+    let Asked { wanted, unknown, fetched } = asked;
+    let response = OffsetFetchResponseGroup::default().with_group_id(wanted.group_id);
+    let by_id = context.version() >= FIRST_TOPIC_ID_VERSION;
+    match fetched {
         Ok(fetched) => {
-            let found = fetched.into_iter().filter_map(|topic| found(&image, topic, by_id));
+            let found = fetched.into_iter().filter_map(|topic| found(image, topic, by_id));
             response.with_topics(found.chain(unknown).collect())
         }
-        Err(error) => {
-            let code = context.group_code(Some(error));
+        Err(code) => {
             let wanted = wanted.topics.unwrap_or_default();
             let topics = match context.version() {
                 ..FIRST_TOP_LEVEL_ERROR_VERSION => {

@@ -1,6 +1,6 @@
 //! Looks at an archive with nothing but its bucket: what `alluvium archive ls|describe|verify|cat` do.
 //!
-//! Nothing here writes. It works beside a running cluster or after its end: whatever a head lists stays in place for at
+//! Nothing here writes an object. It works beside a running cluster or after its end: whatever a head lists stays in place for at
 //! least the grace of a tombstone, which is longer than a look takes.
 
 mod cluster;

@@ -272,8 +272,8 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         "1",
         Rule::AtLeast(1),
         &[("min.insync.replicas", 1)],
-        "Replicas that must have a record on stable storage before acks=all is answered; with fewer in sync such produce \
-         requests are refused.",
+        "Replicas that must have a record before acks=all is answered. Without effect while a partition has one replica: no \
+         produce request is refused for it.",
     ),
     stored(
         "preallocate",

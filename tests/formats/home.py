@@ -18,14 +18,24 @@ from harness.wire import Connection
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 GROUP = "readers"
-# The default archive is below the data directory, so that one directory is all.
+# Two topics of so many have the metadata make a snapshot.
+SNAPSHOT_PARTITIONS = 6_000
 SETTINGS = [
     "data.journal_file=1MiB", "data.journal_max=4MiB", "data.checkpoint_interval=500ms", "data.retention_interval=200ms",
     "groups.offsets_partitions=3", "groups.offsets_retention=36500d", "producers.id_expiration=36500d",
 ]  # fmt: skip
-FLAGS = [part for one in SETTINGS for part in ("--set", one)]
+# Everything is in these, the bucket in the first.
+DIRECTORIES = ("data", "more")
+# A head lists so many segments itself at most, and spills older ones beyond.
+INLINE_SEGMENTS = 256
 # What is sealed leaves the local disk, and only a flush seals.
 GONE = {"segment.ms": 100 * 365 * 86_400_000, "local.retention.ms": 1, "local.retention.bytes": 1}
+
+
+def flags(directory):
+    """What a broker on a home is started with."""
+    settings = [*SETTINGS, "data.directories=" + ",".join(str(Path(directory, name)) for name in DIRECTORIES)]
+    return [part for one in settings for part in ("--set", one)]
 
 
 class Producer:
@@ -112,6 +122,11 @@ def fill(broker):
         ("seam", 1, GONE),
         ("shortened", 1, {}),
         ("buried", 1, {}),
+        ("indexed", 1, {"remote.storage.enable": "false", "segment.bytes": "1048576"}),
+        ("cached", 1, {"write.caching": "true"}),
+        ("long", 1, GONE),
+        ("wide", SNAPSHOT_PARTITIONS, {}),
+        ("wider", SNAPSHOT_PARTITIONS, {}),
     ]:
         topics.create(at, name, partitions, configs)
     for partition in range(2):
@@ -126,17 +141,41 @@ def fill(broker):
     for number in range(4):
         produce(at, "shortened", batch.build(numbered(f"batch {number}", 5)))
     produce(at, "buried", batch.build(TEXT))
-    with Connection(at, 30) as connection:
-        gone = connection.ask("DeleteTopics", 6, {"Topics": [{"Name": "buried", "TopicId": None}], "TimeoutMs": 30_000})
-        assert gone["Responses"][0]["ErrorCode"] == 0, gone
+    produce(at, "cached", batch.build(TEXT))
+    # Sealed segments, with their indexes beside them.
+    for number in range(3):
+        produce(at, "indexed", batch.build([Record(b"\0" * 600_000, b"%d" % number, [], EVENT_TIME + number)]))
+    delete(at, "buried", "wide", "wider")
     commits.find_coordinator(at, GROUP)
     for committed in (3, 17):
         commits.Committer(at, GROUP, "codecs", 2).commit(committed)
     commits.Committer(at, "others", "seam", 1).commit(5)
-    for name in ("archived", "seam"):
+    for number in range(INLINE_SEGMENTS + 4):
+        produce(at, "long", batch.build(numbered(f"segment {number}", 1)))
+        run("archive", "flush", "long", "--wait", "--bootstrap", at)
+    for name in ("archived", "seam", "long"):
         run("archive", "flush", name, "--wait", "--bootstrap", at)
         wait_until(lambda name=name: not is_local(broker, name))
     return producers
+
+
+def delete(bootstrap, *names):
+    with Connection(bootstrap, 30) as connection:
+        doomed = [{"Name": name, "TopicId": None} for name in names]
+        gone = connection.ask("DeleteTopics", 6, {"Topics": doomed, "TimeoutMs": 30_000})
+        assert not any(each["ErrorCode"] for each in gone["Responses"]), gone
+
+
+def check_kinds(directory):
+    """Every kind of file is there, or a later version would be held to less."""
+    kinds = {
+        "data/identity", "data/checkpoint", "data/journal/*.journal", "data/metadata/snapshot-*", "data/metadata/*.redb",
+        "*/topics/*/*/*.segment", "*/topics/*/*/*.index", "more/identity", "data/object-store/**/head.json",
+        "data/object-store/**/*.parquet", "data/object-store/**/*.aux", "data/object-store/**/*.zst",
+        "data/object-store/**/cluster.json", "data/object-store/**/topic.json", "data/object-store/**/spill*",
+    }  # fmt: skip
+    missing = [kind for kind in sorted(kinds) if not any(Path(directory).glob(kind))]
+    assert not missing, missing
 
 
 def go_on(broker, producers):
@@ -154,7 +193,7 @@ def go_on(broker, producers):
 
 def make(directory):
     """Makes a home in `directory` and returns what is expected of it."""
-    broker = Alluvium(directory, *FLAGS)
+    broker = Alluvium(directory, *flags(directory))
     producers = fill(broker)
     before = len(snapshots(directory))
     broker.stop()
@@ -162,7 +201,7 @@ def make(directory):
     # The groups of the first life come to the bucket when the second begins.
     wait_until(lambda: len(snapshots(directory)) > before)
     go_on(broker, producers)
-    names = {"codecs": 2, "stamped": 1, "archived": 1, "seam": 1, "shortened": 1}
+    names = {"codecs": 2, "stamped": 1, "archived": 1, "seam": 1, "shortened": 1, "indexed": 1, "cached": 1, "long": 1}
     expected = {
         "topics": names,
         "records": listing(broker.bootstrap, names),
@@ -170,16 +209,17 @@ def make(directory):
         "producers": [producer.last for producer in producers],
     }
     broker.kill()
+    check_kinds(directory)
     return expected
 
 
 def pack(directory, fixture, expected):
-    """Keeps the data directory; times and owners are left out, so that the same content is the same file."""
+    """Keeps the data directories; times and owners are left out, so that the same content is the same file."""
     fixture.mkdir(parents=True, exist_ok=True)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for path in sorted(Path(directory).rglob("*")):
-            if path.relative_to(directory).parts[0] == "data" and not path.is_symlink():
+            if path.relative_to(directory).parts[0] in DIRECTORIES and not path.is_symlink():
                 info = tar.gettarinfo(path, str(path.relative_to(directory)))
                 info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
                 with path.open("rb") if path.is_file() else io.BytesIO() as content:

@@ -23,14 +23,15 @@ def kept(request, tmp_path):
 def reopened(kept):
     """The same, with a broker on it."""
     directory, expected = kept
-    broker = Alluvium(directory, *home.FLAGS)
+    broker = Alluvium(directory, *home.flags(directory))
     yield broker, expected
     broker.stop()
 
 
 def verify(directory, names):
     """Checks hot segments and the bucket, object by object."""
-    run("log", "verify", directory / "data")
+    for name in home.DIRECTORIES:
+        run("log", "verify", directory / name)
     for name in names:
         printed = run("archive", "verify", name, "--object-store", f"file://{directory}/data/object-store", "--json")
         assert all(json.loads(line)["ok"] for line in printed.splitlines()), printed
@@ -42,9 +43,9 @@ def test_there_are_fixtures():
 
 def test_files_and_bucket_verify_before_and_after_a_broker_has_worked_on_them(kept):
     directory, expected = kept
-    archived = [name for name in expected["topics"] if name in ("archived", "seam")]
+    archived = [name for name in expected["topics"] if name in ("archived", "seam", "long")]
     verify(directory, archived)
-    broker = Alluvium(directory, *home.FLAGS)
+    broker = Alluvium(directory, *home.flags(directory))
     run("archive", "flush", "seam", "--wait", "--bootstrap", broker.bootstrap)
     broker.stop()
     verify(directory, archived)
@@ -55,9 +56,10 @@ def test_all_records_are_there_local_archived_and_across_the_seam(reopened):
     found = home.listing(broker.bootstrap, expected["topics"])
     assert found == expected["records"]
     tiered = topics.offset(broker.bootstrap, "seam", 0, topics.LATEST_TIERED)
-    ends = {name: found[f"{name}/0"]["records"][-1][0] for name in ("seam", "archived")}
+    ends = {name: found[f"{name}/0"]["records"][-1][0] for name in ("seam", "archived", "long")}
     assert 0 <= tiered < ends["seam"], "the fixture has a seam"
-    assert topics.offset(broker.bootstrap, "archived", 0, topics.LATEST_TIERED) == ends["archived"]
+    for name in ("archived", "long"):
+        assert topics.offset(broker.bootstrap, name, 0, topics.LATEST_TIERED) == ends[name]
 
 
 def test_committed_offsets_are_there(reopened):

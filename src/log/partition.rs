@@ -451,6 +451,11 @@ impl PartitionLog {
             }
             kept => kept.map(|()| below)?,
         };
+        let sync = || self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path));
+        if writer.new_name && self.has_sealed_below(below) {
+            // What stays must be there whatever becomes of the names of what goes.
+            sync()?;
+        }
         let leaving: Vec<_> = {
             let mut state = self.state.lock();
             let bound = below.min(state.removable());
@@ -464,7 +469,6 @@ impl PartitionLog {
         };
         for (removed, segment) in leaving.iter().enumerate() {
             // One after another, so that a power cut leaves no hole among what is there.
-            let sync = || self.shared.sync(|| self.shared.runtime.disk.sync_directory(&self.path));
             let gone = segment.remove();
             let left = removed + usize::from(gone.is_ok());
             if let Err(error) = gone.and_then(|()| sync()) {
@@ -485,7 +489,7 @@ impl PartitionLog {
             let last = state.segments.last().filter(|_| state.active.is_none()).map(|last| last.extent().next_offset);
             last.filter(|&end| end <= below.min(state.removable()))
         };
-        end.map_or(Ok(()), |end| self.begin_segment(writer, end))
+        end.map_or(Ok(()), |end| self.active_segment(writer, end, self.shared.runtime.clock.wall()).map(drop))
     }
 
     /// Begins an empty segment whose name is durable.

@@ -102,7 +102,13 @@ pub(super) fn recover(
     let end = journal.replay(start, |block| survey.add(block))?;
     let (checkpoint, rebuilt) = match stored {
         Stored::Found(checkpoint) => (checkpoint, Rebuilt::default()),
-        Stored::Absent | Stored::Damaged => rebuild::rebuild(runtime, path, &identity, start, &survey)?,
+        Stored::Absent | Stored::Damaged => {
+            let (checkpoint, rebuilt) = rebuild::rebuild(runtime, path, &identity, start, &survey)?;
+            if rebuilt != Rebuilt::default() {
+                keep_rebuilt(runtime, path, &identity, &checkpoint)?;
+            }
+            (checkpoint, rebuilt)
+        }
     };
 
     let mut resumed = JournalFiles::open(runtime.clone(), &journal_path, identity, settings.journal)?;
@@ -174,6 +180,17 @@ fn write_replayed(shared: &Shared, log: &Arc<PartitionLog>, now: Timestamp) -> i
             Ok(())
         }
         written => written.map(drop),
+    }
+}
+
+/// Stores what was rebuilt before anything that it was read from is removed: a power cut before the next checkpoint would leave
+/// less to rebuild from. What it vouches for was read, and may be in memory alone.
+fn keep_rebuilt(runtime: &Runtime, path: &Path, identity: &Identity, checkpoint: &Checkpoint) -> io::Result<()> {
+    let disk = &*runtime.disk;
+    match disk.sync_filesystem(path).and_then(|()| checkpoint.store(disk, path, identity)) {
+        // It is rebuilt again, then.
+        Err(error) if is_shortage(&error) => Ok(()),
+        stored => stored.map(drop),
     }
 }
 

@@ -5,8 +5,10 @@
 //! the seed. Long because one model is compared with one log in all that can happen to it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -15,7 +17,8 @@ use super::{
     Owner, PartitionLog, ProducerState, Wait,
 };
 use crate::record::{Batch, BatchBuilder, BatchOptions, Batches};
-use crate::sim::{Lies, Machine, Random};
+use crate::runtime::disk::EMFILE;
+use crate::sim::{Lies, Machine, Operation, Random};
 use crate::types::{
     ClusterId, Incarnation, LeaderEpoch, NodeId, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId, TopicPartition,
 };
@@ -88,6 +91,8 @@ struct World {
     next_value: u64,
     /// The checkpoint has been lost since the last start that worked.
     checkpoint_lost: bool,
+    /// The process lacks file descriptors, where that is tried.
+    starved: Arc<AtomicBool>,
 }
 
 type Check = Result<(), String>;
@@ -133,6 +138,7 @@ impl World {
             next_topic: 0,
             next_value: 0,
             checkpoint_lost: false,
+            starved: Arc::default(),
         };
         for _ in 0..3 {
             world.add_topic();
@@ -165,6 +171,30 @@ impl World {
             Err(error) => return Err(format!("directory does not open: {error}")),
         }
         Ok(())
+    }
+
+    /// From now on most of what needs a file descriptor fails while the process is starved of them.
+    fn limit_descriptors(&mut self) {
+        let (starved, mut random) = (Arc::clone(&self.starved), Random::new(self.random.next()));
+        self.machine.disk.meanwhile(move |operation, _| {
+            let needs_one = matches!(operation, Operation::Open | Operation::SyncDirectory | Operation::SyncFilesystem);
+            let fails = needs_one && starved.load(Ordering::Relaxed) && random.chance(70);
+            if fails { Err(io::Error::from_raw_os_error(EMFILE)) } else { Ok(()) }
+        });
+    }
+
+    /// Has everything done that is to be done.
+    fn run_all(&mut self) {
+        let starved = self.starve(false);
+        // What failed is tried again by the clock.
+        self.directory.as_ref().expect("open").tick();
+        self.machine.tasks.run_all(&mut self.random);
+        self.starve(starved);
+        self.acknowledge();
+    }
+
+    fn starve(&mut self, starved: bool) -> bool {
+        self.starved.swap(starved, Ordering::Relaxed)
     }
 
     fn log(&self, partition: TopicPartition) -> Arc<PartitionLog> {
@@ -264,7 +294,7 @@ impl World {
         let plan = log.read(from, offsets.high_watermark, limit).map_err(|error| error.to_string())?;
         let chunks = match plan.execute() {
             Ok(chunks) => chunks,
-            Err(_) if !self.machine.disk.is_powered() => return Ok(()),
+            Err(_) if !self.machine.disk.is_powered() || self.starved.load(Ordering::Relaxed) => return Ok(()),
             Err(error) => return Err(format!("read at {from} failed: {error}")),
         };
         let model = &self.models[&partition];
@@ -344,8 +374,7 @@ impl World {
             return Ok(());
         }
         model.cut = Some(end);
-        self.machine.tasks.run_all(&mut self.random);
-        self.acknowledge();
+        self.run_all();
         if log.truncated() {
             let model = self.models.get_mut(&partition).expect("known");
             model.truncate(end);
@@ -368,8 +397,7 @@ impl World {
             return;
         }
         model.continuing_at = Some(at);
-        self.machine.tasks.run_all(&mut self.random);
-        self.acknowledge();
+        self.run_all();
         if log.truncated() {
             let model = self.models.get_mut(&partition).expect("known");
             model.continue_at(at);
@@ -438,12 +466,22 @@ impl World {
         self.open()?;
         if self.directory.is_some() {
             self.check_recovered()?;
+            let is_limited = self.random.chance(40);
+            if is_limited {
+                self.limit_descriptors();
+            }
             for _ in 0..400 {
+                if is_limited && self.random.chance(4) {
+                    let starved = self.starve(false);
+                    self.starve(!starved);
+                }
                 self.step()?;
                 if !self.machine.disk.is_powered() {
                     break;
                 }
+                ensure!(!self.directory.as_ref().expect("open").is_offline(), "the directory is offline");
             }
+            self.starve(false);
         }
         let directory = self.directory.take();
         match (ending, directory) {

@@ -42,7 +42,7 @@ pub(super) struct Writer {
     /// Written since the last sync.
     unsynced: bool,
     /// A segment was made since its directory was synced.
-    new_name: bool,
+    pub(super) new_name: bool,
     /// The partition's directory exists.
     has_directory: bool,
 }

@@ -82,6 +82,32 @@ impl SimDamage {
 }
 
 #[test]
+fn a_power_cut_while_a_lost_checkpoint_is_rebuilt_leaves_enough_to_rebuild_it_again() {
+    for changes in 0..60 {
+        let mut fixture = with_segments(60);
+        let log = fixture.log();
+        log.advance_log_start(Offset(50)).unwrap();
+        fixture.run();
+        fixture.directory.request_checkpoint();
+        fixture.run();
+        // The journal still has some of what goes.
+        assert!(log.remove_local_below(Offset(50)).unwrap() > 0);
+        drop(log);
+        let machine = fixture.crash();
+        machine.disk.lose(&checkpoint());
+        machine.disk.cut_power_after(changes);
+        if let Ok(directory) = open(&machine) {
+            machine.tasks.run_all(&mut Random::new(changes));
+            drop(directory);
+        }
+        machine.power_cut();
+        machine.kill();
+        let directory = open(&machine).unwrap_or_else(|error| panic!("cut after {changes} changes: {error}"));
+        assert_eq!(directory.logs()[0].offsets().log_end, Offset(60));
+    }
+}
+
+#[test]
 fn a_checkpoint_is_not_rebuilt_over_a_hole_in_the_segments() {
     let (machine, segments) = stopped(with_segments(120));
     machine.disk.lose(&checkpoint());

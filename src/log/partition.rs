@@ -105,6 +105,11 @@ impl PartitionLog {
     }
 
     /// What is remembered of producers.
+    pub fn producer_count(&self) -> usize {
+        self.state.lock().producers.len()
+    }
+
+    /// The producers remembered here.
     pub fn producers(&self) -> ProducerState {
         self.state.lock().producers.clone()
     }

@@ -331,9 +331,12 @@ fn open_segments(shared: &Arc<Shared>, stored: &PartitionCheckpoint, end: Offset
     }
     let ends = stored.segments.iter().skip(1).map(|next| next.base_offset).chain([stored.recovery_point]);
     let expected = stored.segments.iter().zip(ends);
-    // An active segment without batches begins at the end; but after a cut there, the file may be another one.
+    // An active segment without batches begins at the end; but after a cut there, the file may be another one. If that is the
+    // only one it is emptied: without any, nothing tells where the log ends.
+    let is_first = |record: &SegmentRecord| stored.segments.first() == Some(record) && files.contains_key(&end);
     let is_kept = |record: &SegmentRecord| {
-        record.base_offset < end || (record.base_offset == end && end == stored.recovery_point && stored.has_active)
+        let is_active = end == stored.recovery_point && stored.has_active;
+        record.base_offset < end || (record.base_offset == end && (is_active || is_first(record)))
     };
     let mut expected: Vec<_> = expected.filter(|(record, _)| is_kept(record)).collect();
     let is_cut = end < stored.recovery_point;

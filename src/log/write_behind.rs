@@ -270,8 +270,15 @@ impl PartitionLog {
         // Whichever segment is the last one then, it may hold bytes that no handle here has synced.
         writer.file = None;
         writer.unsynced = true;
-        let mut segments = self.state.lock().segments.clone();
-        while segments.last().is_some_and(|last| last.base_offset() >= end) {
+        let (mut segments, written) = {
+            let state = self.state.lock();
+            (state.segments.clone(), state.written)
+        };
+        // Where the log goes on at the cut, the only one that is left is emptied: without any, nothing tells where it ends.
+        let goes = |last: &Arc<Segment>, count| {
+            last.base_offset() > end || (last.base_offset() == end && (count > 1 || written != end))
+        };
+        while segments.last().is_some_and(|last| goes(last, segments.len())) {
             let last = segments.pop().expect("just looked at");
             last.remove().map_err(|error| io(&last, error))?;
             // A segment that came back after a power cut would be taken for part of what is written from here on.

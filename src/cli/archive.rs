@@ -10,7 +10,7 @@ use futures_util::TryStreamExt;
 use serde_json::{Value, json};
 
 use super::client::admin::{alter_settings, describe_settings};
-use super::client::{ClientArguments, LATEST, LATEST_TIERED, block_on, list_offsets};
+use super::client::{ClientArguments, EARLIEST, LATEST, LATEST_TIERED, block_on, list_offsets};
 use super::composition::store_settings;
 use super::config::SettingArguments;
 use super::format::{Placed, TEMPLATE_HELP, Template, date, to_json};
@@ -162,7 +162,12 @@ async fn flush(
     while !is_done {
         cluster.pause().await;
         let archived = list_offsets(&mut cluster, &topic, &partitions, LATEST_TIERED).await?;
-        let reached = |(index, end): (&i32, &Offset)| archived.get(index).is_some_and(|last| last.next() >= *end);
+        // What was deleted meanwhile, or before, does not come there any more.
+        let starts = list_offsets(&mut cluster, &topic, &partitions, EARLIEST).await?;
+        let reached = |(index, end): (&i32, &Offset)| {
+            archived.get(index).is_some_and(|last| last.next() >= *end)
+                || starts.get(index).is_some_and(|start| start >= end)
+        };
         let left = ends.iter().filter(|end| !reached(*end)).count();
         progress.note(&format!("{name}: {left} of {} partitions to go", partitions.len()));
         is_done = left == 0;

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
-use super::{CONNECTION_LIFETIME, MAX_CONNECTIONS};
+use super::{CONNECTION_LIFETIME, MAX_CONNECTIONS, SILENCE};
 use crate::runtime::net::{Listener, Stream};
 
 /// How long to wait after accepting failed, which it does while descriptors are used up.
@@ -38,8 +38,8 @@ impl axum::serve::Listener for Bounded {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    let lifetime = Box::pin(sleep(CONNECTION_LIFETIME));
-                    return (Connection { stream, lifetime, _permit: permit }, peer);
+                    let lifetime = Box::pin(sleep(SILENCE));
+                    return (Connection { stream, lifetime, has_asked: false, _permit: permit }, peer);
                 }
                 Err(error) => {
                     tracing::debug!(%error, "accepting an http connection failed");
@@ -58,6 +58,8 @@ impl axum::serve::Listener for Bounded {
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     lifetime: Pin<Box<Sleep>>,
+    /// Something has come; until then it lives for [`SILENCE`] alone.
+    has_asked: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -66,7 +68,12 @@ impl AsyncRead for Connection {
         if self.lifetime.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, bytes)
+        let before = bytes.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, bytes);
+        if bytes.filled().len() > before && !std::mem::replace(&mut self.has_asked, true) {
+            self.lifetime.as_mut().reset(Instant::now() + CONNECTION_LIFETIME);
+        }
+        read
     }
 }
 

@@ -7,7 +7,7 @@
 //! | `/metrics` | every metric in the Prometheus text format |
 //!
 //! Started by the command line, on loopback unless told otherwise. Bounds: [`MAX_CONNECTIONS`] at a time, each for
-//! [`CONNECTION_LIFETIME`], bodies of [`MAX_BODY_BYTES`]. A scrape therefore never takes from what clients need.
+//! [`CONNECTION_LIFETIME`] (for [`SILENCE`] if it asks nothing), bodies of [`MAX_BODY_BYTES`]. A scrape therefore never takes from what clients need.
 
 mod listener;
 mod process;
@@ -35,6 +35,8 @@ use crate::telemetry::{Metrics, Readiness};
 pub const MAX_CONNECTIONS: usize = 64;
 /// How long a connection may last, idle or not, so that silent ones can't use up [`MAX_CONNECTIONS`].
 pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
+/// How long a new connection may be silent, so that those which ask nothing keep no probe of the broker's health waiting.
+pub const SILENCE: Duration = Duration::from_secs(3);
 /// The largest request body.
 pub const MAX_BODY_BYTES: usize = 64 << 10;
 

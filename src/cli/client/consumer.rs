@@ -24,7 +24,8 @@ const FETCH_BYTES: i32 = 32 << 20;
 const PARTITION_BYTES: i32 = 4 << 20;
 /// The special timestamps of `ListOffsets`.
 pub const LATEST: i64 = -1;
-const EARLIEST: i64 = -2;
+/// The first record that is there.
+pub const EARLIEST: i64 = -2;
 /// The last record that is archived (KIP-1005).
 pub const LATEST_TIERED: i64 = -5;
 

@@ -16,7 +16,7 @@ mod producer;
 pub use arguments::{ClientArguments, block_on, pairs};
 pub use cluster::{Cluster, Partition, Topic};
 pub use connection::Connection;
-pub use consumer::{Bounds, Consumer, LATEST, LATEST_TIERED, Position, list_offsets};
+pub use consumer::{Bounds, Consumer, EARLIEST, LATEST, LATEST_TIERED, Position, list_offsets};
 pub use error::ClientError;
 pub use partitioner::key_partition;
 pub use producer::{Acks, NewHeader, NewRecord, Producer, ProducerOptions};

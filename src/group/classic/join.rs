@@ -99,7 +99,7 @@ impl ClassicGroup {
     }
 
     fn add(&mut self, now: Now, token: Token, join: JoinGroup, member_id: Arc<str>, actions: &mut Vec<Action>) {
-        tracing::info!(group = %self.group_id, member = %member_id, reason = join.reason.as_deref().unwrap_or_default(),
+        tracing::info!(group = ?self.group_id, member = ?member_id, reason = join.reason.as_deref().unwrap_or_default(),
             "member joins the group");
         if let Some(initial_delay) = &mut self.initial_delay {
             initial_delay.joined = true;

@@ -22,7 +22,7 @@ impl ClassicGroup {
     }
 
     pub(super) fn prepare_rebalance(&mut self, now: Now, actions: &mut Vec<Action>) {
-        tracing::info!(group = %self.group_id, generation = self.generation, members = self.members.len(),
+        tracing::info!(group = ?self.group_id, generation = self.generation, members = self.members.len(),
             "group rebalances");
         if self.state == GroupState::CompletingRebalance {
             self.refuse_syncs(GroupError::RebalanceInProgress, actions);
@@ -58,7 +58,7 @@ impl ClassicGroup {
         if self.members.get(member_id).is_some_and(|member| member.is_excused_from_heartbeats()) {
             return;
         }
-        tracing::info!(group = %self.group_id, member = %member_id, "member was not heard of within its session timeout");
+        tracing::info!(group = ?self.group_id, member = ?member_id, "member was not heard of within its session timeout");
         let was_member = self.members.contains_key(member_id);
         self.counts.expired_members += u64::from(was_member);
         self.expel(member_id, GroupError::UnknownMemberId, actions);
@@ -102,7 +102,7 @@ impl ClassicGroup {
             .collect();
         let all_missing = missing.len() == self.members.len();
         for (member_id, _) in missing.iter().filter(|(_, is_static)| !is_static) {
-            tracing::info!(group = %self.group_id, member = %member_id, "member did not join the rebalance in time");
+            tracing::info!(group = ?self.group_id, member = ?member_id, "member did not join the rebalance in time");
             self.remove(member_id);
         }
         if all_missing && !self.members.is_empty() {
@@ -130,7 +130,7 @@ impl ClassicGroup {
             return;
         }
         self.transition_to(now, GroupState::CompletingRebalance);
-        tracing::info!(group = %self.group_id, generation = self.generation, members = self.members.len(),
+        tracing::info!(group = ?self.group_id, generation = self.generation, members = self.members.len(),
             leader = self.leader.as_deref().unwrap_or_default(), "group has a new generation");
         let member_ids: Vec<Arc<str>> = self.members.keys().cloned().collect();
         for member_id in member_ids {
@@ -160,7 +160,7 @@ impl ClassicGroup {
         }
         self.transition_to(now, GroupState::Stable);
         self.counts.rebalances += 1;
-        tracing::info!(group = %self.group_id, generation = self.generation, "group is stable");
+        tracing::info!(group = ?self.group_id, generation = self.generation, "group is stable");
     }
 
     /// The leader's assignments can't be stored: the members are told, and try again with another generation.

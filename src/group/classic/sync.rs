@@ -105,7 +105,7 @@ impl ClassicGroup {
             self.check_member(member_id, group_instance_id.as_ref())?;
             Arc::clone(member_id)
         };
-        tracing::info!(group = %self.group_id, member = %member_id, reason = reason.as_deref().unwrap_or_default(),
+        tracing::info!(group = ?self.group_id, member = ?member_id, reason = reason.as_deref().unwrap_or_default(),
             "member leaves the group");
         self.expel(&member_id, GroupError::UnknownMemberId, actions);
         Ok(())

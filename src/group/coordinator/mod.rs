@@ -489,7 +489,7 @@ impl Coordinator {
             let then = then.map(|assignments| (Arc::clone(group_id), assignments));
             return self.outbox.push(Entry::Write { records: vec![record], then });
         }
-        tracing::warn!(group = %group_id, bytes = record.bytes(), "group is too large to be stored");
+        tracing::warn!(group = ?group_id, bytes = record.bytes(), "group is too large to be stored");
         if let Some(assignments) = then {
             self.handle_group(now, group_id, classic::Event::StoreRefused(assignments));
         }

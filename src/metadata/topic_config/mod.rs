@@ -102,19 +102,22 @@ impl TopicConfig {
     /// version may have written it.
     pub fn resolve(values: &BTreeMap<String, String>, layers: &BrokerLayers<'_>) -> Self {
         let read = Reader { values, layers };
-        let retention_ms = limit(read.number("retention.ms"));
-        let retention_bytes = limit(read.number("retention.bytes"));
-        let compression = codec(&read.text("compression.type"));
         let policy = read.text("cleanup.policy");
+        let has_policy = |name| policy.split(',').any(|policy| policy == name);
+        let cleanup_policy = CleanupPolicy { delete: has_policy("delete"), compact: has_policy("compact") };
+        // Without that policy everything is kept, whatever the limits say.
+        let total = |value| limit(value).filter(|_| cleanup_policy.delete);
+        let retention_ms = total(read.number("retention.ms"));
+        let retention_bytes = total(read.number("retention.bytes"));
+        let compression = codec(&read.text("compression.type"));
         let remote_storage_enable = read.flag("remote.storage.enable");
         let remote_log_copy_disable = read.flag("remote.log.copy.disable");
         let local_limit = |value, total| match remote_storage_enable && !remote_log_copy_disable {
             true => local_limit(value, total),
             false => total,
         };
-        let has_policy = |name| policy.split(',').any(|policy| policy == name);
         Self {
-            cleanup_policy: CleanupPolicy { delete: has_policy("delete"), compact: has_policy("compact") },
+            cleanup_policy,
             compression,
             compression_level: compression.and_then(|codec| read.level(codec)),
             max_message_bytes: read.unsigned("max.message.bytes"),

@@ -107,6 +107,19 @@ fn local_retention_never_exceeds_retention_and_follows_it_without_an_archive() {
     assert_eq!(local(&[("local.retention.ms", "-2")]), None);
     assert_eq!(local(&[("local.retention.ms", "-2"), ("retention.ms", "7")]), Some(7));
     assert_eq!(local(&[("local.retention.ms", "-1")]), None);
+    // Without the policy that deletes, everything is kept.
+    for policy in ["", "compact"] {
+        let limits =
+            [("cleanup.policy", policy), ("retention.ms", "7"), ("retention.bytes", "7"), ("local.retention.ms", "-2")];
+        let config = TopicConfig::resolve(&values(&limits), &BrokerLayers::fixed(&none));
+        assert_eq!(
+            (config.retention_ms, config.retention_bytes, config.local_retention_ms),
+            (None, None, None),
+            "{policy}"
+        );
+    }
+    let deletes = [("cleanup.policy", "compact,delete"), ("retention.ms", "7")];
+    assert_eq!(TopicConfig::resolve(&values(&deletes), &BrokerLayers::fixed(&none)).retention_ms, Some(7));
     assert_eq!(local(&[("local.retention.ms", "5"), ("remote.storage.enable", "false")]), None);
     assert_eq!(
         local(&[("local.retention.ms", "5"), ("retention.ms", "9"), ("remote.log.copy.disable", "true")]),

@@ -1,5 +1,7 @@
 //! CreatePartitions: more partitions for topics, or a dry run.
 
+use std::collections::BTreeSet;
+
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
@@ -14,11 +16,12 @@ use crate::types::NodeId;
 impl Handle for CreatePartitionsRequest {
     async fn handle(self, context: &Context) -> CreatePartitionsResponse {
         let twice = named_twice(self.topics.iter().map(|topic| &topic.name));
+        let mut told = BTreeSet::new();
         let mut results: Vec<CreatePartitionsTopicResult> = Vec::with_capacity(self.topics.len());
         for topic in self.topics {
             let result = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
             let is_twice = twice.contains(&topic.name);
-            if is_twice && results.iter().any(|earlier| earlier.name == topic.name) {
+            if is_twice && !told.insert(topic.name.clone()) {
                 continue;
             }
             let created = match is_twice {

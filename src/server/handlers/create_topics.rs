@@ -1,13 +1,15 @@
 //! CreateTopics: new topics, or a dry run of making them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
 use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
 
+use super::describe_configs::ENTRY_BYTES;
 use super::wire::{message, text};
-use super::{Context, Handle};
+use super::{AnswerRoom, Context, Handle};
 use crate::broker::{AdminError, NewTopic};
 use crate::metadata::image::Topic;
 use crate::metadata::topic_config;
@@ -18,25 +20,36 @@ use crate::types::NodeId;
 impl Handle for CreateTopicsRequest {
     async fn handle(self, context: &Context) -> CreateTopicsResponse {
         let twice = named_twice(self.topics.iter().map(|topic| &topic.name));
-        let mut results = Vec::with_capacity(self.topics.len());
+        let mut told = BTreeSet::new();
+        let mut outcomes = Vec::with_capacity(self.topics.len());
         for topic in self.topics {
-            let result = CreatableTopicResult::default().with_name(topic.name.clone());
-            if twice.contains(&topic.name) {
-                if !results.iter().any(|earlier: &CreatableTopicResult| earlier.name == topic.name) {
-                    results.push(refuse(context, result, ErrorCode::InvalidRequest, "Duplicate topic name."));
-                }
+            let name = topic.name.clone();
+            let made = if !twice.contains(&name) {
+                create(context, topic, self.validate_only).await
+            } else if told.insert(name.clone()) {
+                Err(AdminError::Invalid("Duplicate topic name."))
+            } else {
                 continue;
-            }
-            results.push(match wanted(topic) {
-                Ok(new) => match context.broker.create_topic(new, self.validate_only).await {
-                    Ok(topic) => created(context, result, &topic),
-                    Err(error) => refuse(context, result, admin_code(&error), error),
-                },
-                Err(error) => refuse(context, result, admin_code(&error), error),
-            });
+            };
+            outcomes.push((name, made));
+            // A dry run waits for nothing, and others of this thread are to have their turn.
+            tokio::task::yield_now().await;
         }
-        CreateTopicsResponse::default().with_topics(results)
+        context.take_place().await;
+        let mut room = context.answer_room();
+        let results = outcomes.into_iter().map(|(name, made)| {
+            let result = CreatableTopicResult::default().with_name(name);
+            match made {
+                Ok(topic) => created(context, result, &topic, &mut room),
+                Err(error) => refuse(context, result, admin_code(&error), error),
+            }
+        });
+        CreateTopicsResponse::default().with_topics(results.collect())
     }
+}
+
+async fn create(context: &Context, topic: CreatableTopic, validate_only: bool) -> Result<Arc<Topic>, AdminError> {
+    context.broker.create_topic(wanted(topic)?, validate_only).await
 }
 
 /// The names that a request has more than once.
@@ -67,9 +80,18 @@ fn wanted(topic: CreatableTopic) -> Result<NewTopic, AdminError> {
     })
 }
 
-fn created(context: &Context, result: CreatableTopicResult, topic: &Topic) -> CreatableTopicResult {
+/// A topic that was made, with its configurations as long as there is room for them: they can be asked for.
+fn created(
+    context: &Context,
+    result: CreatableTopicResult,
+    topic: &Topic,
+    room: &mut AnswerRoom,
+) -> CreatableTopicResult {
     let image = context.broker.image();
-    let configs = topic_config::describe(&topic.configs.values, &context.broker.layers(&image));
+    let mut configs = topic_config::describe(&topic.configs.values, &context.broker.layers(&image));
+    if !room.take(configs.len() * ENTRY_BYTES) {
+        configs.clear();
+    }
     let configs = configs.into_iter().map(|entry| {
         CreatableTopicConfigs::default()
             .with_name(text(entry.name))

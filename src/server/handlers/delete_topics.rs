@@ -1,5 +1,7 @@
 //! DeleteTopics: by name or by identity.
 
+use std::collections::BTreeSet;
+
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse};
@@ -24,11 +26,12 @@ impl Handle for DeleteTopicsRequest {
         };
         let names: Vec<_> = wanted.iter().filter_map(|topic| topic.name.clone()).collect();
         let twice = named_twice(names.iter());
+        let mut told = BTreeSet::new();
         let mut results: Vec<DeletableTopicResult> = Vec::with_capacity(wanted.len());
         for topic in wanted {
             if topic.name.as_ref().is_none_or(|name| !twice.contains(name)) {
                 results.push(delete(context, topic).await);
-            } else if !results.iter().any(|earlier| earlier.name == topic.name) {
+            } else if told.insert(topic.name.clone()) {
                 let result = DeletableTopicResult::default().with_name(topic.name).with_topic_id(topic.topic_id);
                 results.push(refuse(result, "Duplicate topic name."));
             }

@@ -17,7 +17,7 @@ use crate::metadata::{broker_config, topic_config};
 use crate::server::errors::admin_code;
 
 /// What an entry or one of its synonyms takes in memory, at most.
-const ENTRY_BYTES: usize = 300;
+pub(super) const ENTRY_BYTES: usize = 300;
 
 impl Handle for DescribeConfigsRequest {
     async fn handle(self, context: &Context) -> DescribeConfigsResponse {

@@ -22,9 +22,8 @@ impl Handle for DescribeProducersRequest {
                 let response = PartitionResponse::default().with_partition_index(index);
                 match leader {
                     Ok(leader) => {
-                        let producers = producers(&leader);
-                        if room.take(producers.len() * size_of::<ProducerState>()) {
-                            return response.with_active_producers(producers);
+                        if room.take(leader.partition.log().producer_count() * size_of::<ProducerState>()) {
+                            return response.with_active_producers(producers(&leader));
                         }
                         response
                             .with_error_code(ErrorCode::InvalidRequest.code())

@@ -1,5 +1,6 @@
 //! ListOffsets: offsets by timestamp and by what they mean.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
@@ -7,6 +8,7 @@ use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 
+use super::create_topics::named_twice;
 use super::wire::leader_epoch;
 use super::{Context, Handle};
 use crate::broker::{Broker, FoundOffset, Isolation, OffsetQuery, PartitionError};
@@ -32,9 +34,24 @@ impl Handle for ListOffsetsRequest {
         let mut topics = Vec::with_capacity(self.topics.len());
         let clock = &context.broker.runtime().clock;
         let (began, patience) = (clock.monotonic(), patience(context.version(), self.timeout_ms));
+        let named = self.topics.iter().flat_map(|topic| {
+            topic.partitions.iter().map(move |partition| (topic.name.clone(), partition.partition_index))
+        });
+        let named: Vec<_> = named.collect();
+        let (twice, mut told) = (named_twice(named.iter()), BTreeSet::new());
         for topic in self.topics {
             let (image, name) = (&image, &topic.name);
-            let found = topic.partitions.into_iter().map(|partition| async move {
+            let mut wanted = topic.partitions;
+            // As in Kafka one that is named twice is refused, once.
+            let repeated = |index| twice.contains(&(name.clone(), index));
+            wanted.retain(|partition| {
+                let index = partition.partition_index;
+                !repeated(index) || told.insert((name.clone(), index))
+            });
+            let found = wanted.into_iter().map(|partition| async move {
+                if repeated(partition.partition_index) {
+                    return described(context, partition.partition_index, Err(ErrorCode::InvalidRequest));
+                }
                 let left = patience.saturating_sub(clock.monotonic().since(began));
                 let find = find(context, image, name, &partition, isolation);
                 let found = clock::timeout(&**clock, left, find).await.unwrap_or(Err(ErrorCode::RequestTimedOut));

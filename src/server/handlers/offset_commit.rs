@@ -1,6 +1,7 @@
 //! OffsetCommit: a group's positions, by topic name or, from version 10, by identity.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestTopic;
 use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
@@ -34,16 +35,17 @@ impl Handle for OffsetCommitRequest {
             topics,
         };
         let settled = context.broker.groups().commit_offsets(commit).await;
+        let errors = errors_of(&settled);
         let results = self.topics.into_iter().map(|wanted| {
             let topic = known(context, &image, &wanted);
-            let errors = errors_of(topic.as_ref().ok().copied(), &settled);
+            let errors = topic.as_ref().ok().and_then(|topic| errors.get(&topic.name));
             let partitions = wanted.partitions.iter().map(|partition| {
                 let index = partition.partition_index;
                 let code = match &topic {
                     Err(error) => partition_code(error),
                     Ok(topic) if topic.partition(index).is_none() => ErrorCode::UnknownTopicOrPartition,
                     Ok(_) => match &settled {
-                        Ok(_) => errors.get(&index).copied().unwrap_or_default(),
+                        Ok(_) => errors.and_then(|errors| errors.get(&index)).copied().unwrap_or_default(),
                         Err(error) => ErrorCode::from_code(error.code()),
                     },
                 };
@@ -85,11 +87,13 @@ fn commits(context: &Context, image: &Image, wanted: &OffsetCommitRequestTopic) 
     Some(CommitTopic { topic: topic.name.clone(), topic_id: topic.topic_id, partitions: partitions.collect() })
 }
 
-/// The errors of a topic's partitions, by number.
-fn errors_of(topic: Option<&Topic>, settled: &Result<Vec<PartitionResults>, GroupError>) -> BTreeMap<i32, ErrorCode> {
-    let (Some(topic), Ok(settled)) = (topic, settled) else { return BTreeMap::new() };
-    let of_topic = settled.iter().filter(|results| results.topic == topic.name);
-    let errors =
-        of_topic.flat_map(|results| &results.partitions).filter_map(|(index, error)| Some((*index, (*error)?)));
-    errors.map(|(index, error)| (index, ErrorCode::from_code(error.code()))).collect()
+/// The errors of partitions by topic and number.
+fn errors_of(settled: &Result<Vec<PartitionResults>, GroupError>) -> BTreeMap<Arc<str>, BTreeMap<i32, ErrorCode>> {
+    let mut errors: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+    for results in settled.iter().flatten() {
+        let failed = results.partitions.iter().filter_map(|(index, error)| Some((*index, (*error)?)));
+        let failed = failed.map(|(index, error)| (index, ErrorCode::from_code(error.code())));
+        errors.entry(Arc::clone(&results.topic)).or_default().extend(failed);
+    }
+    errors
 }

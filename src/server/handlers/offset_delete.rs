@@ -1,5 +1,8 @@
 //! OffsetDelete: forgets committed positions of topics that the group does not subscribe to (KIP-496).
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use kafka_protocol::messages::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
 use kafka_protocol::messages::{OffsetDeleteRequest, OffsetDeleteResponse};
 
@@ -13,23 +16,26 @@ use crate::server::errors::group_code;
 impl Handle for OffsetDeleteRequest {
     async fn handle(self, context: &Context) -> OffsetDeleteResponse {
         let image = context.broker.image();
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        // As in Kafka's answer each topic comes once.
+        let mut wanted: BTreeMap<Arc<str>, (Vec<i32>, Vec<i32>)> = BTreeMap::new();
         for topic in &self.topics {
-            let indexes = topic.partitions.iter().map(|partition| partition.partition_index);
-            let (existing, missing): (Vec<i32>, Vec<i32>) =
-                indexes.partition(|index| exists(&image, &topic.name, *index));
-            known.push((shared(&topic.name), existing));
-            unknown.push((shared(&topic.name), missing));
+            let (existing, missing) = wanted.entry(shared(&topic.name)).or_default();
+            for partition in &topic.partitions {
+                let is_known = exists(&image, &topic.name, partition.partition_index);
+                if is_known { &mut *existing } else { &mut *missing }.push(partition.partition_index);
+            }
         }
-        let delete = OffsetDelete { group_id: shared(&self.group_id), topics: known };
+        let known = wanted.iter_mut().map(|(name, (existing, _))| (Arc::clone(name), std::mem::take(existing)));
+        let delete = OffsetDelete { group_id: shared(&self.group_id), topics: known.collect() };
         let deleted = match context.broker.groups().delete_offsets(delete).await {
             Ok(deleted) => deleted,
             Err(error) => return OffsetDeleteResponse::default().with_error_code(context.group_code(Some(error))),
         };
-        let topics = unknown.into_iter().map(|(name, missing)| {
-            let settled =
-                deleted.iter().filter(|results| results.topic == name).flat_map(|results| &results.partitions);
-            let settled = settled.map(|(index, error)| (*index, group_code(*error)));
+        let mut settled: BTreeMap<_, _> =
+            deleted.into_iter().map(|results| (results.topic, results.partitions)).collect();
+        let topics = wanted.into_iter().map(|(name, (_, missing))| {
+            let settled = settled.remove(&name).unwrap_or_default();
+            let settled = settled.into_iter().map(|(index, error)| (index, group_code(error)));
             let missing = missing.into_iter().map(|index| (index, ErrorCode::UnknownTopicOrPartition));
             let partitions = settled.chain(missing).map(|(index, code)| {
                 context.count_error(code);

@@ -195,8 +195,6 @@ def offsets_deleted(session, version):
         wanted = [{"Name": name, "Partitions": [{"PartitionIndex": partition}]}]
         session.ask("OffsetDelete", version, {"GroupId": where, "Topics": wanted})
     session.ask("OffsetFetch", 7, fetch_offsets_body(7, group, topic, (0, 1)))
-    twice = [{"Name": topic[0], "Partitions": [{"PartitionIndex": index}]} for index in (0, 1)]
-    session.ask("OffsetDelete", version, {"GroupId": group, "Topics": twice})
 
 
 @scenario("DescribeGroups")

@@ -16,7 +16,7 @@ use crate::server::errors::group_code;
 impl Handle for OffsetDeleteRequest {
     async fn handle(self, context: &Context) -> OffsetDeleteResponse {
         let image = context.broker.image();
-        // As in Kafka's answer each topic comes once.
+        // Each topic comes once in the answer, however often it is named.
         let mut wanted: BTreeMap<Arc<str>, (Vec<i32>, Vec<i32>)> = BTreeMap::new();
         for topic in &self.topics {
             let (existing, missing) = wanted.entry(shared(&topic.name)).or_default();

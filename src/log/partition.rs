@@ -104,12 +104,12 @@ impl PartitionLog {
         self.state.lock().epochs.clone()
     }
 
-    /// What is remembered of producers.
+    /// How many producers are remembered.
     pub fn producer_count(&self) -> usize {
         self.state.lock().producers.len()
     }
 
-    /// The producers remembered here.
+    /// What is remembered of producers.
     pub fn producers(&self) -> ProducerState {
         self.state.lock().producers.clone()
     }

@@ -269,10 +269,14 @@ impl JournalFiles {
         let content = usize::try_from(file.length()?).unwrap_or(usize::MAX) - FILE_HEADER_BYTES;
         let mut content = vec![0; content];
         file.read_exact_at(&mut content, FILE_HEADER_BYTES as u64)?;
-        let content = Bytes::from(content);
-        let blocks =
-            (0..content.len()).step_by(DIRECT_ALIGNMENT_BYTES).filter_map(|at| block::read(&content.slice(at..)));
-        let last_sequence = blocks.map(|block| block.position.sequence).max();
+        let mut rest = Bytes::from(content);
+        let mut last_sequence = None;
+        while !rest.is_empty() {
+            let found = block::read(&rest);
+            // Past a whole block, for what clients sent may look like one.
+            rest.advance(found.as_ref().map_or(DIRECT_ALIGNMENT_BYTES, |block| block.file_bytes).min(rest.len()));
+            last_sequence = last_sequence.max(found.map(|block| block.position.sequence));
+        }
         Ok(last_sequence.map(|last_sequence| Headless { slot, last_sequence }))
     }
 

@@ -296,7 +296,11 @@ impl PartitionLog {
         let is_empty = segments.is_empty();
         let written = {
             let mut state = self.state.lock();
-            state.active = segments.last().cloned();
+            // One that was sealed and loses nothing stays sealed: a checkpoint may have said so, and not how it would grow.
+            let is_active = |last: &&Arc<Segment>| {
+                writer.file.is_some() || state.active.as_ref().is_some_and(|active| Arc::ptr_eq(active, last))
+            };
+            state.active = segments.last().filter(is_active).cloned();
             state.segments = segments;
             state.written
         };

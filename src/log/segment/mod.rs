@@ -17,8 +17,8 @@ mod writer;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use bytes::{Buf, BufMut, Bytes};
 use parking_lot::Mutex;
@@ -126,7 +126,7 @@ pub struct Segment {
     extent: Mutex<Extent>,
     index: Mutex<Option<SegmentIndex>>,
     /// Largest timestamp, once the segment is sealed and somebody asked.
-    sealed_max_timestamp: OnceLock<Timestamp>,
+    sealed_max_timestamp: Mutex<Option<Timestamp>>,
     /// It has left the log, and its files are going.
     is_removed: AtomicBool,
 }
@@ -159,21 +159,20 @@ impl Segment {
     ) -> Self {
         let disk = Arc::clone(disk);
         let (extent, index) = (Mutex::new(extent), Mutex::new(None));
-        let (sealed_max_timestamp, is_removed) = (OnceLock::new(), AtomicBool::new(false));
+        let (sealed_max_timestamp, is_removed) = (Mutex::new(None), AtomicBool::new(false));
         Self { disk, path, identity, header, extent, index, sealed_max_timestamp, is_removed }
     }
 
     /// Takes a sealed segment's largest timestamp from who knows it, which spares reading the index.
     pub fn know_max_timestamp(&self, max_timestamp: Timestamp) {
         if max_timestamp != Timestamp::NONE {
-            // Known already is the same.
-            let _ = self.sealed_max_timestamp.set(max_timestamp);
+            *self.sealed_max_timestamp.lock() = Some(max_timestamp);
         }
     }
 
     /// The largest timestamp of a sealed segment, if somebody has asked for it or knew it.
     pub fn known_max_timestamp(&self) -> Timestamp {
-        self.sealed_max_timestamp.get().copied().unwrap_or(Timestamp::NONE)
+        self.sealed_max_timestamp.lock().unwrap_or(Timestamp::NONE)
     }
 
     /// The file.
@@ -241,12 +240,13 @@ impl Segment {
 
     /// Largest timestamp of all batches of a sealed segment. Reads the index the first time.
     pub fn sealed_max_timestamp(&self) -> Result<Timestamp, ReadError> {
-        if let Some(&known) = self.sealed_max_timestamp.get() {
+        if let Some(known) = *self.sealed_max_timestamp.lock() {
             return Ok(known);
         }
         let found = self.with_index(|index| index.max_timestamp())?;
         self.forget_index();
-        Ok(*self.sealed_max_timestamp.get_or_init(|| found))
+        *self.sealed_max_timestamp.lock() = Some(found);
+        Ok(found)
     }
 
     /// The batches from the one that holds `from` on, each with its checksum verified. Blocks.
@@ -390,6 +390,8 @@ impl Segment {
         writer.set_length(extent.file_bytes).map_err(|error| self.io_error(error))?;
         *self.index.lock() = Some(index);
         *self.extent.lock() = extent;
+        // It may grow again.
+        *self.sealed_max_timestamp.lock() = None;
         Ok(())
     }
 

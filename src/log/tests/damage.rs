@@ -364,3 +364,53 @@ fn a_wrong_offset_in_a_segment_is_not_served() {
     assert_eq!(chunks.len(), 1, "only what is before it");
     assert!(matches!(read(&directory, 1), Err(ReadError::Missing(_))));
 }
+
+/// Seals the active segment, and has a checkpoint know it.
+fn roll(fixture: &mut Fixture) {
+    fixture.log().request_roll();
+    fixture.run();
+    fixture.directory.request_checkpoint();
+    fixture.run();
+}
+
+/// What follows a cut at the end of a sealed segment is in one of its own: that one's length is in a checkpoint already.
+#[test]
+fn a_sealed_segment_that_a_cut_leaves_whole_does_not_grow() {
+    let mut fixture = Fixture::new();
+    let log = fixture.log();
+    fixture.append(4);
+    roll(&mut fixture);
+    assert_eq!(log.archivable_segments().len(), 1);
+    for value in 4..7 {
+        log.append(&batch(value), LeaderEpoch(1), Timestamp(0), None).unwrap();
+    }
+    log.truncate_to(Offset(6)).unwrap();
+    fixture.run();
+    assert!(log.truncated());
+    log.append(&batch(6), LeaderEpoch(1), Timestamp(0), None).unwrap();
+    fixture.directory.request_checkpoint();
+    fixture.run();
+    let sealed = log.archivable_segments();
+    assert_eq!((sealed.len(), sealed[0].extent().next_offset), (1, Offset(4)));
+    let (machine, _) = stopped(fixture);
+    machine.disk.lose(&checkpoint());
+    let (directory, _) = reopen(&machine);
+    check_whole(&directory, 7);
+}
+
+#[test]
+fn the_largest_timestamp_of_a_segment_is_found_anew_once_it_was_cut() {
+    let mut fixture = Fixture::new();
+    let log = fixture.log();
+    fixture.append(4);
+    let largest = |log: &PartitionLog| log.archivable_segments().last().unwrap().sealed_max_timestamp().unwrap();
+    roll(&mut fixture);
+    assert_eq!(largest(&log), Timestamp(3));
+    log.truncate_to(Offset(2)).unwrap();
+    fixture.run();
+    assert!(log.truncated());
+    log.append(&batch(9), LeaderEpoch(1), Timestamp(0), None).unwrap();
+    fixture.run();
+    roll(&mut fixture);
+    assert_eq!(largest(&log), Timestamp(9));
+}

@@ -56,6 +56,7 @@ pub use produce::{Acknowledgement, Produced, RoomWait};
 pub use settings::{ArchiveSettings, BrokerSettings, FetchSettings, TopicSettings};
 
 use cold_reads::ColdReads;
+use offsets_log::Coordinated;
 use partitions::Partitions;
 use producer_ids::ProducerIds;
 use read_ahead::ReadAhead;
@@ -94,7 +95,7 @@ pub struct Broker {
     answers: MemoryPool,
     groups: Groups,
     /// The topic whose partitions the coordinators run on.
-    coordinated: Mutex<Option<Arc<Topic>>>,
+    coordinated: Mutex<Option<Coordinated>>,
     recovery: RecoveryReport,
     /// Notified when a newer image has been applied.
     image_applied: Notify,

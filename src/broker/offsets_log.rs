@@ -3,6 +3,7 @@
 //! A coordinator starts with the leadership of its partition, at the broker's start or when the topic is created, and reads
 //! its log first. The topic is never archived: a coordinator keeps its log short by itself.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +21,18 @@ use crate::metadata::Image;
 use crate::metadata::image::{Topic, TopicChange};
 use crate::record::{Batch, Batches};
 use crate::runtime::clock::{self, Clock};
-use crate::types::{LeaderEpoch, Offset, PartitionIndex};
+use crate::types::{LeaderEpoch, Offset, PartitionIndex, TopicPartition};
 
 /// How long an append waits for room in a data directory, as Apache Kafka's `offsets.commit.timeout.ms`.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The topic whose coordinators were started.
+#[derive(Debug)]
+pub(super) struct Coordinated {
+    topic: Arc<Topic>,
+    /// Partitions whose coordinators wait for lost offsets.
+    waiting: BTreeSet<i32>,
+}
 
 /// One partition, as its coordinator sees it.
 struct OffsetsPartition {
@@ -117,30 +126,33 @@ impl Broker {
         Arc::new(OffsetsPartition { leader, readers, clock })
     }
 
-    /// Starts the coordinators of the partitions that this broker leads, unless they run.
+    /// Starts the coordinators of the partitions that this broker leads, unless they run or wait for lost offsets.
     pub(super) fn coordinate(&self, topic: &Arc<Topic>) {
+        let image = self.image();
         let mut coordinated = self.coordinated.lock();
-        if coordinated.as_ref().is_some_and(|running| running.topic_id == topic.topic_id) {
-            return;
-        }
-        for partition in 0..topic.partition_count() {
+        let running = coordinated.take().filter(|running| running.topic.topic_id == topic.topic_id);
+        let due = running.map_or_else(|| (0..topic.partition_count()).collect(), |running| running.waiting);
+        let is_unrestored =
+            |partition: &i32| image.unrestored().contains(&TopicPartition::new(topic.topic_id, *partition));
+        let (waiting, due): (BTreeSet<i32>, BTreeSet<i32>) = due.into_iter().partition(is_unrestored);
+        for partition in due {
             match self.leader(topic, partition, LeaderEpoch::NONE) {
                 Ok(leader) => self.groups.lead(PartitionIndex(partition), self.offsets_log(leader)),
                 Err(error) => tracing::warn!(%error, partition, "groups of this partition are not coordinated here"),
             }
         }
-        *coordinated = Some(Arc::clone(topic));
+        *coordinated = Some(Coordinated { topic: Arc::clone(topic), waiting });
     }
 
     /// Whether every group has its coordinator: none is missing because its data directory is.
     pub(super) fn coordinates_all(&self) -> bool {
-        let partitions = self.coordinated.lock().as_ref().map_or(0, |topic| topic.partition_count());
+        let partitions = self.coordinated.lock().as_ref().map_or(0, |running| running.topic.partition_count());
         usize::try_from(partitions).is_ok_and(|partitions| partitions == self.groups.coordinators())
     }
 
     /// Ends all coordinators.
     pub(super) fn resign(&self) {
-        if let Some(topic) = self.coordinated.lock().take() {
+        if let Some(Coordinated { topic, .. }) = self.coordinated.lock().take() {
             for partition in 0..topic.partition_count() {
                 self.groups.resign(PartitionIndex(partition));
             }

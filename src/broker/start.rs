@@ -33,7 +33,7 @@ use crate::runtime::clock::{Clock, Interval};
 use crate::runtime::disk::DirectoryLock;
 use crate::runtime::tasks::Priority;
 use crate::telemetry::{Gauge, MemoryPool, MemoryShare, Metrics};
-use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, NodeId, Offset, PartitionIndex};
+use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, NodeId, Offset};
 
 /// Least memory that is kept for buffers to come, of the journal and of readers.
 const LEAST_KEPT_BYTES: usize = 8 << 20;
@@ -93,7 +93,7 @@ impl Broker {
         let archive = read_through(Arc::clone(&archiver) as _);
         let seconds = metrics.fetch.archive_read_seconds.clone();
         let epoch = register(process, &settings, &metadata, &directories).await?;
-        let lost_offsets = replace_lost_directories(&settings, &metadata, &directories).await?;
+        replace_lost_directories(&settings, &metadata, &directories).await?;
         let partitions = Partitions::new(&settings, directories, metadata.subscribe());
         let image = metadata.image();
         partitions.delete_strays(&image);
@@ -132,7 +132,6 @@ impl Broker {
             recovery,
         });
         if let Some(topic) = offsets_topic {
-            broker.restore_offsets(&archiver, &topic, &lost_offsets).await;
             broker.coordinate(&topic);
         }
         *broker.background.lock() = start_background(&broker, archiver);
@@ -201,6 +200,7 @@ fn start_background(broker: &Arc<Broker>, archiver: Arc<Archiver>) -> Vec<JoinHa
         watch.spawn(follow_image(Arc::clone(broker))),
         watch.spawn(coordinate_by_image(Arc::clone(broker))),
         watch.spawn(tick(Arc::clone(broker))),
+        watch.spawn(Arc::clone(broker).restore_offsets(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(broker).catch_up_forever(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(broker).upload_forever(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(&archiver).prove_later()),
@@ -325,15 +325,13 @@ async fn register(
 
 /// Looks for data directories that hold partitions by the metadata and are not here. If an empty one is, it was put in the
 /// place of a lost one: the lost one's partitions move, and go on from the archive. If not, a path may only be missing from
-/// the configuration, and its partitions wait for it. Returns which partitions of `__consumer_offsets` moved.
+/// the configuration, and its partitions wait for it.
 async fn replace_lost_directories(
     settings: &BrokerSettings,
     metadata: &Metadata,
     directories: &[Arc<LogDirectory>],
-) -> Result<Vec<PartitionIndex>, StartError> {
-    let image = metadata.image();
-    let used = image.directories_in_use(settings.node_id);
-    let mut lost_offsets = Vec::new();
+) -> Result<(), StartError> {
+    let used = metadata.image().directories_in_use(settings.node_id);
     let online: BTreeSet<DirectoryId> = directories.iter().map(|directory| directory.identity().directory_id).collect();
     // One that can't be opened is not lost.
     let all_open = directories.len() == settings.directories.len();
@@ -354,13 +352,8 @@ async fn replace_lost_directories(
         );
         let command = Command::ReplaceDirectory { node_id: settings.node_id, directory };
         metadata.submit(command).await.map_err(StartError::Registration)?;
-        let Some(topic) = image.topic_named(OFFSETS_TOPIC) else { continue };
-        lost_offsets.extend((0..topic.partition_count()).map(PartitionIndex).filter(|index| {
-            let replica = topic.partition(index.0).and_then(|partition| partition.replica_on(settings.node_id));
-            replica.is_some_and(|replica| replica.directory == directory)
-        }));
     }
-    Ok(lost_offsets)
+    Ok(())
 }
 
 async fn follow_image(broker: Arc<Broker>) {

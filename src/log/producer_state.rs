@@ -85,6 +85,40 @@ pub enum Verdict {
     Duplicate(BatchMark),
 }
 
+/// Producers whose older batches have to be looked up in the log again, see [`ProducerState::refill`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stale {
+    /// Those that lost batches to a truncation.
+    These(BTreeSet<ProducerId>),
+    /// Any that has batches in the log: what a checkpoint remembers may have lost what replay was to add.
+    All,
+}
+
+impl Stale {
+    /// No producer.
+    pub const NONE: Self = Self::These(BTreeSet::new());
+
+    /// True when there is nothing to look up.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::NONE
+    }
+
+    /// Whether a producer is one of them.
+    pub fn contains(&self, producer: ProducerId) -> bool {
+        match self {
+            Self::These(producers) => producers.contains(&producer),
+            Self::All => true,
+        }
+    }
+
+    /// Adds producers.
+    pub fn extend(&mut self, more: BTreeSet<ProducerId>) {
+        if let Self::These(producers) = self {
+            producers.extend(more);
+        }
+    }
+}
+
 /// The producers of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProducerState {
@@ -177,13 +211,10 @@ impl ProducerState {
         touched
     }
 
-    /// Adds what a walk over the log found of `producers` to what is remembered of them. The walk sees no records that left
+    /// Adds what a walk over the log found of producers to what is remembered of them. The walk sees no records that left
     /// the local log, which may still be remembered.
-    pub fn refill(&mut self, producers: &BTreeSet<ProducerId>, found: Self) {
+    pub fn refill(&mut self, found: Self) {
         for (id, found) in found.producers {
-            if !producers.contains(&id) {
-                continue;
-            }
             let entry = self.producers.entry(id).or_default();
             entry.last_append = entry.last_append.max(found.last_append);
             let first = found.batches.front().map_or(Offset::MAX, |first| first.base_offset);

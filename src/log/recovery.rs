@@ -26,7 +26,7 @@ use super::error::{Missing, OpenError, ReadError};
 use super::journal::{Block, Entry, Journal, JournalFiles, Mark, ReplayPosition, read_entry};
 use super::offsets::Offsets;
 use super::partition::PartitionLog;
-use super::producer_state::ProducerState;
+use super::producer_state::{ProducerState, Stale};
 use super::rebuild::{self, Rebuilt};
 use super::segment::{
     Extent, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentWriter, parse_segment_file_name, segment_file_name,
@@ -68,7 +68,7 @@ impl Recovered {
             offsets: Offsets::empty_at(start),
             epochs: EpochCache::default(),
             producers: ProducerState::default(),
-            stale_producers: BTreeSet::new(),
+            stale_producers: Stale::NONE,
             segments: Vec::new(),
             has_active: false,
             sequence: 0,
@@ -275,7 +275,12 @@ fn set_back(
     let mut epochs = stored.epochs.clone();
     epochs.truncate_to(end.next());
     let mut producers = stored.producers.clone();
-    let stale_producers = producers.truncate_to(end);
+    let stale_producers = match cut {
+        // Batches beyond the recovery point may have taken the place of older ones that the cut leaves.
+        Some(_) => Stale::All,
+        None => Stale::NONE,
+    };
+    producers.truncate_to(end);
     let offsets = Offsets {
         log_start: stored.log_start.min(end),
         local_log_start: stored.local_log_start.max(first).min(end),

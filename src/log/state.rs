@@ -1,6 +1,6 @@
 //! The state that a partition's lock guards, and its transitions: pure bookkeeping, no file and no wait.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -13,12 +13,12 @@ use super::journal::Mark;
 use super::offsets::Offsets;
 use super::partition::Level;
 use super::producer_count::{CountedProducers, ProducerCount};
-use super::producer_state::ProducerState;
+use super::producer_state::{ProducerState, Stale};
 use super::segment::Segment;
 use super::settings::LogSettings;
 use super::tail::Tail;
 use crate::record::Batch;
-use crate::types::{LeaderEpoch, Offset, ProducerId, Timestamp};
+use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 /// How far a partition's deletion is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(super) struct Recovered {
     pub(super) offsets: Offsets,
     pub(super) epochs: EpochCache,
     pub(super) producers: ProducerState,
-    pub(super) stale_producers: BTreeSet<ProducerId>,
+    pub(super) stale_producers: Stale,
     pub(super) segments: Vec<Arc<Segment>>,
     /// The last segment may grow.
     pub(super) has_active: bool,
@@ -97,7 +97,7 @@ pub(super) struct State {
     /// Truncations that are queued in the journal; nothing is appended meanwhile.
     pub(super) truncating: u32,
     /// Producers that lost batches to a truncation and are looked up in the log; nothing is appended meanwhile.
-    pub(super) stale_producers: BTreeSet<ProducerId>,
+    pub(super) stale_producers: Stale,
     pub(super) permits: VecDeque<(Offset, Option<OwnedSemaphorePermit>)>,
     pub(super) waiting: [BTreeMap<Offset, Vec<oneshot::Sender<()>>>; 2],
     pub(super) watchers: Vec<Weak<Notify>>,
@@ -299,7 +299,7 @@ impl State {
         self.epochs = continuation.epochs.clone();
         self.leader_epoch = self.leader_epoch.max(self.epochs.latest().unwrap_or(LeaderEpoch::NONE));
         self.producers = continuation.producers.clone();
-        self.stale_producers.clear();
+        self.stale_producers = Stale::NONE;
         self.offsets = continuation.offsets();
         self.written = continuation.at;
         self.removable_to = self.removable_to.min(continuation.at);

@@ -20,7 +20,7 @@ use super::directory::Shared;
 use super::error::ReadError;
 use super::journal::ReplayPosition;
 use super::partition::PartitionLog;
-use super::producer_state::ProducerState;
+use super::producer_state::{ProducerState, Stale};
 use super::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentWriter};
 use super::state::{Deletion, State};
 use crate::record::Batch;
@@ -116,12 +116,12 @@ impl PartitionLog {
     /// After a truncation: looks up in the log what is to be remembered of producers that lost batches. Everything durable is
     /// in segments by now, and nothing is appended until this is done.
     fn refill_producers(&self, now: Timestamp) -> Result<(), ReadError> {
-        let (stale, segments) = {
+        let (stale, segments, most) = {
             let state = self.state.lock();
             if state.cut.is_some() || state.stale_producers.is_empty() {
                 return Ok(());
             }
-            (state.stale_producers.clone(), state.segments.clone())
+            (state.stale_producers.clone(), state.segments.clone(), state.settings.max_producers)
         };
         let mut found = ProducerState::default();
         for segment in segments {
@@ -132,15 +132,16 @@ impl PartitionLog {
             // Producers can't be found in what is damaged or missing; readers are told of it, the directory goes on.
             for scanned in scan.into_iter().flatten().map_while(Result::ok) {
                 let header = *scanned.batch.header();
-                if stale.contains(&header.producer_id) {
+                if stale.contains(header.producer_id) {
                     found.record(&header, header.next_offset(), now);
                 }
             }
+            found.shrink_to(most);
         }
         let mut state = self.state.lock();
         if state.cut.is_none() {
-            state.producers.refill(&stale, found);
-            state.stale_producers.clear();
+            state.producers.refill(found);
+            state.stale_producers = Stale::NONE;
         }
         Ok(())
     }

@@ -70,12 +70,18 @@ pub enum Command {
         /// The end that the archive will have.
         mark: ArchiveMark,
     },
-    /// Gives up a data directory that is gone for good: its replicas move to the broker's other directories.
+    /// Gives up a data directory that is gone for good: its replicas move to the broker's other directories, and partitions of
+    /// internal topics that had their records nowhere else are noted as unrestored.
     ReplaceDirectory {
         /// The broker.
         node_id: NodeId,
         /// The directory that is gone.
         directory: DirectoryId,
+    },
+    /// Notes that unrestored partitions have what could be found of their records.
+    NoteRestored {
+        /// The partitions.
+        partitions: Vec<TopicPartition>,
     },
     /// Finalizes a feature at a level (KIP-584); level 0 removes it.
     SetFeatureLevel {

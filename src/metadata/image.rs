@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
-use imbl::{OrdMap, Vector};
+use imbl::{OrdMap, OrdSet, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::command::Endpoint;
@@ -36,6 +36,7 @@ pub struct Image {
     pub(super) broker_configs: OrdMap<Option<NodeId>, Arc<Configs>>,
     pub(super) feature_levels: OrdMap<String, i16>,
     pub(super) archived: OrdMap<TopicPartition, ArchiveMark>,
+    pub(super) unrestored: OrdSet<TopicPartition>,
 }
 
 /// How far the archive of a partition may reach: everything that was ever committed to it ends at or below.
@@ -190,6 +191,7 @@ impl Default for Image {
             broker_configs: OrdMap::new(),
             feature_levels: OrdMap::new(),
             archived: OrdMap::new(),
+            unrestored: OrdSet::new(),
         }
     }
 }
@@ -273,6 +275,12 @@ impl Image {
         self.archived.get(&partition).copied()
     }
 
+    /// Partitions of internal topics whose records were lost with a data directory and have not been looked for yet. Nothing
+    /// archives them, so they are empty until then.
+    pub const fn unrestored(&self) -> &OrdSet<TopicPartition> {
+        &self.unrestored
+    }
+
     /// The data directories of a broker that hold replicas, with their number.
     pub fn directories_in_use(&self, node_id: NodeId) -> BTreeMap<DirectoryId, usize> {
         let mut used = BTreeMap::new();
@@ -321,7 +329,9 @@ impl Image {
         }
         self.partition_count -= topic.partitions.len() as u64;
         for partition in 0..topic.partition_count() {
-            self.archived.remove(&TopicPartition::new(topic_id, partition));
+            let partition = TopicPartition::new(topic_id, partition);
+            self.archived.remove(&partition);
+            self.unrestored.remove(&partition);
         }
         Some(topic)
     }

@@ -44,6 +44,7 @@ pub fn apply(image: &mut Image, command: &Command) -> Result<Outcome, Rejection>
         Command::AllocateProducerIds { node_id, broker_epoch } => allocate_producer_ids(image, *node_id, *broker_epoch),
         Command::NoteArchiving { partition, mark } => note_archiving(image, *partition, *mark),
         Command::ReplaceDirectory { node_id, directory } => replace_directory(image, *node_id, *directory),
+        Command::NoteRestored { partitions } => note_restored(image, partitions),
         Command::SetFeatureLevel { name, level } => set_feature_level(image, name, *level),
     }
 }
@@ -325,9 +326,13 @@ fn replace_directory(image: &mut Image, node_id: NodeId, directory: DirectoryId)
     let is_lost = |replica: &Replica| replica.node_id == node_id && replica.directory == directory;
     let has_lost = |partition: &Partition| partition.replicas.iter().any(is_lost);
     let mut topics = Vec::new();
+    let mut unrestored = image.unrestored.clone();
     for topic in image.topics.values().filter(|topic| topic.partitions.iter().any(has_lost)) {
         let mut topic = Topic::clone(topic);
-        for partition in topic.partitions.iter_mut().filter(|partition| has_lost(partition)) {
+        for (number, partition) in (0..).zip(topic.partitions.iter_mut()).filter(|(_, partition)| has_lost(partition)) {
+            if topic.internal && partition.replicas.iter().filter(|replica| replica.in_sync).all(is_lost) {
+                unrestored.insert(TopicPartition::new(topic.topic_id, number));
+            }
             let Some(epoch) = partition.partition_epoch.get().checked_add(1) else {
                 return Err(Rejection::Exhausted { what: "partition epochs".to_owned() });
             };
@@ -340,6 +345,15 @@ fn replace_directory(image: &mut Image, node_id: NodeId, directory: DirectoryId)
     }
     for topic in topics {
         image.topics.insert(topic.topic_id, topic);
+    }
+    image.unrestored = unrestored;
+    Ok(Outcome::Done)
+}
+
+fn note_restored(image: &mut Image, partitions: &[TopicPartition]) -> Result<Outcome, Rejection> {
+    for partition in partitions {
+        // Of a topic that was deleted meanwhile, for one, there is nothing left to note.
+        image.unrestored.remove(partition);
     }
     Ok(Outcome::Done)
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! {"format":1,"version":V,"cluster_id":ID,"next_broker_epoch":E,"next_producer_id":P,"directories":[ID,…]}
 //! {"broker":{…}}   {"topic":{…}}   {"deleted_topic":{…}}   {"broker_configs":{…}}   {"feature_level":{…}}
-//! {"archived":{…}}   one per line
+//! {"archived":{…}}   {"unrestored":{…}}   one per line
 //! ```
 //! A partition is `[leader, leader_epoch, partition_epoch, replicas]`, a replica `[node_id, directory, in_sync]` with the
 //! directory's place in the header's list: with a million partitions, names would be most of the bytes. What keeps the
@@ -45,6 +45,7 @@ enum Line {
     BrokerConfigs { node_id: Option<NodeId>, configs: Configs },
     FeatureLevel { name: String, level: i16 },
     Archived { partition: TopicPartition, mark: ArchiveMark },
+    Unrestored { partition: TopicPartition },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -133,6 +134,9 @@ pub fn encode(image: &Image) -> Vec<u8> {
     for (partition, mark) in &image.archived {
         write_line(&mut bytes, &Line::Archived { partition: *partition, mark: *mark });
     }
+    for partition in &image.unrestored {
+        write_line(&mut bytes, &Line::Unrestored { partition: *partition });
+    }
     bytes
 }
 
@@ -176,6 +180,7 @@ pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
             Line::BrokerConfigs { node_id, configs } => drop(image.broker_configs.insert(node_id, Arc::new(configs))),
             Line::FeatureLevel { name, level } => drop(image.feature_levels.insert(name, level)),
             Line::Archived { partition, mark } => drop(image.archived.insert(partition, mark)),
+            Line::Unrestored { partition } => drop(image.unrestored.insert(partition)),
         }
     }
     Ok(image)

@@ -658,6 +658,50 @@ async fn committed_offsets_of_a_lost_directory_come_back_from_the_bucket() {
     }
 }
 
+/// Groups whose offsets were lost wait for the bucket, whatever happens meanwhile: begun anew, they would stay so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_offsets_wait_for_a_bucket_that_does_not_answer() {
+    let home = Home::new();
+    let (broker, _) = home.begin().await;
+    let before = next_group_snapshot(&home, 0).await;
+    broker.offsets_topic().await.unwrap();
+    let groups: Vec<String> = (0..20).map(|number| format!("group {number}")).collect();
+    for group in &groups {
+        commit(&broker, group, 100).await;
+    }
+    broker.shutdown().await;
+    let broker = home.open().await;
+    next_group_snapshot(&home, before).await;
+    broker.shutdown().await;
+    std::fs::remove_dir_all(home.path("second")).unwrap();
+
+    let asked = |broker: &Arc<Broker>, group: &String| {
+        let (broker, group_id) = (Arc::clone(broker), group.as_str().into());
+        async move { broker.groups().fetch_offsets(OffsetFetch { group_id, topics: None }).await.is_ok() }
+    };
+    // The first process sees no snapshot, and the second no bucket at all.
+    for is_hidden in [|key: &str| key.contains("meta/groups"), |_: &str| true] {
+        let plan = Box::new(move |_, _, key: &str| if is_hidden(key) { Fault::Denied } else { Fault::None });
+        let broker = home.open_faulty(&["first", "second"], plan).await.unwrap();
+        let mut waiting = groups.len();
+        for _ in 0..50 {
+            tokio::time::sleep(PAUSE).await;
+            waiting = 0;
+            for group in &groups {
+                waiting += usize::from(!asked(&broker, group).await);
+            }
+        }
+        assert!((1..groups.len()).contains(&waiting), "groups of the directory that is left have their coordinators");
+        broker.shutdown().await;
+    }
+    let broker = home.open().await;
+    for group in &groups {
+        assert_eq!(committed(&broker, group).await, Some(100));
+    }
+    assert!(broker.image().unrestored().is_empty());
+    broker.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn producer_ids_that_another_copy_gave_out_are_passed_over() {
     let home = Home::new();

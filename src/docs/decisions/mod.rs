@@ -37,6 +37,7 @@
 #![doc = include_str!("0046-the-reserve-of-a-disk-is-not-for-producers.md")]
 #![doc = include_str!("0047-a-rebuilt-log-learns-its-epochs-from-the-archive.md")]
 #![doc = include_str!("0048-requests-that-wait-for-room-count-whole.md")]
+#![doc = include_str!("0049-lost-offsets-wait-for-the-bucket.md")]
 #![doc = include_str!("0060-house-rules-as-a-test.md")]
 #![doc = include_str!("0061-suites-speak-to-any-broker.md")]
 #![doc = include_str!("0062-decoders-are-fuzzed-on-stable.md")]

@@ -381,7 +381,11 @@ impl Segment {
     pub fn truncate(&self, writer: &SegmentWriter, end: Offset) -> Result<(), ReadError> {
         let mut index = SegmentIndex::new(self.base_offset());
         let mut extent = Extent { file_bytes: SEGMENT_HEADER_BYTES, next_offset: self.base_offset() };
-        for scanned in self.scan(SEGMENT_HEADER_BYTES, end)? {
+        let mut scan = self.scan(SEGMENT_HEADER_BYTES, end)?;
+        // What follows the cut may be torn, and is not looked at.
+        while extent.next_offset < end
+            && let Some(scanned) = scan.next()
+        {
             let Scanned { batch, position } = scanned?;
             index.observe(batch.header(), position).map_err(|error| self.corrupt(position, error))?;
             extent.file_bytes = position + batch.bytes().len() as u64;

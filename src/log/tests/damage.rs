@@ -1,7 +1,9 @@
 //! Files that are lost or damaged between two lives: what is put together again, what is refused, and what is told to readers.
 
 use super::*;
+use crate::log::segment::{SEGMENT_HEADER_BYTES, SegmentWriter};
 use crate::log::{Missing, RecoveryReport};
+use crate::runtime::disk::Disk;
 
 /// Many small segments, sealed and known to a checkpoint.
 fn with_segments(records: u8) -> Fixture {
@@ -413,4 +415,22 @@ fn the_largest_timestamp_of_a_segment_is_found_anew_once_it_was_cut() {
     fixture.run();
     roll(&mut fixture);
     assert_eq!(largest(&log), Timestamp(9));
+}
+
+/// After a power cut, what follows the place of a cut may be anything.
+#[test]
+fn a_segment_is_cut_before_what_is_torn() {
+    let mut fixture = Fixture::new();
+    fixture.append(4);
+    roll(&mut fixture);
+    let segment = fixture.log().archivable_segments()[0].clone();
+    let mut content = fixture.machine.disk.content(segment.path());
+    let (all, batch_bytes) = (content.len(), (content.len() - SEGMENT_HEADER_BYTES as usize) / 4);
+    content[all - 2 * batch_bytes..].fill(0);
+    fixture.machine.disk.put(segment.path(), content);
+    let disk: Arc<dyn Disk> = fixture.machine.runtime().disk;
+    let writer = SegmentWriter::open(&disk, segment.path()).unwrap();
+    segment.truncate(&writer, Offset(2)).unwrap();
+    assert_eq!(segment.extent().next_offset, Offset(2));
+    assert_eq!(fixture.machine.disk.content(segment.path()).len(), all - 2 * batch_bytes);
 }

@@ -281,6 +281,26 @@ fn the_archives_reach_is_kept_in_snapshots_and_goes_with_its_topic() {
 }
 
 #[test]
+fn an_internal_topic_whose_records_were_lost_waits_for_them_until_that_is_noted() {
+    let mut image = one_broker();
+    let Command::CreateTopic(create_topic) = create_topic(&image, 7, "__consumer_offsets", 3) else { panic!() };
+    apply(&mut image, &Command::CreateTopic(CreateTopic { internal: true, ..create_topic })).unwrap();
+    create(&mut image, 8, "flights", 3).unwrap();
+    let lost = *image.directories_in_use(NodeId(1)).keys().next().unwrap();
+    let fresh = DirectoryId::from_bytes(crate::metadata::testing::identity(51));
+    apply(&mut image, &Command::RegisterBroker(RegisterBroker { directories: vec![fresh], ..register(1, 2) })).unwrap();
+    apply(&mut image, &Command::ReplaceDirectory { node_id: NodeId(1), directory: lost }).unwrap();
+    // What the archive has needs no such note.
+    let all: Vec<_> = (0..3).map(|index| TopicPartition::new(topic_id(7), index)).collect();
+    assert_eq!(Vec::from_iter(image.unrestored().iter().copied()), all);
+    assert_eq!(snapshot::decode(&snapshot::encode(&image)).unwrap(), image);
+    apply(&mut image, &Command::NoteRestored { partitions: all[..2].to_vec() }).unwrap();
+    assert_eq!(Vec::from_iter(image.unrestored().iter().copied()), all[2..]);
+    apply(&mut image, &Command::DeleteTopic { topic_id: topic_id(7) }).unwrap();
+    assert!(image.unrestored().is_empty());
+}
+
+#[test]
 fn replicas_of_a_directory_that_is_gone_move_to_the_others_and_to_no_other_broker() {
     let mut image = image_with_brokers(&[(1, "a"), (2, "a")]);
     create(&mut image, 7, "flights", 6).unwrap();

@@ -168,8 +168,12 @@ impl Broker {
             let _waiting = Counted::new(&self.metrics.fetch.waiting);
             // An answer that comes late is no error: the fetch gives what there is.
             let enough = self.wait_for_enough(wanted, &limits);
-            let waited = clock::timeout(&*self.runtime.clock, limits.max_wait, enough).await;
-            round = waited.unwrap_or_else(|_| self.plan(wanted, &limits));
+            let waited = tokio::select! {
+                biased;
+                waited = clock::timeout(&*self.runtime.clock, limits.max_wait, enough) => waited.ok(),
+                () = self.stopping() => None,
+            };
+            round = waited.unwrap_or_else(|| self.plan(wanted, &limits));
         }
         let bytes = round.planned_bytes().min(self.settings.fetch.answer_bytes);
         if let Some(memory) = self.answers.try_take(bytes) {

@@ -39,7 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 pub use admin::{AdminError, ConfigEdit, ConfigResource, NewTopic, OFFSETS_SEGMENT_BYTES, OFFSETS_TOPIC, TopicName};
@@ -97,6 +97,8 @@ pub struct Broker {
     /// The topic whose partitions the coordinators run on.
     coordinated: Mutex<Option<Coordinated>>,
     recovery: RecoveryReport,
+    /// Nobody waits any more for records, or for the other members of a group.
+    stopping: watch::Sender<bool>,
     /// Notified when a newer image has been applied.
     image_applied: Notify,
     background: Mutex<Vec<JoinHandle<()>>>,

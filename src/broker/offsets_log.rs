@@ -130,6 +130,9 @@ impl Broker {
     pub(super) fn coordinate(&self, topic: &Arc<Topic>) {
         let image = self.image();
         let mut coordinated = self.coordinated.lock();
+        if *self.stopping.borrow() {
+            return;
+        }
         let running = coordinated.take().filter(|running| running.topic.topic_id == topic.topic_id);
         let due = running.map_or_else(|| (0..topic.partition_count()).collect(), |running| running.waiting);
         let is_unrestored =

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::Broker;
@@ -119,6 +119,7 @@ impl Broker {
             )),
             groups: Groups::new(runtime.clone(), settings.groups.clone(), offsets_partitions, group_metrics),
             coordinated: Mutex::new(None),
+            stopping: watch::Sender::new(false),
             image_applied: Notify::new(),
             background: Mutex::default(),
             _metadata_lock: metadata_lock,
@@ -136,6 +137,19 @@ impl Broker {
         }
         *broker.background.lock() = start_background(&broker, archiver);
         Ok(broker)
+    }
+
+    /// Has requests that wait for something to happen answered as it is now, since the broker is about to stop: fetches with what
+    /// there is, and members of groups with NOT_COORDINATOR, after which they find the next one.
+    pub fn stop_waiting(&self) {
+        self.stopping.send_replace(true);
+        self.resign();
+    }
+
+    /// Waits for [`Self::stop_waiting`].
+    pub(super) async fn stopping(&self) {
+        // It can't fail: the sender lives as long as the broker.
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
     }
 
     /// Ends the background tasks, syncs everything so that the next start replays nothing, and closes the metadata. No request

@@ -118,15 +118,17 @@ fn group_settings(config: &Config) -> GroupSettings {
     }
 }
 
-/// Each data directory gets its part of the memory: half for what readers of the tail find, and half for what is not in
-/// segments yet, which write-behind begins to write when it is half full.
+/// Each data directory gets its part of the memory: half for what is not in segments yet, which write-behind begins to write
+/// when it is half full, and half for readers: an eighth of that for indexes of segments, and else for what they find in the
+/// tail.
 fn directory_settings(config: &Config) -> DirectorySettings {
     let data = &config.data.settings;
     let share = to_usize(config.memory.share_bytes(MemoryShare::Tail)) / config.data.directories.len();
     let defaults = DirectorySettings::default();
     DirectorySettings {
         journal: JournalSettings { file_bytes: data.journal_file.bytes(), max_bytes: data.journal_max.bytes() },
-        tail_bytes: share / 2,
+        tail_bytes: share / 16 * 7,
+        index_bytes: share / 16,
         unwritten_bytes: share / 2,
         max_producers: max_producers(config) / config.data.directories.len(),
         checkpoint_interval: data.checkpoint_interval.0,

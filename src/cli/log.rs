@@ -11,7 +11,7 @@ use super::format::{Placed, Template, date, to_json};
 use super::log_index::{self, INDEX_LIMIT_BYTES, is_index};
 use super::{Context, Exit, Failure, Output};
 use crate::log::{
-    Extent, Identity, ReadError, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentIndex,
+    Extent, Identity, ReadError, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentHome, SegmentIndex,
     checkpointed_segments, parse_index_file_name, parse_segment_file_name,
 };
 use crate::record::{Batch, MAX_DECOMPRESSED_BYTES, RecordError};
@@ -116,7 +116,7 @@ fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<Opened, Failure> {
     let (header, identity) =
         SegmentHeader::decode(&bytes[..read]).map_err(|error| damaged(format!("byte 0: {error}")))?;
     let extent = Extent { file_bytes, next_offset: Offset::MAX };
-    let segment = Segment::existing(disk, path.to_owned(), identity, header, extent);
+    let segment = Segment::existing(&SegmentHome::new(disk, identity), path.to_owned(), header, extent);
     Ok(Opened { identity, header, file_bytes, segment })
 }
 
@@ -463,7 +463,7 @@ mod tests {
             base_offset: Offset(10),
             created_at: Timestamp(1_357_016_400_000),
         };
-        let (segment, mut writer) = Segment::create(&disk, directory, identity, header).unwrap();
+        let (segment, mut writer) = Segment::create(&SegmentHome::new(&disk, identity), directory, header).unwrap();
         let batches: Vec<Batch> = (0..3)
             .map(|index| {
                 let mut builder = BatchBuilder::new(BatchOptions::compressed(Compression::Lz4));

@@ -30,6 +30,7 @@ use super::producer_count::ProducerCount;
 use super::rebuild::Rebuilt;
 use super::recovery;
 use super::seal_times::SealTimes;
+use super::segment::{IndexCache, SegmentHome};
 use super::settings::{DirectorySettings, LogSettings};
 use super::stamp::{Identity, Kind, STAMP_BYTES};
 use super::state::{Deletion, Recovered};
@@ -69,6 +70,7 @@ pub(super) struct Shared {
     pub(super) runtime: Runtime,
     pub(super) path: PathBuf,
     pub(super) identity: Identity,
+    pub(super) segment_home: SegmentHome,
     pub(super) settings: DirectorySettings,
     pub(super) journal: Journal<PartitionLog>,
     /// A full checkpoint is needed at once.
@@ -328,7 +330,9 @@ impl Shared {
         metrics: DirectoryMetrics,
     ) -> Self {
         let clock = CheckpointClock::new(runtime.clock.monotonic(), start);
+        let indexes = Arc::new(IndexCache::new(settings.index_bytes, metrics.tail_bytes.clone()));
         Self {
+            segment_home: SegmentHome { disk: Arc::clone(&runtime.disk), identity, indexes },
             runtime: runtime.clone(),
             path: path.to_owned(),
             identity,

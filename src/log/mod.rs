@@ -54,8 +54,8 @@ pub use producer_state::{BatchMark, ProducerEntry, ProducerState, SequenceError}
 pub use read::{DiskRead, ReadPlan, TimestampPlan};
 pub use rebuild::Rebuilt;
 pub use segment::{
-    BatchScan, Extent, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentIndex, parse_index_file_name,
-    parse_segment_file_name,
+    BatchScan, Extent, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentHome, SegmentIndex,
+    parse_index_file_name, parse_segment_file_name,
 };
 pub use settings::{DirectorySettings, LogSettings};
 pub use stamp::{FORMAT_VERSION, Identity, StampError};

@@ -20,7 +20,7 @@ use super::journal::{JournalFiles, ReplayPosition};
 use super::producer_state::ProducerState;
 use super::recovery::Survey;
 use super::segment::{
-    Extent, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, parse_segment_file_name, segment_file_name,
+    Extent, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentHome, parse_segment_file_name, segment_file_name,
 };
 use super::settings::LogSettings;
 use super::stamp::{Identity, StampError};
@@ -193,7 +193,8 @@ impl<'a> Reader<'a> {
         let created_at = self.created_at(base_offset, &path)?.unwrap_or(now);
         let header = SegmentHeader { partition: self.record.partition, base_offset, created_at };
         let extent = Extent { file_bytes: length.max(SEGMENT_HEADER_BYTES), next_offset: Offset::MAX };
-        let segment = Segment::existing(&self.runtime.disk, path.clone(), *self.identity, header, extent);
+        let segment =
+            Segment::existing(&SegmentHome::new(&self.runtime.disk, *self.identity), path.clone(), header, extent);
         let bound = self.end.unwrap_or(Offset::MAX);
         let mut next = base_offset;
         let mut bytes = SEGMENT_HEADER_BYTES;

@@ -371,7 +371,7 @@ fn open_segments(shared: &Arc<Shared>, stored: &PartitionCheckpoint, end: Offset
         let extent = Extent { file_bytes: if is_cut { bytes.min(length) } else { bytes }, next_offset };
         let file = path.join(segment_file_name(base_offset));
         let header = SegmentHeader { partition: stored.partition, base_offset, created_at };
-        let segment = Segment::existing(disk, file, shared.identity, header, extent);
+        let segment = Segment::existing(&shared.segment_home, file, header, extent);
         let is_sealed = !stored.has_active || next < stored.recovery_point;
         if is_sealed && next_offset == next {
             segment.know_max_timestamp(max_timestamp);

@@ -42,6 +42,8 @@ pub struct DirectorySettings {
     pub journal: JournalSettings,
     /// Memory for records that consumers near the end of their partitions read. Less sends them to the page cache.
     pub tail_bytes: usize,
+    /// Memory for the indexes of sealed segments. Less has readers that are behind read them from the disk more often.
+    pub index_bytes: usize,
     /// Most bytes accepted from producers and not yet written to segments. Producers wait when it is used up.
     pub unwritten_bytes: usize,
     /// Bytes of one partition that make it worth writing to its segment before it has to be.
@@ -59,7 +61,8 @@ impl Default for DirectorySettings {
     fn default() -> Self {
         Self {
             journal: JournalSettings { file_bytes: 16 << 20, max_bytes: 512 << 20 },
-            tail_bytes: 128 << 20,
+            tail_bytes: 112 << 20,
+            index_bytes: 16 << 20,
             unwritten_bytes: 128 << 20,
             write_behind_bytes: 1 << 20,
             checkpoint_bytes: 192 << 20,

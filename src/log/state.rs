@@ -107,6 +107,10 @@ impl State {
     /// Begins with what recovery found.
     pub(super) fn new(settings: LogSettings, recovered: Recovered, producers: &ProducerCount) -> Self {
         recovered.offsets.check();
+        let active = recovered.segments.last().filter(|_| recovered.has_active).cloned();
+        if let Some(active) = &active {
+            active.open_to_append();
+        }
         Self {
             written: recovered.offsets.recovery_point,
             leader_epoch: recovered.epochs.latest().unwrap_or(LeaderEpoch::NONE),
@@ -118,7 +122,7 @@ impl State {
             tail: Tail::default(),
             applied_sequence: recovered.sequence,
             written_sequence: recovered.sequence,
-            active: recovered.segments.last().cloned().filter(|_| recovered.has_active),
+            active,
             segments: recovered.segments,
             checkpointed_to: recovered.checkpointed_to,
             removable_to: recovered.offsets.log_start.max(recovered.offsets.archived_to),

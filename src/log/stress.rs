@@ -25,6 +25,7 @@ fn open(path: &Path) -> LogDirectory {
     let settings = DirectorySettings {
         journal: JournalSettings { file_bytes: 1 << 20, max_bytes: 8 << 20 },
         tail_bytes: 512 << 10,
+        index_bytes: 256,
         unwritten_bytes: 1 << 20,
         write_behind_bytes: 32 << 10,
         checkpoint_bytes: 2 << 20,

@@ -28,6 +28,7 @@ fn settings() -> DirectorySettings {
     DirectorySettings {
         journal: JournalSettings { file_bytes: 64 << 10, max_bytes: 512 << 10 },
         tail_bytes: 8 << 10,
+        index_bytes: 256,
         unwritten_bytes: 128 << 10,
         write_behind_bytes: 4 << 10,
         checkpoint_bytes: 128 << 10,
@@ -298,6 +299,30 @@ fn a_segment_is_sealed_at_its_age_and_waits_for_the_archive_once_that_is_certain
     tick(&mut fixture, 1000);
     tick(&mut fixture, 100);
     assert_eq!(fixture.directory.logs_to_archive().len(), 1);
+}
+
+/// A reader that is behind goes through all segments, whose indexes would fill the memory of a machine with a large disk.
+#[test]
+fn indexes_of_sealed_segments_stay_within_their_memory() {
+    let (machine, metrics) = (Machine::new(7), DirectoryMetrics::default());
+    let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
+    let opened = LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings(), metrics.clone());
+    let mut fixture = Fixture { machine, random: Random::new(7), directory: opened.unwrap().0 };
+    let log = fixture.log();
+    log.configure(LogSettings { segment_bytes: 4 << 10, ..LogSettings::default() });
+    for value in 0..60 {
+        log.append(&batch(value), LeaderEpoch(1), Timestamp(0), None).unwrap();
+        fixture.run();
+    }
+    fixture.directory.request_checkpoint();
+    fixture.run();
+    let (sealed, used, before) = (log.archivable_segments(), &metrics.tail_bytes, metrics.tail_bytes.get());
+    assert!(sealed.len() > 10);
+    for segment in &sealed {
+        assert_eq!(segment.read(segment.base_offset(), Offset::MAX, 1).unwrap().len(), 1);
+        assert!(used.get() - before <= settings().index_bytes as i64, "{} more than {before}", used.get() - before);
+    }
+    assert!(used.get() > before);
 }
 
 #[test]

@@ -205,7 +205,7 @@ impl PartitionLog {
         // Its age is that of its oldest record.
         let created_at = self.state.lock().unwritten_since.unwrap_or(now);
         let header = SegmentHeader { partition: self.partition(), base_offset, created_at };
-        let (segment, file) = Segment::create(disk, &self.path, self.shared.identity, header)?;
+        let (segment, file) = Segment::create(&self.shared.segment_home, &self.path, header)?;
         let segment = Arc::new(segment);
         writer.file = Some(file);
         writer.new_name = true;
@@ -254,7 +254,7 @@ impl PartitionLog {
             Err(error) => tracing::error!(%error, "segment was sealed without an index"),
             Ok(()) => {}
         }
-        segment.forget_index();
+        segment.note_sealed();
         writer.file = None;
         {
             let mut state = self.state.lock();

@@ -110,12 +110,13 @@ impl Server {
         &self.broker
     }
 
-    /// Accepts no more, lets requests under way end within the drain timeout, and closes everything so that the next start has
+    /// Accepts no more, lets requests under way end within the drain timeout, those that wait for something at once, and closes everything so that the next start has
     /// nothing to recover.
     pub async fn shutdown(self) {
         self.watch.abort();
         self.readiness.not_ready("kafka", "stopping");
         self.stop.send_replace(true);
+        self.broker.stop_waiting();
         for listener in self.listeners {
             if let Err(error) = listener.await {
                 tracing::error!(%error, "a listener ended abnormally");

@@ -53,7 +53,7 @@ macro_rules! label {
 label! {
     /// Which part of the process's memory budget.
     MemoryShare("share") {
-        /// Recent batches of all partitions, from which tail reads are served.
+        /// Recent batches of all partitions, from which tail reads are served, and indexes of sealed segments.
         Tail = "tail",
         /// Requests that are being read or handled, and answers on their way out.
         Frames = "frames",

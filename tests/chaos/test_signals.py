@@ -68,3 +68,40 @@ def test_a_second_signal_ends_it_at_once(broker, idler):
     assert broker.process.wait(timeout=2) == 1
     assert "second signal" in broker.log.read_text()
     everything_is_there_again(broker)
+
+
+def join(connection, group, member="", metadata=b""):
+    protocols = [{"Name": "range", "Metadata": metadata}]
+    body = {"GroupId": group, "SessionTimeoutMs": 60_000, "RebalanceTimeoutMs": 120_000, "MemberId": member}
+    connection.send("JoinGroup", 4, body | {"ProtocolType": "consumer", "Protocols": protocols})
+
+
+def joined(connection, group):
+    """A member of the group; a first join is told the name to join by."""
+    join(connection, group)
+    member = connection.receive()["MemberId"]
+    join(connection, group, member)
+    return member
+
+
+def test_who_waits_for_something_to_happen_is_answered_and_not_waited_for(tmp_path):
+    broker = Alluvium(tmp_path / "broker", "--set", "network.drain_timeout=5m", "--set", "groups.initial_rebalance_delay=0ms")
+    topics.create(broker.bootstrap, "quiet")
+    try:
+        with Connection(broker.bootstrap, 60) as poller, Connection(broker.bootstrap, 60) as first, Connection(broker.bootstrap, 60) as second:
+            for _ in range(100):
+                joined(first, "group")
+                if first.receive()["ErrorCode"] == 0:
+                    break
+                time.sleep(0.2)
+            joined(second, "group")  # waits for the first one to join again
+            wanted = {"Partition": 0, "FetchOffset": 0, "PartitionMaxBytes": 1000}
+            body = {"MaxWaitMs": 300_000, "MinBytes": 1, "MaxBytes": 1000, "IsolationLevel": 0}
+            poller.send("Fetch", 12, body | {"Topics": [{"Topic": "quiet", "Partitions": [wanted]}]})
+            time.sleep(1)
+            tell(broker)
+            assert poller.receive()["ErrorCode"] == 0
+            assert second.receive()["ErrorCode"] == 16, "not told to find another coordinator"
+        assert broker.process.wait(timeout=60) == 0
+    finally:
+        broker.kill()

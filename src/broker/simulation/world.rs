@@ -98,6 +98,7 @@ impl World {
         settings.directory = DirectorySettings {
             journal: JournalSettings { file_bytes: 32 << 10, max_bytes: 192 << 10 },
             tail_bytes: 8 << 10,
+            index_bytes: 256,
             unwritten_bytes: 64 << 10,
             write_behind_bytes: 3 << 10,
             checkpoint_bytes: 60 << 10,

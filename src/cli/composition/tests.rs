@@ -130,7 +130,10 @@ fn each_share_of_memory_bounds_what_it_is_named_for() {
     let keys = shares.map(|(name, percent)| (&*format!("memory.{name}_percent").leak(), percent));
     let config = config(keys.into_iter().chain([("memory.budget", "1000MiB"), ("archive.uploads", "9")])).unwrap();
     let broker = broker_settings(&config).unwrap();
-    assert_eq!(broker.directory.tail_bytes + broker.directory.unwritten_bytes, 240 << 20);
+    assert_eq!(
+        broker.directory.tail_bytes + broker.directory.index_bytes + broker.directory.unwritten_bytes,
+        240 << 20
+    );
     let answer_bytes = broker.fetch.answer_bytes + broker.fetch.read_ahead_bytes;
     assert_eq!(server_settings(&config).limits.total_frame_bytes + answer_bytes, 260 << 20);
     assert_eq!(broker.archive.archiver.upload_bytes, 180 << 20);

@@ -45,6 +45,11 @@ impl SegmentIndex {
         Self { base_offset, entries: Vec::new(), max_timestamp: Timestamp::NONE }
     }
 
+    /// What it takes in memory.
+    pub const fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.entries.capacity() * size_of::<IndexEntry>()
+    }
+
     /// Largest timestamp of all batches observed.
     pub const fn max_timestamp(&self) -> Timestamp {
         self.max_timestamp

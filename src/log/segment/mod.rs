@@ -11,6 +11,7 @@
 //! After a crash: below the recovery point segments are what was written; above it they are cut and replayed.
 
 mod index;
+mod index_cache;
 mod scan;
 mod writer;
 
@@ -24,6 +25,7 @@ use bytes::{Buf, BufMut, Bytes};
 use parking_lot::Mutex;
 
 pub use index::SegmentIndex;
+pub use index_cache::IndexCache;
 pub use scan::{BatchScan, Scanned};
 pub use writer::SegmentWriter;
 
@@ -31,6 +33,7 @@ use super::error::{Missing, ReadError};
 use super::stamp::{Identity, Kind, STAMP_BYTES, StampError};
 use crate::record::Batch;
 use crate::runtime::disk::{Disk, Open, read_file};
+use crate::telemetry::Gauge;
 use crate::types::{Offset, PartitionIndex, Timestamp, TopicId, TopicPartition};
 
 /// Bytes before the first batch.
@@ -116,15 +119,44 @@ pub struct Extent {
     pub next_offset: Offset,
 }
 
+/// What the segments of a data directory share; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SegmentHome {
+    /// The disk that they are on.
+    pub disk: Arc<dyn Disk>,
+    /// Whose they are.
+    pub identity: Identity,
+    /// Where the indexes of those are that are sealed.
+    pub indexes: Arc<IndexCache>,
+}
+
+impl SegmentHome {
+    /// For whoever looks at segments one by one.
+    pub fn new(disk: &Arc<dyn Disk>, identity: Identity) -> Self {
+        let indexes = Arc::new(IndexCache::new(0, Gauge::default()));
+        Self { disk: Arc::clone(disk), identity, indexes }
+    }
+}
+
+/// Where a segment's index is while it is in memory.
+#[derive(Debug)]
+enum IndexPlace {
+    /// Of one that may grow: here. After a restart there is none until somebody reads.
+    Here(Option<SegmentIndex>),
+    /// Of one that is sealed: with those of others.
+    Cache,
+}
+
 /// One segment file. Shared by readers; written by the write-behind lane alone.
 #[derive(Debug)]
 pub struct Segment {
-    disk: Arc<dyn Disk>,
+    home: SegmentHome,
+    /// Its number in the cache of indexes.
+    number: u64,
     path: PathBuf,
-    identity: Identity,
     header: SegmentHeader,
     extent: Mutex<Extent>,
-    index: Mutex<Option<SegmentIndex>>,
+    index: Mutex<IndexPlace>,
     /// Largest timestamp, once the segment is sealed and somebody asked.
     sealed_max_timestamp: Mutex<Option<Timestamp>>,
     /// It has left the log, and its files are going.
@@ -133,34 +165,31 @@ pub struct Segment {
 
 impl Segment {
     /// Makes a segment file. Its name is durable once the directory is synced.
-    pub fn create(
-        disk: &Arc<dyn Disk>,
-        directory: &Path,
-        identity: Identity,
-        header: SegmentHeader,
-    ) -> io::Result<(Self, SegmentWriter)> {
+    pub fn create(home: &SegmentHome, directory: &Path, header: SegmentHeader) -> io::Result<(Self, SegmentWriter)> {
         let path = directory.join(segment_file_name(header.base_offset));
-        let file = disk.open(&path, Open::CreateEmpty)?;
-        file.write_all_at(&header.encode(&identity), 0)?;
+        let file = home.disk.open(&path, Open::CreateEmpty)?;
+        file.write_all_at(&header.encode(&home.identity), 0)?;
         let extent = Extent { file_bytes: SEGMENT_HEADER_BYTES, next_offset: header.base_offset };
-        let index = Some(SegmentIndex::new(header.base_offset));
-        let writer = SegmentWriter::new(disk, &path, file);
-        let segment = Self { index: Mutex::new(index), ..Self::existing(disk, path, identity, header, extent) };
+        let writer = SegmentWriter::new(&home.disk, &path, file);
+        let segment = Self::existing(home, path, header, extent);
+        *segment.index.lock() = IndexPlace::Here(Some(SegmentIndex::new(header.base_offset)));
         Ok((segment, writer))
     }
 
-    /// Takes a segment file that exists; its extent is the caller's knowledge.
-    pub fn existing(
-        disk: &Arc<dyn Disk>,
-        path: PathBuf,
-        identity: Identity,
-        header: SegmentHeader,
-        extent: Extent,
-    ) -> Self {
-        let disk = Arc::clone(disk);
-        let (extent, index) = (Mutex::new(extent), Mutex::new(None));
+    /// Takes a segment file that exists, as one that is sealed; its extent is the caller's knowledge.
+    pub fn existing(home: &SegmentHome, path: PathBuf, header: SegmentHeader, extent: Extent) -> Self {
+        let number = home.indexes.next_number();
+        let (extent, index) = (Mutex::new(extent), Mutex::new(IndexPlace::Cache));
         let (sealed_max_timestamp, is_removed) = (Mutex::new(None), AtomicBool::new(false));
-        Self { disk, path, identity, header, extent, index, sealed_max_timestamp, is_removed }
+        Self { home: home.clone(), number, path, header, extent, index, sealed_max_timestamp, is_removed }
+    }
+
+    /// It may grow from here on.
+    pub fn open_to_append(&self) {
+        let mut index = self.index.lock();
+        if matches!(*index, IndexPlace::Cache) {
+            *index = IndexPlace::Here(None);
+        }
     }
 
     /// Takes a sealed segment's largest timestamp from who knows it, which spares reading the index.
@@ -207,7 +236,7 @@ impl Segment {
         let mut index = self.index.lock();
         let mut extent = self.extent.lock();
         for batch in batches {
-            if let Some(index) = &mut *index {
+            if let IndexPlace::Here(Some(index)) = &mut *index {
                 let belongs = index.observe(batch.header(), extent.file_bytes);
                 assert!(belongs.is_ok(), "a batch of another segment was appended: {belongs:?}");
             }
@@ -220,12 +249,12 @@ impl Segment {
     /// Writes the index beside the segment, which has got its last batch. Failing costs a rebuild later, nothing else.
     pub fn store_index(&self) -> Result<(), ReadError> {
         let extent = self.extent();
-        let encode = |index: &mut SegmentIndex| {
-            (index.encode(&self.identity, extent.next_offset, extent.file_bytes), index.max_timestamp())
+        let encode = |index: &SegmentIndex| {
+            (index.encode(&self.home.identity, extent.next_offset, extent.file_bytes), index.max_timestamp())
         };
         let (content, max_timestamp) = self.with_index(encode)?;
         self.know_max_timestamp(max_timestamp);
-        let file = self.disk.open(&self.index_path(), Open::CreateEmpty).map_err(|error| self.io_error(error))?;
+        let file = self.home.disk.open(&self.index_path(), Open::CreateEmpty).map_err(|error| self.io_error(error))?;
         file.write_all_at(&content, 0).map_err(|error| self.io_error(error))
     }
 
@@ -233,9 +262,9 @@ impl Segment {
         self.path.with_extension("index")
     }
 
-    /// Frees the memory of the index; it is loaded again when needed. Only for sealed segments.
-    pub fn forget_index(&self) {
-        *self.index.lock() = None;
+    /// It is sealed, and gets nothing more. Its index is loaded again when somebody reads.
+    pub fn note_sealed(&self) {
+        *self.index.lock() = IndexPlace::Cache;
     }
 
     /// Largest timestamp of all batches of a sealed segment. Reads the index the first time.
@@ -243,8 +272,8 @@ impl Segment {
         if let Some(known) = *self.sealed_max_timestamp.lock() {
             return Ok(known);
         }
-        let found = self.with_index(|index| index.max_timestamp())?;
-        self.forget_index();
+        // All are asked by retention, which is no reason to keep their indexes.
+        let found = self.load_index()?.max_timestamp();
         *self.sealed_max_timestamp.lock() = Some(found);
         Ok(found)
     }
@@ -268,18 +297,32 @@ impl Segment {
         failed.into_iter().chain(verified).filter(is_wanted)
     }
 
-    fn with_index<T>(&self, then: impl FnOnce(&mut SegmentIndex) -> T) -> Result<T, ReadError> {
-        let mut index = self.index.lock();
-        if index.is_none() {
-            *index = Some(self.load_index()?);
+    fn with_index<T>(&self, then: impl FnOnce(&SegmentIndex) -> T) -> Result<T, ReadError> {
+        let mut place = self.index.lock();
+        match &mut *place {
+            IndexPlace::Here(Some(index)) => Ok(then(index)),
+            IndexPlace::Here(index) => Ok(then(index.insert(self.load_index()?))),
+            IndexPlace::Cache => {
+                let index = match self.home.indexes.get(self.number) {
+                    Some(index) => index,
+                    // Under the lock, so that many readers load it once.
+                    None => {
+                        let index = Arc::new(self.load_index()?);
+                        self.home.indexes.keep(self.number, Arc::clone(&index));
+                        index
+                    }
+                };
+                drop(place);
+                Ok(then(&index))
+            }
         }
-        Ok(then(index.as_mut().expect("just loaded")))
     }
 
     fn load_index(&self) -> Result<SegmentIndex, ReadError> {
         let extent = self.extent();
-        if let Ok(content) = read_file(&*self.disk, &self.index_path(), INDEX_LIMIT_BYTES)
-            && let Some(index) = SegmentIndex::decode(&content, &self.identity, self.base_offset(), extent.file_bytes)
+        if let Ok(content) = read_file(&*self.home.disk, &self.index_path(), INDEX_LIMIT_BYTES)
+            && let Some(index) =
+                SegmentIndex::decode(&content, &self.home.identity, self.base_offset(), extent.file_bytes)
         {
             return Ok(index);
         }
@@ -312,7 +355,8 @@ impl Segment {
     }
 
     fn scan_range(&self, range: Range<u64>, bound: Offset, chunk_bytes: usize) -> Result<BatchScan, ReadError> {
-        BatchScan::open(&*self.disk, self.path.clone(), range, bound, chunk_bytes).map_err(|error| self.io_error(error))
+        BatchScan::open(&*self.home.disk, self.path.clone(), range, bound, chunk_bytes)
+            .map_err(|error| self.io_error(error))
     }
 
     /// Reads whole batches from the one that holds `from` up to `bound`, at most `max_bytes` of them but at least one. Offsets
@@ -392,7 +436,10 @@ impl Segment {
             extent.next_offset = batch.header().next_offset();
         }
         writer.set_length(extent.file_bytes).map_err(|error| self.io_error(error))?;
-        *self.index.lock() = Some(index);
+        let mut place = self.index.lock();
+        *place = IndexPlace::Here(Some(index));
+        self.home.indexes.forget(self.number);
+        drop(place);
         *self.extent.lock() = extent;
         // It may grow again.
         *self.sealed_max_timestamp.lock() = None;
@@ -404,7 +451,7 @@ impl Segment {
     pub fn remove(&self) -> io::Result<()> {
         self.is_removed.store(true, Ordering::Release);
         for path in [&self.index_path(), &self.path] {
-            match self.disk.remove_file(path) {
+            match self.home.disk.remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
@@ -421,5 +468,11 @@ impl Segment {
 
     fn corrupt(&self, file_offset: u64, error: crate::record::RecordError) -> ReadError {
         ReadError::Corrupt { path: self.path.clone(), file_offset, error }
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        self.home.indexes.forget(self.number);
     }
 }

@@ -398,6 +398,18 @@ impl PartitionLog {
         self.shared.queue_write_behind(self, true);
     }
 
+    /// Asks for that if all records of the active segment are from before `time`, by their own timestamps: retention takes whole
+    /// sealed segments. Not of a segment begun since, as one by one old records would make it many. May read the index.
+    pub fn roll_if_before(self: &Arc<Self>, time: Timestamp) -> Result<(), ReadError> {
+        let active = self.state.lock().active.clone();
+        if let Some(active) = active.filter(|active| !active.is_empty() && active.created_at() < time)
+            && active.newest_timestamp()? < time
+        {
+            self.request_roll();
+        }
+        Ok(())
+    }
+
     /// Sealed segments whose records are all synced and decided, oldest first.
     pub fn archivable_segments(&self) -> Vec<Arc<Segment>> {
         let state = self.state.lock();

@@ -398,7 +398,13 @@ async fn a_bucket_is_looked_at_and_checked_without_a_broker() {
     broker.archive(writer(1), &log, 30, end(&log)).await.unwrap();
     let runtime = Runtime::production();
     let workers = Workers::start(runtime.tasks.as_ref(), "inspect", Priority::Foreground, 1);
-    let inspector = Inspector::open(store.clone(), None, workers).await.unwrap();
+    // Nothing is read of other topics, of which there may be thousands.
+    let other = broker.bucket.keys().topic("other", TopicId::from_bytes([8; 16])).description();
+    store.put_immutable(&other, bytes::Bytes::from_static(b"{}")).await.unwrap();
+    let plan = Box::new(|_, _, key: &str| if key.contains("/other-") { Fault::Denied } else { Fault::None });
+    let inspected = store.clone().wrapped(|backend| Arc::new(FaultyBackend::new(backend, plan)));
+    let inspector = Inspector::open(inspected, None, workers).await.unwrap();
+    assert!(inspector.topics().await.is_err());
     let topic = inspector.topic("flights").await.unwrap();
     let (_, head) = topic.heads.first_key_value().unwrap();
     let partition = inspector.partition(&topic, head).await.unwrap();

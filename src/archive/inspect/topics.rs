@@ -88,11 +88,16 @@ impl fmt::Display for Headless {
 impl Inspector {
     /// All topics that are or were archived, by name. What can't be read of one is kept with it.
     pub async fn topics(&self) -> Result<Vec<ArchivedTopic>, InspectError> {
+        self.topics_shown(|_| true).await
+    }
+
+    /// Those whose keys show such a name; nothing is read of others.
+    async fn topics_shown(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<ArchivedTopic>, InspectError> {
         let mut topics: BTreeMap<(String, TopicId), ArchivedTopic> = BTreeMap::new();
         let directory = self.keys.topics();
         let mut objects = self.store.list(&directory);
         while let Some(object) = objects.try_next().await? {
-            let Some((name, topic_id)) = parse_topic(&object.key) else { continue };
+            let Some((name, topic_id)) = parse_topic(&object.key).filter(|(name, _)| is_wanted(name)) else { continue };
             let topic = topics
                 .entry((name.to_owned(), topic_id))
                 .or_insert_with(|| ArchivedTopic::new(name.to_owned(), topic_id));
@@ -113,7 +118,9 @@ impl Inspector {
         let logs = self.keys.logs();
         for directory in self.store.directories(&logs).await? {
             // A topic of which nothing but its records is left.
-            if let Some((name, topic_id)) = parse_topic(&format!("{logs}{directory}/")) {
+            if let Some((name, topic_id)) = parse_topic(&format!("{logs}{directory}/"))
+                && is_wanted(name)
+            {
                 let unknown = || ArchivedTopic::new(name.to_owned(), topic_id);
                 topics.entry((name.to_owned(), topic_id)).or_insert_with(unknown);
             }
@@ -125,8 +132,9 @@ impl Inspector {
 
     /// The topic of this name; of several that had it, one by one, the live one, or else any.
     pub async fn topic(&self, name: &str) -> Result<ArchivedTopic, InspectError> {
-        let mut found: Vec<ArchivedTopic> =
-            self.topics().await?.into_iter().filter(|topic| topic.name == name).collect();
+        let shown = shown_name(name);
+        let topics = self.topics_shown(|found| found == shown).await?;
+        let mut found: Vec<ArchivedTopic> = topics.into_iter().filter(|topic| topic.name == name).collect();
         let at = found.iter().position(|topic| topic.is(TopicState::Live)).unwrap_or(0);
         if found.is_empty() {
             return Err(InspectError::NoTopic { topic: name.to_owned() });

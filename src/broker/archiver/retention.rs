@@ -46,13 +46,13 @@ impl Broker {
         let mut fillings: Vec<Filling> = self.directories().iter().map(|_| Filling::default()).collect();
         loop {
             self.runtime().clock.sleep(pause).await;
-            let (held, took) = self.look(&archiver).await;
-            pause = LOCAL_INTERVAL.max(took * PAUSE_FACTOR);
             let now = self.runtime().clock.monotonic();
             let expires = now >= expires_at;
             if expires {
                 expires_at = now + archiver.settings.retention_interval;
             }
+            let (held, took) = self.look(&archiver, expires).await;
+            pause = LOCAL_INTERVAL.max(took * PAUSE_FACTOR);
             // A disk that runs short gets room from what it holds itself, rebuilt chunks first.
             archiver.fit_cache().await;
             let rooms = self.spaces(&archiver).await;
@@ -69,7 +69,7 @@ impl Broker {
         let mut interval = Interval::new(&self.runtime().clock, archiver.settings.retention_interval);
         loop {
             interval.tick().await;
-            for held in self.look(&archiver).await.0.iter().filter(|held| held.is_archived()) {
+            for held in self.look(&archiver, false).await.0.iter().filter(|held| held.is_archived()) {
                 if let Err(error) = archiver.retain(held).await {
                     tracing::warn!(%error, partition = %held.log().partition(), "archive was not cleaned");
                 }
@@ -77,21 +77,22 @@ impl Broker {
         }
     }
 
-    /// What is held, and how long it took to find out once a lane had time for it.
-    async fn look(self: &Arc<Self>, archiver: &Arc<Archiver>) -> (Vec<Held>, Duration) {
+    /// What is held, and how long it took to find out once a lane had time for it. When it is time for what `expires`, active
+    /// segments that retention has passed are to be sealed for it.
+    async fn look(self: &Arc<Self>, archiver: &Arc<Archiver>, expires: bool) -> (Vec<Held>, Duration) {
         let (broker, of) = (Arc::clone(self), Arc::clone(archiver));
         let look = move || {
             let clock = &broker.runtime().clock;
             let began = clock.monotonic();
-            let held = broker.held(&of);
+            let held = broker.held(&of, expires);
             (held, clock.monotonic().since(began))
         };
         archiver.local.run(look).await
     }
 
     /// The partitions that hold sealed segments, and what they hold. Blocks on indexes that are not in memory.
-    fn held(&self, archiver: &Archiver) -> Vec<Held> {
-        let (image, is_durable) = (self.image(), archiver.is_durable());
+    fn held(&self, archiver: &Archiver, expires: bool) -> Vec<Held> {
+        let (image, is_durable, now) = (self.image(), archiver.is_durable(), self.runtime().clock.wall());
         let logs = self.directories().iter().flat_map(|directory| directory.logs());
         logs.filter_map(|log| {
             let id = log.partition();
@@ -103,7 +104,9 @@ impl Broker {
             }
             let config = leader.partition.topic().rules().config.clone();
             let is_archived = is_durable && config.remote_storage_enable && !topic.internal;
-            let view = match view(&log, is_archived) {
+            let passed = config.retention_ms.filter(|_| expires && !topic.internal);
+            let passed = passed.map_or(Ok(()), |ms| log.roll_if_before(Timestamp(now.0.saturating_sub(ms))));
+            let view = match passed.and_then(|()| view(&log, is_archived)) {
                 Ok(view) => view,
                 // The other loop was faster.
                 Err(ReadError::Removed { .. }) => return None,

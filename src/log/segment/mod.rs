@@ -267,6 +267,11 @@ impl Segment {
         *self.index.lock() = IndexPlace::Cache;
     }
 
+    /// Largest timestamp of all batches written so far. May read the segment's headers.
+    pub fn newest_timestamp(&self) -> Result<Timestamp, ReadError> {
+        self.with_index(SegmentIndex::max_timestamp)
+    }
+
     /// Largest timestamp of all batches of a sealed segment. Reads the index the first time.
     pub fn sealed_max_timestamp(&self) -> Result<Timestamp, ReadError> {
         if let Some(known) = *self.sealed_max_timestamp.lock() {

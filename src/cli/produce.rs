@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::client::{Acks, ClientArguments, NewRecord, Producer, ProducerOptions, block_on, pairs};
+use super::client::{Acks, ClientArguments, ClientError, NewRecord, Producer, ProducerOptions, block_on, pairs};
 use super::format::from_json;
 use super::lines::Lines;
 use super::progress::Progress;
-use super::{Context, Failure};
+use super::{Context, Exit, Failure};
 use crate::config::ByteSize;
 use crate::record::Compression;
 
@@ -113,29 +113,63 @@ pub(super) fn run(arguments: &ProduceArguments, context: &mut Context) -> Result
     block_on(async {
         let mut cluster = arguments.client.cluster(context);
         let mut producer = Producer::open(&mut cluster, &arguments.topic, options).await?;
-        loop {
-            let group = match tokio::time::timeout(LINGER, lines.next()).await {
-                Ok(Some(group)) => group?,
-                Ok(None) => break,
-                Err(_) => {
-                    producer.flush().await?;
-                    match lines.next().await {
-                        Some(group) => group?,
-                        None => break,
-                    }
-                }
-            };
-            for line in group {
-                let (number, bytes) = (progress.records() + 1, line.len());
-                let record = arguments.record(line, &headers);
-                let record =
-                    record.map_err(|reason| Failure::usage(format!("line {number} is not a record: {reason}")))?;
-                producer.send(&record).await?;
-                progress.record(bytes);
-            }
-        }
-        producer.flush().await?;
+        // What comes before a bad line is sent all the same.
+        let sent = match send_lines(arguments, &headers, &mut lines, &mut producer, &mut progress).await {
+            Ok(()) => producer.flush().await.map_err(Failure::from),
+            Err(Stop::Sending(error)) => Err(error.into()),
+            Err(Stop::Input(bad)) => producer.flush().await.map_err(Failure::from).and(Err(bad)),
+        };
         progress.finish();
-        Ok(())
+        let counted = if arguments.acks == Acks::None { "sent" } else { "acknowledged" };
+        let done = producer.done();
+        sent.map_err(|failure| Failure::new(failure.exit(), format!("{failure}; records {counted}: {done}")))
     })
+}
+
+/// Why not all lines were taken.
+enum Stop {
+    /// The broker does not take them.
+    Sending(ClientError),
+    /// What is read is no record, or can't be read.
+    Input(Failure),
+}
+
+impl From<ClientError> for Stop {
+    fn from(error: ClientError) -> Self {
+        Self::Sending(error)
+    }
+}
+
+/// Takes lines until there are none; those that wait for more of them when it ends are still to be sent.
+async fn send_lines(
+    arguments: &ProduceArguments,
+    headers: &[(String, String)],
+    lines: &mut Lines,
+    producer: &mut Producer<'_>,
+    progress: &mut Progress,
+) -> Result<(), Stop> {
+    loop {
+        let group = match tokio::time::timeout(LINGER, lines.next()).await {
+            Ok(group) => group,
+            Err(_) => {
+                producer.flush().await?;
+                lines.next().await
+            }
+        };
+        let Some(group) = group else { return Ok(()) };
+        let number = progress.records() + 1;
+        let unreadable = |error| Failure::new(Exit::Failed, format!("line {number} can't be read: {error}"));
+        let group = group.map_err(|error| Stop::Input(unreadable(error)))?;
+        for line in group {
+            let (number, bytes) = (progress.records() + 1, line.len());
+            let bad = |what: String| Stop::Input(Failure::usage(format!("line {number} {what}")));
+            let record = arguments.record(line, headers);
+            let record = record.map_err(|reason| bad(format!("is not a record: {reason}")))?;
+            producer.send(&record).await.map_err(|error| match error {
+                ClientError::NoSuchPartition { .. } => bad(format!("has nowhere to go: {error}")),
+                error => Stop::Sending(error),
+            })?;
+            progress.record(bytes);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! alluvium's for each test.
 
 use std::io::Write;
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -48,11 +48,15 @@ impl Fixture {
     }
 
     fn produce(&self, arguments: &[&str], lines: &str) {
+        let output = self.try_to_produce(arguments, lines);
+        assert!(output.status.success(), "{arguments:?}: {}", standard_error(&output));
+    }
+
+    fn try_to_produce(&self, arguments: &[&str], lines: &str) -> Output {
         let arguments = [&["produce", &self.topic, "--bootstrap", &self.bootstrap], arguments].concat();
         let mut child = command(&arguments).stdin(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", standard_error(&output));
+        child.wait_with_output().unwrap()
     }
 
     fn consume(&self, arguments: &[&str]) -> String {
@@ -149,6 +153,30 @@ fn reading_begins_and_stops_where_it_is_told() {
     }
     let (code, error) = fixture.fail(&["consume", &fixture.topic, "--partition", "5"]);
     assert!(code == 2 && error.contains("partition=5"), "{error}");
+}
+
+#[test]
+fn what_comes_before_a_bad_line_is_sent_and_the_line_is_named() {
+    let fixture = Fixture::new("bad-lines");
+    fixture.create("1");
+    for (arguments, lines, bad, before) in [
+        (&["-K", ":"][..], "k:1\nk:2\nbad\nk:lost\n", "3 is not a record: no separator \":\" in it", "acknowledged: 2"),
+        (&["--json"], "{\"value\":\"3\"}\n{\"vale\":4}\n", "2 is not a record: vale is not part", "acknowledged: 1"),
+        (
+            &["--json"],
+            "{\"value\":\"4\"}\n{\"partition\":7}\n",
+            "2 has nowhere to go: the topic has no",
+            "acknowledged: 1",
+        ),
+        (&["--json", "--acks", "0"], "text", "1 is not a record: not a JSON object", "sent: 0"),
+    ] {
+        let output = fixture.try_to_produce(arguments, lines);
+        let error = standard_error(&output);
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.starts_with(&format!("error: line {bad}")), "{error}");
+        assert!(error.ends_with(&format!("; records {before}\n")), "{error}");
+    }
+    assert_eq!(fixture.consume(&[]), "1\n2\n3\n4\n");
 }
 
 #[test]

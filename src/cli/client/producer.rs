@@ -78,6 +78,7 @@ pub struct Producer<'a> {
     identity: (ProducerId, ProducerEpoch),
     filling: BTreeMap<i32, Filling>,
     waiting_bytes: usize,
+    done: u64,
     /// The partition that records without a key go to until its batch is full.
     sticky: usize,
 }
@@ -90,7 +91,7 @@ impl<'a> Producer<'a> {
         if options.acks == Acks::All {
             identity = Self::identify(cluster).await?;
         }
-        Ok(Self { cluster, topic, options, identity, filling: BTreeMap::new(), waiting_bytes: 0, sticky: 0 })
+        Ok(Self { cluster, topic, options, identity, filling: BTreeMap::new(), waiting_bytes: 0, done: 0, sticky: 0 })
     }
 
     /// Asks for a producer id. A cluster that has just started may need a moment for it.
@@ -144,6 +145,11 @@ impl<'a> Producer<'a> {
         }
         self.sticky += 1;
         Ok(())
+    }
+
+    /// Records that were acknowledged, or sent where nobody is to acknowledge them.
+    pub const fn done(&self) -> u64 {
+        self.done
     }
 
     fn place(&self, record: &NewRecord) -> Result<i32, ClientError> {
@@ -200,7 +206,10 @@ impl<'a> Producer<'a> {
             .with_topic_data(vec![topic]);
         let deadline = self.cluster.runtime().clock.monotonic() + limit * RETRY_LIMITS;
         loop {
-            let Err(error) = self.attempt(index, &request, limit).await else { return Ok(()) };
+            let Err(error) = self.attempt(index, &request, limit).await else {
+                self.done += u64::from(count.unsigned_abs());
+                return Ok(());
+            };
             // Without a sequence number, sending again after a lost answer could write the batch twice.
             let refused = matches!(error, ClientError::Refused { .. });
             let safe = refused || self.identity.0.is_some();

@@ -3,6 +3,7 @@
 //! In JSON a key, a value or a header's value is text, `null`, or `{"base64": "…"}` where its bytes are not UTF-8.
 
 use std::fmt::Write;
+use std::str::Chars;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -15,7 +16,7 @@ use crate::types::Timestamp;
 
 /// What `--help` says about templates.
 pub(super) const TEMPLATE_HELP: &str = "Text for each record: %s value, %k key, %o offset, %p partition, %t topic, %T timestamp in ms, %D timestamp as date, \
-     %h headers, %S value length, %K key length, %% percent; \\n, \\t and \\0 as usual";
+     %h headers, %S value length, %K key length, %% percent; \\n, \\r, \\t, \\0, \\xHH and \\\\ as usual";
 
 /// A record with its place, ready to be shown.
 #[derive(Clone, Copy, Debug)]
@@ -56,14 +57,7 @@ impl Template {
                         return Err(Failure::usage(format!("--format: %{field} is not a field. {TEMPLATE_HELP}")));
                     }
                 },
-                _ => match letters.next() {
-                    Some('n') => literal.push(b'\n'),
-                    Some('t') => literal.push(b'\t'),
-                    Some('r') => literal.push(b'\r'),
-                    Some('0') => literal.push(0),
-                    Some(other) => literal.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes()),
-                    None => literal.push(b'\\'),
-                },
+                _ => literal.push(escaped(&mut letters).map_err(|what| Failure::usage(format!("--format: {what}")))?),
             }
         }
         pieces.push(Piece::Literal(literal));
@@ -80,6 +74,39 @@ impl Template {
                 Piece::Field('k') => out.extend_from_slice(record.key.unwrap_or_default()),
                 Piece::Field(field) => out.extend_from_slice(text_field(*field, placed).as_bytes()),
             }
+        }
+    }
+}
+
+/// Text with its escapes replaced by what they stand for.
+pub(super) fn unescape(text: &str) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => bytes.push(escaped(&mut letters)?),
+            _ => bytes.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    Ok(bytes)
+}
+
+/// The byte that is meant by what follows a backslash.
+fn escaped(letters: &mut Chars<'_>) -> Result<u8, String> {
+    match letters.next() {
+        Some('n') => Ok(b'\n'),
+        Some('r') => Ok(b'\r'),
+        Some('t') => Ok(b'\t'),
+        Some('0') => Ok(0),
+        Some('\\') => Ok(b'\\'),
+        Some('x') => {
+            let mut digit = || letters.next().and_then(|letter| letter.to_digit(16));
+            let byte = digit().zip(digit()).and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+            byte.ok_or_else(|| r"\x needs two hexadecimal digits, as \x01".to_owned())
+        }
+        other => {
+            let letter = other.map(String::from).unwrap_or_default();
+            Err(format!(r"\{letter} is not an escape; there are \n, \r, \t, \0, \xHH and \\"))
         }
     }
 }
@@ -275,6 +302,29 @@ mod tests {
         });
         assert!(Template::parse("%q").unwrap_err().to_string().starts_with("--format: %q is not a field."));
         assert!(Template::parse("%").is_err());
+    }
+
+    #[test]
+    fn escapes_stand_for_bytes_and_unknown_ones_are_refused() {
+        let text = r"a\n\r\t\0\x01\xfF\\n";
+        let bytes = b"a\n\r\t\0\x01\xff\\n";
+        assert_eq!(unescape(text).unwrap(), bytes);
+        with_record(None, None, |placed| {
+            let mut out = Vec::new();
+            Template::parse(text).unwrap().render(placed, &mut out);
+            assert_eq!(out, bytes);
+        });
+        for (text, expected) in [
+            (r"\q", r"\q is not an escape; there are \n, \r, \t, \0, \xHH and \\"),
+            (r"a\", r"\ is not an escape"),
+            (r"\x1", r"\x needs two hexadecimal digits, as \x01"),
+            (r"\x+1", r"\x needs two"),
+            (r"\xé", r"\x needs two"),
+        ] {
+            let error = unescape(text).unwrap_err();
+            assert!(error.starts_with(expected), "{text}: {error}");
+            assert_eq!(Template::parse(text).unwrap_err().to_string(), format!("--format: {error}"));
+        }
     }
 
     #[test]

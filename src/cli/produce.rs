@@ -2,12 +2,13 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use super::client::{Acks, ClientArguments, ClientError, NewRecord, Producer, ProducerOptions, block_on, pairs};
-use super::format::from_json;
+use super::format::{from_json, unescape};
 use super::lines::Lines;
 use super::progress::Progress;
 use super::{Context, Exit, Failure};
@@ -29,9 +30,9 @@ pub struct ProduceArguments {
     /// Each line is a JSON object: {"key","value","headers","timestamp","partition"}, as `consume --json` writes it
     #[arg(long, conflicts_with = "key_separator")]
     json: bool,
-    /// Each line is a key, this separator, and a value
+    /// Each line is a key, this separator, and a value; \t, \r, \0, \xHH and \\ as usual
     #[arg(long, short = 'K', value_name = "TEXT")]
-    key_separator: Option<String>,
+    key_separator: Option<Separator>,
     /// Send to this partition [default: by the key; without a key in turns]
     #[arg(long, short, value_name = "NUMBER", allow_negative_numbers = true)]
     partition: Option<i32>,
@@ -47,6 +48,22 @@ pub struct ProduceArguments {
     /// Records of one partition that are sent together, before compression
     #[arg(long, value_name = "SIZE", default_value = "900KiB")]
     batch_size: ByteSize,
+}
+
+/// The bytes between a key and its value, written with escapes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Separator(Vec<u8>);
+
+impl FromStr for Separator {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match unescape(text)? {
+            bytes if bytes.is_empty() => Err("it needs at least one letter".to_owned()),
+            bytes if bytes.contains(&b'\n') => Err("no line has a line feed in it".to_owned()),
+            bytes => Ok(Self(bytes)),
+        }
+    }
 }
 
 /// How batches are compressed.
@@ -76,9 +93,8 @@ impl ProduceArguments {
     fn record(&self, line: Vec<u8>, headers: &[(String, String)]) -> Result<NewRecord, String> {
         let mut record = match &self.key_separator {
             _ if self.json => from_json(&line)?,
-            Some(separator) => {
-                let separator = separator.as_bytes();
-                let at = line.windows(separator.len()).position(|window| window == separator);
+            Some(Separator(separator)) => {
+                let at = line.windows(separator.len()).position(|window| window == &**separator);
                 let at = at.ok_or_else(|| format!("no separator {:?} in it", String::from_utf8_lossy(separator)))?;
                 let (key, value) = (line[..at].to_vec(), line[at + separator.len()..].to_vec());
                 NewRecord { key: Some(key), value: Some(value), ..NewRecord::default() }
@@ -95,9 +111,6 @@ impl ProduceArguments {
 /// Runs `alluvium produce`.
 pub(super) fn run(arguments: &ProduceArguments, context: &mut Context) -> Result<(), Failure> {
     let headers = pairs("--header", &arguments.headers)?;
-    if arguments.key_separator.as_ref().is_some_and(String::is_empty) {
-        return Err(Failure::usage("--key-separator needs at least one letter"));
-    }
     let options = ProducerOptions {
         compression: arguments.compression.into(),
         acks: arguments.acks,

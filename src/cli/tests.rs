@@ -94,6 +94,18 @@ fn a_number_that_has_to_be_positive_says_so() {
 }
 
 #[test]
+fn a_separator_that_does_not_read_says_why() {
+    for (separator, expected) in [
+        (r"\q", r"\q is not an escape; there are \n, \r, \t, \0, \xHH and \\; see --help"),
+        (r"\r\n", "no line has a line feed in it; see --help"),
+        ("", "it needs at least one letter; see --help"),
+    ] {
+        let error = alluvium(&["produce", "t", "-K", separator], &[]).unwrap_err();
+        assert!(error.contains("--key-separator") && error.ends_with(expected), "{error}");
+    }
+}
+
+#[test]
 fn a_partition_is_one_of_a_topic() {
     let error = alluvium(&["archive", "ls", "-p", "0"], &[]).unwrap_err();
     assert_eq!(error, "error: the following required arguments were not provided: <TOPIC>; see --help");

@@ -180,6 +180,16 @@ fn what_comes_before_a_bad_line_is_sent_and_the_line_is_named() {
 }
 
 #[test]
+fn separators_may_be_written_as_escapes() {
+    let fixture = Fixture::new("escapes");
+    fixture.create("1");
+    fixture.produce(&["-K", r"\t"], "a\t1\nb\\t\t2\n");
+    fixture.produce(&["-K", r"\x01\0"], "c\x01\x003\n");
+    fixture.produce(&["-K", r"\\"], "d\\4\n");
+    assert_eq!(fixture.consume(&["--format", r"%k\x3a%s\n"]), "a:1\nb\\t:2\nc:3\nd:4\n");
+}
+
+#[test]
 fn keys_go_to_the_partition_that_the_java_client_chooses() {
     let fixture = Fixture::new("keys");
     fixture.create("6");

@@ -341,6 +341,32 @@ mod tests {
         assert_eq!(defaults, [("retention.ms", "1000"), ("segment.bytes", "1048576"), ("segment.ms", "5")]);
     }
 
+    #[test]
+    fn a_list_is_written_in_a_variable_or_flag_as_in_a_file_and_without_quotes_too() {
+        for (text, expected) in [
+            (r#"["a","b"]"#, &["a", "b"][..]),
+            (r#" [ "/a", '/b, c' ] "#, &["/a", "/b, c"]),
+            ("[a, /b]", &["a", "/b"]),
+            ("[a]", &["a"]),
+            ("[1,2]", &["1", "2"]),
+            ("a,b", &["a", "b"]),
+            ("./[a]", &["./[a]"]),
+            ("[]", &[]),
+        ] {
+            let expected: Vec<_> = expected.iter().map(PathBuf::from).collect();
+            let flag = load_all(None, &[], &[("data.directories", text)]).unwrap();
+            let variable = load_all(None, &[("ALLUVIUM__DATA__DIRECTORIES", text)], &[]).unwrap();
+            assert_eq!(flag.settings.data.directories.0, expected, "{text}");
+            assert_eq!(variable.settings.data.directories.0, expected, "{text}");
+        }
+        for text in [r#"["a","b""#, "[a", "[a]b", r#"["a",["b"]]"#] {
+            let error = load_all(None, &[], &[("data.directories", text)]).unwrap_err();
+            let expected =
+                "--set data.directories: data.directories: needs a list of paths, as [\"/a\", \"/b\"], or in a";
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
     /// What is refused, and with which words.
     const REFUSED: [(&str, &str); 14] = [
         (

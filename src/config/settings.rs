@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{ByteSize, Interval, Secret};
@@ -92,7 +93,7 @@ settings! {
     /// The local disk.
     data: DataSettings {
         /// Data directories, each with its own journal and a lock; partitions are spread over them. More directories on
-        /// one device gain nothing: each costs a journal and its synchronous writes.
+        /// one device gain nothing: each costs a journal and its synchronous writes. In a variable or flag `/a,/b` will do.
         directories: Directories = Directories(vec![PathBuf::from("alluvium-data")]);
         /// Size of one journal file, written once in full when it is made. Larger files make fewer, longer pauses for
         /// preallocation; the smallest journal is two of them.
@@ -285,7 +286,7 @@ pub struct ListenerSettings {
 /// The names of a listener's settings.
 pub(super) const LISTENER_FIELDS: [&str; 2] = ["address", "advertised"];
 
-/// Data directories: a list, or in a variable or flag text separated by commas.
+/// Data directories: a list, or in a variable or flag text as `/a,/b` or a list in brackets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Directories(pub Vec<PathBuf>);
@@ -300,9 +301,23 @@ impl<'de> Deserialize<'de> for Directories {
         }
         Ok(Self(match Form::deserialize(deserializer)? {
             Form::List(paths) => paths,
-            Form::Text(text) => text.split(',').map(|path| PathBuf::from(path.trim())).collect(),
+            Form::Text(text) => listed(text.trim()).ok_or_else(|| D::Error::custom(LIST_EXPECTED))?,
         }))
     }
+}
+
+const LIST_EXPECTED: &str = "needs a list of paths, as [\"/a\", \"/b\"], or in a variable or flag /a,/b";
+
+/// Reads a list from text: as TOML, or without the quotes, which a shell takes away.
+fn listed(text: &str) -> Option<Vec<PathBuf>> {
+    let split = |text: &str| text.split(',').map(|path| PathBuf::from(path.trim())).collect();
+    let Some(inside) = text.strip_prefix('[') else { return Some(split(text)) };
+    if let Ok(toml_edit::Value::Array(paths)) = text.parse()
+        && let Some(paths) = paths.iter().map(toml_edit::Value::as_str).collect::<Option<Vec<_>>>()
+    {
+        return Some(paths.into_iter().map(PathBuf::from).collect());
+    }
+    inside.strip_suffix(']').filter(|inside| !inside.contains(['"', '\'', '[', ']'])).map(split)
 }
 
 /// Topic settings by Kafka's names; numbers and booleans are taken as their text.

@@ -79,7 +79,7 @@ impl SettingArguments {
             Sources { file: self.config.clone(), environment: context.environment.clone(), flags: self.assignments()? };
         let loaded = load(&sources, disk).map_err(refused)?;
         let machine = Machine::probe(disk, context.working_directory.clone());
-        let config = resolve(&loaded, &context.environment, &machine).map_err(refused)?;
+        let config = resolve(&loaded, &context.environment, &machine, disk).map_err(refused)?;
         Ok((loaded, config))
     }
 }

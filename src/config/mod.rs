@@ -6,6 +6,7 @@
 //! gives a [`Config`], which the rest of the process takes as true. Nothing here reads the environment or the machine by
 //! itself: both are passed in, so that a test sees only what it gives.
 
+mod directories;
 mod error;
 mod host;
 mod listeners;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::directories::{self, place};
 use super::error::{ConfigError, Problem};
 use super::host::Machine;
 use super::listeners::{HostPort, Listener, parse_listen_address};
@@ -16,6 +17,7 @@ use super::store::StoreConfig;
 use super::units::ByteSize;
 use crate::metadata::config_layers::BrokerLayers;
 use crate::metadata::topic_config::{NO_COMPACTION, TopicKind, compacts, create, topic_config, topic_config_names};
+use crate::runtime::disk::Disk;
 use crate::telemetry::{Label, MemoryShare, check_filter};
 use crate::types::NodeId;
 
@@ -89,14 +91,19 @@ impl MemoryConfig {
 }
 
 /// Checks the settings. All that is wrong is reported at once.
-pub fn resolve(loaded: &Loaded, environment: &[(String, String)], machine: &Machine) -> Result<Config, ConfigError> {
+pub fn resolve(
+    loaded: &Loaded,
+    environment: &[(String, String)],
+    machine: &Machine,
+    disk: &dyn Disk,
+) -> Result<Config, ConfigError> {
     let settings = &loaded.settings;
     let mut problems = Vec::new();
     check_ranges(loaded, &mut problems);
     check_combinations(loaded, &mut problems);
     check_topic_defaults(loaded, &mut problems);
     let memory = resolve_memory(loaded, machine, &mut problems);
-    let directories = resolve_directories(loaded, machine, &mut problems);
+    let directories = directories::resolve(loaded, machine, disk, &mut problems);
     let mut warnings = Vec::new();
     let http = resolve_address(loaded, "listeners.http", &settings.listeners.http, &mut warnings);
     let http = http.map_err(|problem| problems.push(problem)).ok();
@@ -110,7 +117,7 @@ pub fn resolve(loaded: &Loaded, environment: &[(String, String)], machine: &Mach
     let store = StoreConfig::resolve(loaded, environment, &machine.working_directory);
     let store = store.map_err(|found| problems.extend(found)).ok();
     if let Some(directory) = store.as_ref().and_then(StoreConfig::directory)
-        && directories.contains(&directory)
+        && directories.iter().any(|path| place(path, disk) == place(&directory, disk))
     {
         problems.push(loaded.problem("archive.url", "is a data directory; give the store a directory of its own"));
     }
@@ -280,26 +287,6 @@ fn resolve_memory(loaded: &Loaded, machine: &Machine, problems: &mut Vec<Problem
     MemoryConfig { budget_bytes, shares_bytes: percents.map(|percent| budget_bytes / 100 * percent) }
 }
 
-fn resolve_directories(loaded: &Loaded, machine: &Machine, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
-    let key = "data.directories";
-    let paths = &loaded.settings.data.directories.0;
-    if paths.is_empty() || paths.iter().any(|path| path.as_os_str().is_empty()) {
-        problems.push(loaded.problem(key, "needs at least one path, and none that is empty"));
-    }
-    let clean = |path: &PathBuf| -> PathBuf {
-        let absolute = machine.working_directory.join(path);
-        absolute.components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect()
-    };
-    let absolute: Vec<PathBuf> = paths.iter().map(clean).collect();
-    for (index, path) in absolute.iter().enumerate() {
-        let twice = absolute[..index].contains(path);
-        if twice || absolute.iter().any(|other| path != other && path.starts_with(other)) {
-            problems.push(loaded.problem(key, format!("{} is listed twice or lies in another", path.display())));
-        }
-    }
-    absolute
-}
-
 fn resolve_listeners(loaded: &Loaded, warnings: &mut Vec<String>, problems: &mut Vec<Problem>) -> Vec<Listener> {
     let mut wanted = loaded.settings.listeners.kafka.clone();
     let default = ListenerSettings { address: DEFAULT_LISTEN_ADDRESS.to_owned(), advertised: None };
@@ -389,7 +376,7 @@ mod tests {
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let flags = flags.iter().map(|(key, text)| Assignment::text(*key, *text, "flag")).collect();
         let loaded = load(&Sources { flags, ..Sources::default() }, &LocalDisk).map_err(|error| error.to_string())?;
-        resolve(&loaded, &environment, &machine()).map_err(|error| error.to_string())
+        resolve(&loaded, &environment, &machine(), &LocalDisk).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -412,7 +399,7 @@ mod tests {
     }
 
     /// Settings that can't work together, and what the refusal says.
-    const REFUSED: [(&[(&str, &str)], &str); 28] = [
+    const REFUSED: [(&[(&str, &str)], &str); 29] = [
         (&[("listeners.kafka.default.address", "0.0.0.0:9092")], "say --allow-insecure"),
         (&[("listeners.http", "192.168.1.1:80")], "flag: listeners.http: 192.168.1.1:80 can be reached"),
         (
@@ -434,8 +421,8 @@ mod tests {
         (&[("memory.tail_percent", "0"), ("memory.frames_percent", "60")], "at least 1 percent"),
         (&[("memory.budget", "1MiB")], "must be at least 32MiB"),
         (&[("data.journal_max", "64MiB")], "two journal files of 64MiB"),
-        (&[("data.directories", "/a,/a")], "listed twice"),
-        (&[("data.directories", "/a,/a/b")], "/a/b is listed twice or lies in another"),
+        (&[("data.directories", "/a,/a")], "/a and /a are one directory, /a; list it once"),
+        (&[("data.directories", "/a,/a/b")], "/a/b lies in /a; no data directory"),
         (&[("groups.session_timeout_min", "1h")], "more than groups.session_timeout_max=30m"),
         (&[("topics.partitions", "9"), ("topics.max_partitions", "8")], "is 9, more than topics.max_partitions=8"),
         (&[("groups.offset_metadata_max", "32KiB")], "must be at most 32767"),
@@ -452,6 +439,7 @@ mod tests {
             "flag: archive.endpoint: http:// has no encryption; use https://, or allow it with archive.allow_http or AWS_",
         ),
         (&[("archive.url", "file:///d"), ("data.directories", "/d")], "is a data directory"),
+        (&[("archive.url", "file:///e/../d"), ("data.directories", "/./d")], "is a data directory"),
         (&[("topics.defaults.retention.mss", "1")], "is not a topic setting of Kafka; did you mean retention.ms?"),
         (&[("topics.defaults.retention.ms", "long")], "topics.defaults.retention.ms: Invalid value long"),
         (&[("topics.defaults.retention.ms", "5"), ("topics.defaults.local.retention.ms", "50")], "topics.defaults: "),

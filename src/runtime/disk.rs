@@ -8,7 +8,7 @@
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::types::Timestamp;
@@ -104,6 +104,11 @@ pub trait Disk: Send + Sync + Debug {
 
     /// Whether a file or directory has this name.
     fn exists(&self, path: &Path) -> io::Result<bool>;
+
+    /// The one path of a file or directory that has no links in it; a file system without links gives the same path.
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(path.to_owned())
+    }
 
     /// Room on the file system that holds `path`.
     fn space(&self, path: &Path) -> io::Result<Space>;

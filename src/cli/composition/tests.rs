@@ -94,7 +94,7 @@ fn loaded(flags: impl Iterator<Item = (&'static str, &'static str)>) -> Loaded {
 
 fn config(flags: impl Iterator<Item = (&'static str, &'static str)>) -> Result<Config, String> {
     let machine = Machine { memory_bytes: 8 << 30, working_directory: PathBuf::from("/srv") };
-    resolve(&loaded(flags), &[], &machine).map_err(|error| error.to_string())
+    resolve(&loaded(flags), &[], &machine, &LocalDisk).map_err(|error| error.to_string())
 }
 
 /// All that a process is started with. What the broker only shows of itself does not count.

@@ -3,7 +3,7 @@
 //! Compiled with debug assertions only. No release build contains it, so no setting, variable or mistake can reach it there.
 
 use std::io::{self, IoSlice};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::LocalDisk;
@@ -62,6 +62,10 @@ impl Disk for UnsyncedDisk {
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         LocalDisk.exists(path)
+    }
+
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        LocalDisk.real_path(path)
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {

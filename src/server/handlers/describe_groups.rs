@@ -5,7 +5,6 @@ use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, Gr
 
 use super::wire::{GROUP_OPERATIONS, NO_OPERATIONS, message, shared, text};
 use super::{Context, Handle};
-use crate::group::GroupError;
 use crate::group::request::{self, GroupState};
 use crate::protocol::ErrorCode;
 
@@ -22,18 +21,18 @@ impl Handle for DescribeGroupsRequest {
         let mut groups = Vec::with_capacity(self.groups.len());
         for group_id in self.groups {
             let described = context.broker.groups().describe_group(shared(&group_id)).await;
-            let has_room = described.as_ref().is_ok_and(|group| room.take(bytes_of(group)));
-            groups.push((group_id, if has_room || described.is_err() { Some(described) } else { None }));
+            let described = described.map_err(|error| context.group_code(Some(error)));
+            let fitting = described.and_then(|group| match room.take(bytes_of(&group)) {
+                true => Ok(group),
+                false => Err(ErrorCode::InvalidRequest.code()),
+            });
+            groups.push((group_id, fitting));
         }
         // Coordinators were waited for before.
         context.take_place().await;
-        let groups = groups.into_iter().map(|(group_id, described)| {
-            let answer = match described {
-                Some(described) => answer(context, group_id, described),
-                None => too_large(group_id),
-            };
-            answer.with_authorized_operations(operations)
-        });
+        let groups = groups
+            .into_iter()
+            .map(|(group_id, described)| answer(context, group_id, described).with_authorized_operations(operations));
         DescribeGroupsResponse::default().with_groups(groups.collect())
     }
 }
@@ -44,19 +43,11 @@ fn bytes_of(group: &request::DescribedGroup) -> usize {
     MEMBER_BYTES + group.members.iter().map(bytes).sum::<usize>()
 }
 
-fn too_large(group_id: GroupId) -> DescribedGroup {
-    DescribedGroup::default().with_group_id(group_id).with_error_code(ErrorCode::InvalidRequest.code())
-}
-
-fn answer(
-    context: &Context,
-    group_id: GroupId,
-    described: Result<request::DescribedGroup, GroupError>,
-) -> DescribedGroup {
+fn answer(context: &Context, group_id: GroupId, described: Result<request::DescribedGroup, i16>) -> DescribedGroup {
     let answer = DescribedGroup::default().with_group_id(group_id.clone());
     let group = match described {
         Ok(group) => group,
-        Err(error) => return answer.with_error_code(context.group_code(Some(error))),
+        Err(code) => return answer.with_error_code(code),
     };
     if group.state == GroupState::Dead && context.version() >= FIRST_NOT_FOUND_VERSION {
         context.count_error(ErrorCode::GroupIdNotFound);

@@ -1,0 +1,170 @@
+//! What the bucket keeps beside records: committed offsets and producer ids.
+
+use super::*;
+use crate::group::request::{CommitPartition, CommitTopic, OffsetCommit, OffsetFetch};
+
+async fn commit(broker: &Broker, group_id: &str, offset: i64) {
+    let partitions =
+        vec![CommitPartition { partition: 0, offset, leader_epoch: LeaderEpoch::NONE, metadata: Arc::default() }];
+    let commit = OffsetCommit {
+        group_id: group_id.into(),
+        generation: -1,
+        member_id: "".into(),
+        group_instance_id: None,
+        api_version: 8,
+        retention_ms: None,
+        topics: vec![CommitTopic { topic: TOPIC.into(), topic_id: TopicId::ZERO, partitions }],
+    };
+    for _ in 0..LOOKS {
+        match broker.groups().commit_offsets(commit.clone()).await {
+            Ok(results) => return assert_eq!(results[0].partitions, [(0, None)]),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+    panic!("the coordinator of {group_id} does not come up");
+}
+
+async fn committed(broker: &Broker, group_id: &str) -> Option<i64> {
+    for _ in 0..LOOKS {
+        match broker.groups().fetch_offsets(OffsetFetch { group_id: group_id.into(), topics: None }).await {
+            Ok(topics) => return topics.first().map(|topic| topic.partitions[0].offset),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+    panic!("the coordinator of {group_id} does not come up");
+}
+
+/// Waits until the bucket has a snapshot of groups that it did not have before.
+async fn next_group_snapshot(home: &Home, before: usize) -> usize {
+    for _ in 0..LOOKS {
+        let clusters = std::fs::read_dir(home.path("store/alluvium/v1")).into_iter().flatten().map(Result::unwrap);
+        let snapshots = clusters.filter_map(|cluster| std::fs::read_dir(cluster.path().join("meta/groups")).ok());
+        let count = snapshots.map(Iterator::count).sum();
+        if count > before {
+            return count;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    panic!("groups are not kept in the bucket");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn committed_offsets_of_a_lost_directory_come_back_from_the_bucket() {
+    let home = Home::new();
+    let (broker, _) = home.begin().await;
+    let before = next_group_snapshot(&home, 0).await;
+    broker.offsets_topic().await.unwrap();
+    let groups: Vec<String> = (0..20).map(|number| format!("group {number}")).collect();
+    for (group, offset) in groups.iter().zip(100..) {
+        commit(&broker, group, offset).await;
+    }
+    broker.shutdown().await;
+    // The next start keeps what the last one left; what comes later is not in the bucket yet.
+    let broker = home.open().await;
+    next_group_snapshot(&home, before).await;
+    for group in &groups {
+        commit(&broker, group, 999).await;
+    }
+    broker.shutdown().await;
+    std::fs::remove_dir_all(home.path("second")).unwrap();
+
+    for _ in 0..2 {
+        let broker = home.open().await;
+        let mut restored = 0;
+        for (group, offset) in groups.iter().zip(100..) {
+            let found = committed(&broker, group).await.unwrap_or_else(|| panic!("{group} begins anew"));
+            assert!(found == offset || found == 999, "{group} is at {found}");
+            restored += usize::from(found == offset);
+        }
+        assert!((1..groups.len()).contains(&restored), "{restored} of {} were lost", groups.len());
+        broker.shutdown().await;
+    }
+}
+
+/// Groups whose offsets were lost wait for the bucket, whatever happens meanwhile: begun anew, they would stay so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_offsets_wait_for_a_bucket_that_does_not_answer() {
+    let home = Home::new();
+    let (broker, _) = home.begin().await;
+    let before = next_group_snapshot(&home, 0).await;
+    broker.offsets_topic().await.unwrap();
+    let groups: Vec<String> = (0..20).map(|number| format!("group {number}")).collect();
+    for group in &groups {
+        commit(&broker, group, 100).await;
+    }
+    broker.shutdown().await;
+    let broker = home.open().await;
+    next_group_snapshot(&home, before).await;
+    broker.shutdown().await;
+    std::fs::remove_dir_all(home.path("second")).unwrap();
+
+    let asked = |broker: &Arc<Broker>, group: &String| {
+        let (broker, group_id) = (Arc::clone(broker), group.as_str().into());
+        async move { broker.groups().fetch_offsets(OffsetFetch { group_id, topics: None }).await.is_ok() }
+    };
+    // The first process sees no snapshot, and the second no bucket at all.
+    for is_hidden in [|key: &str| key.contains("meta/groups"), |_: &str| true] {
+        let plan = Box::new(move |_, _, key: &str| if is_hidden(key) { Fault::Denied } else { Fault::None });
+        let broker = home.open_faulty(&["first", "second"], plan).await.unwrap();
+        let mut waiting = groups.len();
+        for _ in 0..50 {
+            tokio::time::sleep(PAUSE).await;
+            waiting = 0;
+            for group in &groups {
+                waiting += usize::from(!asked(&broker, group).await);
+            }
+        }
+        assert!((1..groups.len()).contains(&waiting), "groups of the directory that is left have their coordinators");
+        broker.shutdown().await;
+    }
+    let broker = home.open().await;
+    for group in &groups {
+        assert_eq!(committed(&broker, group).await, Some(100));
+    }
+    assert!(broker.image().unrestored().is_empty());
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn producer_ids_that_another_copy_gave_out_are_passed_over() {
+    let home = Home::new();
+    let (broker, _) = home.begin().await;
+    let first = broker.new_producer_id().await.unwrap();
+    broker.shutdown().await;
+    copy(&home.path("first"), &home.path("old first"));
+    copy(&home.path("second"), &home.path("old second"));
+
+    let broker = home.open().await;
+    let mut given = first;
+    for _ in 0..3000 {
+        given = broker.new_producer_id().await.unwrap();
+    }
+    // The bucket learns of it in the background.
+    let mark = home.path("store");
+    let knows = |next: ProducerId| {
+        let clusters = std::fs::read_dir(mark.join("alluvium/v1")).unwrap().map(Result::unwrap);
+        clusters
+            .filter_map(|cluster| std::fs::read_to_string(cluster.path().join("meta/producer-ids.json")).ok())
+            .any(|text| text.contains(&format!("\"next_producer_id\":{}", next.get())))
+    };
+    let next = broker.image().next_producer_id();
+    for _ in 0..LOOKS {
+        if knows(next) {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    assert!(knows(next));
+    broker.shutdown().await;
+
+    let broker = home.open_with(&["old first", "old second"]).await;
+    for _ in 0..LOOKS {
+        if broker.image().next_producer_id() >= next {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    let id = broker.new_producer_id().await.unwrap();
+    assert!(id > given, "{id} was given out by the other copy, as far as {given}");
+    broker.shutdown().await;
+}

@@ -1,0 +1,165 @@
+//! What is lost of a data directory, or comes back old, and goes on where the archive ends.
+
+use super::*;
+use crate::log::AppendError;
+use crate::metadata::topic_config::ConfigOperation;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_directory_goes_on_where_the_archive_ends() {
+    let home = Home::new();
+    let (broker, index) = home.begin().await;
+    let other = 1 - index;
+    let mut expected = produce_all(&broker, index, 0..20, "kept").await;
+    let untouched = produce_all(&broker, other, 0..5, "other").await;
+    let archived_to = archive(&broker, index).await;
+    produce_all(&broker, index, 20..23, "lost").await;
+    broker.shutdown().await;
+    std::fs::remove_dir_all(home.path("second")).unwrap();
+
+    for round in 0..2 {
+        let broker = home.open().await;
+        assert_eq!(read_all(&broker, index).await, expected);
+        assert_eq!(read_all(&broker, other).await, untouched);
+        // The producer's last batch that is archived is known, and the next one is expected.
+        let last = i32::try_from(expected.len()).unwrap() - 1;
+        let again = produce(&broker, index, batch(last, expected.last().unwrap())).await.unwrap();
+        assert_eq!(again.next_offset, Offset(i64::from(last) + 1), "a retry is found in the bucket");
+        assert!(produce(&broker, index, batch(last + 3, "a gap")).await.is_err());
+        let more = produce_all(&broker, index, last + 1..last + 4, &format!("round {round}")).await;
+        expected.extend(more);
+        if round == 0 {
+            let reached = archive(&broker, index).await;
+            assert_eq!(reached, archived_to + 3);
+        }
+        assert_eq!(read_all(&broker, index).await, expected);
+        broker.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_copy_of_a_directory_never_appends_where_the_archive_has_records() {
+    let home = Home::new();
+    let (broker, index) = home.begin().await;
+    let mut expected = produce_all(&broker, index, 0..5, "first").await;
+    archive(&broker, index).await;
+    expected.extend(produce_all(&broker, index, 5..10, "first").await);
+    broker.shutdown().await;
+    copy(&home.path("second"), &home.path("old"));
+
+    let broker = home.open().await;
+    expected.extend(produce_all(&broker, index, 10..20, "second").await);
+    let archived_to = archive(&broker, index).await;
+    let beyond = produce_all(&broker, index, 20..40, "not archived").await;
+    broker.shutdown().await;
+    std::fs::rename(home.path("second"), home.path("newest")).unwrap();
+    std::fs::rename(home.path("old"), home.path("second")).unwrap();
+
+    // The log ends at 10 and the archive at 20.
+    let broker = home.open().await;
+    assert_eq!(read_all(&broker, index).await, expected);
+    let produced = produce(&broker, index, batch(20, "third 20")).await.unwrap();
+    assert_eq!(produced.base_offset, archived_to);
+    expected.push("third 20".to_owned());
+    expected.extend(produce_all(&broker, index, 21..30, "third").await);
+    archive(&broker, index).await;
+    let next = produce_all(&broker, index, 30..32, "third").await;
+    broker.shutdown().await;
+
+    // The first disk comes back: it reaches further than the archive, by records that were never archived and that others took
+    // the place of.
+    std::fs::rename(home.path("second"), home.path("later")).unwrap();
+    std::fs::rename(home.path("newest"), home.path("second")).unwrap();
+    let broker = home.open().await;
+    assert_eq!(read_all(&broker, index).await, expected);
+    expected.extend(produce_all(&broker, index, 30..35, "fourth").await);
+    archive(&broker, index).await;
+    assert_eq!(read_all(&broker, index).await, expected);
+    assert!(!beyond.iter().chain(&next).any(|value| expected.contains(value)));
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_checkpoint_costs_nothing_of_a_log_of_which_the_archive_has_the_rest() {
+    // How far local copies are gone of what is archived, and whether records follow that are not.
+    for (removed, has_more) in [(10, true), (20, true), (20, false)] {
+        let home = Home::new();
+        let (broker, index) = home.begin().await;
+        let mut expected = produce_all(&broker, index, 0..10, "first").await;
+        archive(&broker, index).await;
+        expected.extend(produce_all(&broker, index, 10..20, "second").await);
+        archive(&broker, index).await;
+        let log = Arc::clone(leader(&broker, index).await.partition.log());
+        while log.offsets().local_log_start < Offset(removed) {
+            broker.directories()[1].request_checkpoint();
+            log.remove_local_below(Offset(removed)).unwrap();
+            tokio::time::sleep(PAUSE).await;
+        }
+        drop(log);
+        if has_more {
+            expected.extend(produce_all(&broker, index, 20..25, "not archived").await);
+        }
+        broker.shutdown().await;
+        std::fs::remove_file(home.path("second/checkpoint")).unwrap();
+
+        for _ in 0..2 {
+            let broker = home.open().await;
+            assert_eq!(read_all(&broker, index).await, expected, "{removed} {has_more}");
+            let next = i32::try_from(expected.len()).unwrap();
+            expected.extend(produce_all(&broker, index, next..next + 3, "later").await);
+            assert_eq!(archive(&broker, index).await, Offset(i64::from(next) + 3));
+            let epochs = leader(&broker, index).await.partition.log().epochs();
+            assert_eq!(epochs.starts()[0].1, Offset::ZERO, "{removed} {has_more}: {epochs:?}");
+            assert_eq!(read_all(&broker, index).await, expected);
+            broker.shutdown().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_missing_and_not_replaced_is_waited_for() {
+    let home = Home::new();
+    let (broker, index) = home.begin().await;
+    let expected = produce_all(&broker, index, 0..5, "kept").await;
+    broker.shutdown().await;
+
+    let broker = home.open_with(&["first"]).await;
+    let image = broker.image();
+    let refused = broker.leader(image.topic_named(TOPIC).unwrap(), index, LeaderEpoch::NONE).unwrap_err();
+    assert!(matches!(refused, PartitionError::Append(AppendError::Offline { .. })), "{refused}");
+    produce_all(&broker, 1 - index, 0..5, "other").await;
+    drop(image);
+    broker.shutdown().await;
+
+    let broker = home.open().await;
+    assert_eq!(read_all(&broker, index).await, expected);
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_that_the_disk_lost_and_the_log_does_not_know_to_be_archived_is_read_from_the_archive() {
+    let home = Home::new();
+    let configs = [("remote.log.copy.disable", "true"), ("internal.segment.bytes", "4000")];
+    let (broker, index) = home.begin_with(&configs).await;
+    let mut expected = produce_all(&broker, index, 0..6, &"long ".repeat(700)).await;
+    broker.shutdown().await;
+    copy(&home.path("second"), &home.path("before"));
+    let broker = home.open().await;
+    let edit = ConfigEdit::Operations(vec![("remote.log.copy.disable".to_owned(), ConfigOperation::Delete)]);
+    broker.alter_configs(&ConfigResource::Topic(TOPIC.to_owned()), &edit, false).await.unwrap();
+    archive(&broker, index).await;
+    broker.shutdown().await;
+
+    // A segment of a log that does not remember to be archived.
+    std::fs::remove_dir_all(home.path("second")).unwrap();
+    std::fs::rename(home.path("before"), home.path("second")).unwrap();
+    let is_third = |path: &PathBuf| path.to_string_lossy().ends_with("00000000000000000002.segment");
+    let lost: Vec<_> = objects(&home.path("second")).into_iter().filter(is_third).collect();
+    assert_eq!(lost.len(), 1);
+    std::fs::remove_file(&lost[0]).unwrap();
+    let broker = home.open().await;
+    assert_eq!(archive(&broker, index).await, Offset(6));
+    assert_eq!(read_all(&broker, index).await, expected);
+    expected.extend(produce_all(&broker, index, 6..8, "after").await);
+    assert_eq!(read_all(&broker, index).await, expected);
+    broker.shutdown().await;
+}

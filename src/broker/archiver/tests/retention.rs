@@ -1,0 +1,81 @@
+//! What retention deletes, and what it keeps.
+
+use super::*;
+use crate::archive::planner::EXPIRED_PER_PASS;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_reaches_a_partition_that_nobody_has_used_since_the_start() {
+    let home = Home::new();
+    // The records are years old.
+    let (broker, index) = home.begin_with(&[("retention.ms", "1000")]).await;
+    produce_all(&broker, index, 0..5, "old").await;
+    let end = archive(&broker, index).await;
+    let id = leader(&broker, index).await.partition.log().partition();
+    // On a slow machine a later look of the first life may find it.
+    let found_before = broker.metrics().archive.expired_segments.get();
+    broker.shutdown().await;
+
+    let broker = home.open().await;
+    let log = broker.directories().iter().find_map(|directory| directory.log(id)).unwrap();
+    // Counted last.
+    let found = || found_before + broker.metrics().archive.expired_segments.get();
+    for _ in 0..LOOKS {
+        if log.offsets().log_start == end && found() > 0 {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    assert_eq!((log.offsets().log_start, found()), (end, 1));
+    drop(log);
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pass_of_retention_without_an_archive_deletes_few_segments_and_the_next_one_is_not_near() {
+    let mut home = Home::new();
+    home.retention_interval = Duration::from_secs(100_000);
+    // The records are years old, and each has a segment.
+    let configs = [("remote.storage.enable", "false"), ("retention.ms", "1000"), ("internal.segment.bytes", "4000")];
+    let (broker, index) = home.begin_with(&configs).await;
+    produce_all(&broker, index, 0..80, &"long ".repeat(700)).await;
+    let id = leader(&broker, index).await.partition.log().partition();
+    broker.shutdown().await;
+
+    let broker = home.open().await;
+    let log = broker.directories().iter().find_map(|directory| directory.log(id)).unwrap();
+    for _ in 0..LOOKS {
+        if log.offsets().log_start > Offset::ZERO {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    // Local disks are looked at each second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(log.offsets().log_start, Offset(EXPIRED_PER_PASS as i64), "{:?}", log.offsets());
+    drop(log);
+    broker.shutdown().await;
+}
+
+/// As with Apache Kafka, where a short `retention.ms` is how a topic is emptied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_passes_records_of_the_active_segment() {
+    for is_archived in ["false", "true"] {
+        let mut home = Home::new();
+        home.retention_interval = Duration::from_millis(100);
+        // The records are years old, and their segment has an hour to go.
+        let (broker, index) = home.begin_with(&[("remote.storage.enable", is_archived), ("retention.ms", "500")]).await;
+        produce_all(&broker, index, 0..5, "old").await;
+        // By itself that takes up to a minute.
+        broker.directories().iter().for_each(|directory| directory.request_checkpoint());
+        let log = leader(&broker, index).await.partition.log().clone();
+        for _ in 0..LOOKS {
+            if log.offsets().log_start == Offset(5) {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        assert_eq!(log.offsets().log_start, Offset(5), "remote.storage.enable={is_archived}");
+        drop(log);
+        broker.shutdown().await;
+    }
+}

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiVersionsRequest, FetchRequest, FetchResponse, MetadataRequest, ProduceRequest, ProduceResponse, TopicName,
+    AlterConfigsRequest, AlterConfigsResponse, ApiVersionsRequest, CreateTopicsRequest, CreateTopicsResponse,
+    FetchRequest, FetchResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, MetadataRequest,
+    ProduceRequest, ProduceResponse, TopicName, alter_configs_request, incremental_alter_configs_request,
 };
 use kafka_protocol::protocol::{Decodable, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -275,4 +278,61 @@ async fn a_client_that_takes_no_answers_has_few_of_them_made() {
     sending.abort();
     drop(fetches);
     server.shutdown().await;
+}
+
+/// Requests that give the topic a cleanup policy: the topic's own creation, and its change in both ways.
+fn with_policy(policy: &'static str) -> [Bytes; 3] {
+    let (name, value) = (StrBytes::from_static_str("cleanup.policy"), StrBytes::from_static_str(policy));
+    let config = CreatableTopicConfig::default().with_name(name.clone()).with_value(Some(value.clone()));
+    let new = CreatableTopic::default().with_name(topic()).with_num_partitions(1).with_replication_factor(1);
+    let create = CreateTopicsRequest::default().with_topics(vec![new.with_configs(vec![config])]);
+
+    let config = alter_configs_request::AlterableConfig::default().with_name(name.clone());
+    let resource = alter_configs_request::AlterConfigsResource::default().with_resource_type(2);
+    let resource = resource.with_resource_name(topic().0).with_configs(vec![config.with_value(Some(value.clone()))]);
+    let replace = AlterConfigsRequest::default().with_resources(vec![resource]);
+
+    let config = incremental_alter_configs_request::AlterableConfig::default().with_name(name);
+    let resource = incremental_alter_configs_request::AlterConfigsResource::default().with_resource_type(2);
+    let resource = resource.with_resource_name(topic().0).with_configs(vec![config.with_value(Some(value))]);
+    let alter = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+    [frame(&create, 2, 1), frame(&replace, 1, 2), frame(&alter, 0, 3)]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_compacts_is_refused_in_words_and_the_others_are_taken() {
+    for (policy, is_taken) in
+        [("delete", true), ("", true), ("compact", false), ("compact,delete", false), ("delete,compact", false)]
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let server = start(directory.path(), ConnectionLimits::default()).await;
+        let mut client = Client::connect(&server).await;
+        let own =
+            || server.broker().image().topic_named(TOPIC).map(|one| one.configs.values.get("cleanup.policy").cloned());
+        let set = is_taken.then(|| Some(policy.to_owned()));
+        let [made, replaced, altered] = with_policy(policy);
+        let refusal = format!(
+            "Invalid value {policy} for configuration cleanup.policy: compaction is not supported yet; use 'delete', \
+             or leave the list empty to keep all records"
+        );
+        let expected = if is_taken { (0, None) } else { (40, Some(StrBytes::from_string(refusal))) };
+
+        client.send(&[made]).await;
+        let answer = CreateTopicsResponse::decode(&mut client.receive().await.1, 2).unwrap().topics.remove(0);
+        assert_eq!((answer.error_code, answer.error_message), expected, "{policy}");
+        assert_eq!(own(), set, "{policy}");
+        if !is_taken {
+            client.send(&[create(0)]).await;
+            client.receive().await;
+        }
+        client.send(&[replaced]).await;
+        let answer = AlterConfigsResponse::decode(&mut client.receive().await.1, 1).unwrap().responses.remove(0);
+        assert_eq!((answer.error_code, answer.error_message), expected, "{policy}");
+        client.send(&[altered]).await;
+        let answer = IncrementalAlterConfigsResponse::decode(&mut client.receive().await.1, 0).unwrap();
+        let answer = answer.responses.into_iter().next().unwrap();
+        assert_eq!((answer.error_code, answer.error_message), expected, "{policy}");
+        assert_eq!(own(), Some(set.flatten()), "{policy}");
+        server.shutdown().await;
+    }
 }

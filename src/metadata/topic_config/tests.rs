@@ -107,24 +107,75 @@ fn local_retention_never_exceeds_retention_and_follows_it_without_an_archive() {
     assert_eq!(local(&[("local.retention.ms", "-2")]), None);
     assert_eq!(local(&[("local.retention.ms", "-2"), ("retention.ms", "7")]), Some(7));
     assert_eq!(local(&[("local.retention.ms", "-1")]), None);
-    // Without the policy that deletes, everything is kept.
-    for policy in ["", "compact"] {
-        let limits =
-            [("cleanup.policy", policy), ("retention.ms", "7"), ("retention.bytes", "7"), ("local.retention.ms", "-2")];
-        let config = TopicConfig::resolve(&values(&limits), &BrokerLayers::fixed(&none));
-        assert_eq!(
-            (config.retention_ms, config.retention_bytes, config.local_retention_ms),
-            (None, None, None),
-            "{policy}"
-        );
-    }
-    let deletes = [("cleanup.policy", "compact,delete"), ("retention.ms", "7")];
-    assert_eq!(TopicConfig::resolve(&values(&deletes), &BrokerLayers::fixed(&none)).retention_ms, Some(7));
     assert_eq!(local(&[("local.retention.ms", "5"), ("remote.storage.enable", "false")]), None);
     assert_eq!(
         local(&[("local.retention.ms", "5"), ("retention.ms", "9"), ("remote.log.copy.disable", "true")]),
         Some(9)
     );
+}
+
+/// Every value of `cleanup.policy`, and whether old records go. A later version may have written those with `compact`.
+const POLICIES: [(&str, bool); 5] =
+    [("delete", true), ("", false), ("compact", false), ("compact,delete", true), ("delete,compact", true)];
+
+#[test]
+fn retention_applies_only_where_the_policy_deletes() {
+    for (policy, deletes) in POLICIES {
+        let kept = |limit: u64| deletes.then_some(limit);
+        // Set by the topic, and by the broker for all topics.
+        for (own, broker) in [(Some(policy), None), (None, Some(policy)), (Some(policy), Some("delete"))] {
+            let fixed: BTreeMap<_, _> =
+                broker.map(|value| ("log.cleanup.policy".to_owned(), value.to_owned())).into_iter().collect();
+            // With an archive, with one that gets nothing any more, and without one.
+            for (more, is_archived) in [
+                (("write.caching", "false"), true),
+                (("remote.log.copy.disable", "true"), false),
+                (("remote.storage.enable", "false"), false),
+            ] {
+                let limits = [more, ("retention.ms", "8"), ("retention.bytes", "9"), ("local.retention.bytes", "5")];
+                let mut set = values(&limits);
+                set.extend(own.map(|value| ("cleanup.policy".to_owned(), value.to_owned())));
+                let config = TopicConfig::resolve(&set, &BrokerLayers::fixed(&fixed));
+                let case = format!("{own:?} {broker:?} {more:?}");
+                assert_eq!(config.retention_ms.map(i64::cast_unsigned), kept(8), "{case}");
+                assert_eq!(config.retention_bytes, kept(9), "{case}");
+                // What the archive has may leave the disk all the same.
+                let local = if is_archived { (kept(8).or(Some(86_400_000)), Some(5)) } else { (kept(8), kept(9)) };
+                let found = (config.local_retention_ms.map(i64::cast_unsigned), config.local_retention_bytes);
+                assert_eq!(found, local, "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn compaction_can_be_asked_for_by_no_request() {
+    let none = BTreeMap::new();
+    let layers = BrokerLayers::fixed(&none);
+    for (policy, _) in POLICIES {
+        let own = values(&[("cleanup.policy", policy)]);
+        let operations = [set("cleanup.policy", policy)];
+        let (before, kind) = (configs(&[]), TopicKind::Ordinary);
+        let answers = [
+            create(&own, kind, &layers).map(|values| values["cleanup.policy"].clone()),
+            alter(&before, &operations, kind, &layers).map(|change| change.values["cleanup.policy"].clone().unwrap()),
+            replace(&before, &own, kind, &layers).map(|change| change.values["cleanup.policy"].clone().unwrap()),
+        ];
+        for answer in answers {
+            match answer {
+                Ok(normal) => assert!(!compacts(policy) && normal == policy, "{policy}"),
+                Err(error) => {
+                    let expected = format!("Invalid value {policy} for configuration cleanup.policy: {NO_COMPACTION}");
+                    assert_eq!((compacts(policy), error.to_string()), (true, expected));
+                    assert_eq!(error.kafka_error_code(), 40);
+                }
+            }
+        }
+        assert!(create(&own, TopicKind::Internal, &layers).is_ok());
+    }
+    // Added to what is set.
+    let append = [("cleanup.policy".to_owned(), ConfigOperation::Append("compact".to_owned()))];
+    assert!(alter(&configs(&[]), &append, TopicKind::Ordinary, &layers).is_err());
 }
 
 #[test]
@@ -200,9 +251,6 @@ fn creating_normalizes_values_and_refuses_what_is_unknown_or_unsupported() {
         (unknown.to_string().as_str(), unknown.kafka_error_code()),
         ("Unknown topic config name: retention.mss", 40)
     );
-    let compact = [("cleanup.policy", "compact")];
-    assert!(matches!(create(&compact, TopicKind::Ordinary), Err(ConfigError::Contradiction { .. })));
-    assert!(create(&compact, TopicKind::Internal).is_ok());
 }
 
 #[test]

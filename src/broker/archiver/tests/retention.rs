@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::archive::planner::EXPIRED_PER_PASS;
+use crate::metadata::topic_config::ConfigOperation;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retention_reaches_a_partition_that_nobody_has_used_since_the_start() {
@@ -54,6 +55,48 @@ async fn a_pass_of_retention_without_an_archive_deletes_few_segments_and_the_nex
     assert_eq!(log.offsets().log_start, Offset(EXPIRED_PER_PASS as i64), "{:?}", log.offsets());
     drop(log);
     broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_whose_policy_does_not_delete_keeps_its_old_records_until_it_does() {
+    for is_archived in ["false", "true"] {
+        let mut home = Home::new();
+        home.retention_interval = Duration::from_millis(100);
+        // The records are years old, and each has a segment.
+        let (broker, index) = home
+            .begin_with(&[
+                ("cleanup.policy", ""),
+                ("remote.storage.enable", is_archived),
+                ("retention.ms", "1000"),
+                ("retention.bytes", "1"),
+                ("internal.segment.bytes", "4000"),
+            ])
+            .await;
+        let expected = produce_all(&broker, index, 0..5, &"long ".repeat(700)).await;
+        if is_archived == "true" {
+            archive(&broker, index).await;
+        }
+        broker.shutdown().await;
+
+        // Everything is in segments now. Local disks are looked at each second.
+        let broker = home.open().await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let log = Arc::clone(leader(&broker, index).await.partition.log());
+        assert_eq!(log.offsets().log_start, Offset::ZERO, "archived: {is_archived}");
+        assert_eq!(read_all(&broker, index).await, expected);
+
+        let edit = ConfigEdit::Operations(vec![("cleanup.policy".to_owned(), ConfigOperation::Delete)]);
+        broker.alter_configs(&ConfigResource::Topic(TOPIC.to_owned()), &edit, false).await.unwrap();
+        for _ in 0..LOOKS {
+            if log.offsets().log_start >= Offset(4) {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        assert!(log.offsets().log_start >= Offset(4), "archived: {is_archived}: {:?}", log.offsets());
+        drop(log);
+        broker.shutdown().await;
+    }
 }
 
 /// As with Apache Kafka, where a short `retention.ms` is how a topic is emptied.

@@ -398,13 +398,24 @@ impl PartitionLog {
         self.shared.queue_write_behind(self, true);
     }
 
-    /// Asks for that if all records of the active segment are from before `time`, by their own timestamps: retention takes whole
-    /// sealed segments. Not of a segment begun since, as one by one old records would make it many. May read the index.
+    /// Asks for that if all records that are not in sealed segments are from before `time`, by their own timestamps: retention
+    /// takes whole sealed segments. Not for what has come since, as old records would make many segments one by one. May read
+    /// the segment's headers.
     pub fn roll_if_before(self: &Arc<Self>, time: Timestamp) -> Result<(), ReadError> {
-        let active = self.state.lock().active.clone();
-        if let Some(active) = active.filter(|active| !active.is_empty() && active.created_at() < time)
-            && active.newest_timestamp()? < time
-        {
+        let (active, unwritten) = {
+            let state = self.state.lock();
+            if state.unwritten_since.is_some_and(|since| since >= time) {
+                return Ok(());
+            }
+            (state.active.clone(), state.tail.batches_from(state.written, usize::MAX))
+        };
+        let active = active.filter(|active| !active.is_empty());
+        if active.as_ref().is_some_and(|active| active.created_at() >= time) {
+            return Ok(());
+        }
+        let newest = unwritten.iter().map(|batch| batch.header().max_timestamp).max();
+        let newest = newest.max(active.map(|active| active.newest_timestamp()).transpose()?);
+        if newest.is_some_and(|newest| newest < time) {
             self.request_roll();
         }
         Ok(())

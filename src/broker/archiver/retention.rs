@@ -7,8 +7,11 @@
 //! their grace. Local files go only below what the newest checkpoint vouches for and this process has seen the archive hold (see
 //! [`PartitionLog::remove_local_below`]): the first pass of the loop that retains looks at each head.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::filling::Filling;
 use super::pressure::Room;
@@ -23,7 +26,7 @@ use crate::metadata::topic_config::TopicConfig;
 use crate::runtime::clock::Interval;
 use crate::runtime::disk::is_shortage;
 use crate::telemetry::MemoryShare;
-use crate::types::{LeaderEpoch, Monotonic, Offset, Timestamp};
+use crate::types::{DirectoryId, LeaderEpoch, Monotonic, Offset, Timestamp};
 
 /// How often local disks are looked at, at most.
 const LOCAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -63,15 +66,25 @@ impl Broker {
         }
     }
 
-    /// Applies retention in the bucket for as long as the broker runs.
+    /// Applies retention in the bucket for as long as the broker runs, each directory by itself: a log start waits for its
+    /// disk, and one disk that hangs keeps no other's partitions in the bucket for ever.
     pub(in crate::broker) async fn retain_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         archiver.proved().await;
         let mut interval = Interval::new(&self.runtime().clock, archiver.settings.retention_interval);
+        let mut passes = FuturesUnordered::new();
+        let mut busy = BTreeSet::new();
         loop {
-            interval.tick().await;
-            for held in self.look(&archiver, false).await.0.iter().filter(|held| held.is_archived()) {
-                if let Err(error) = archiver.retain(held).await {
-                    tracing::warn!(%error, partition = %held.log().partition(), "archive was not cleaned");
+            tokio::select! {
+                biased;
+                Some(directory) = passes.next() => drop(busy.remove(&directory)),
+                () = interval.tick() => {
+                    let mut by_directory: BTreeMap<DirectoryId, Vec<Held>> = BTreeMap::new();
+                    for held in self.look(&archiver, false).await.0.into_iter().filter(Held::is_archived) {
+                        by_directory.entry(held.directory().identity().directory_id).or_default().push(held);
+                    }
+                    for (directory, held) in by_directory.into_iter().filter(|(directory, _)| busy.insert(*directory)) {
+                        passes.push(archiver.retain_all(directory, held));
+                    }
                 }
             }
         }
@@ -304,6 +317,16 @@ impl Held {
 }
 
 impl Archiver {
+    /// One pass over the partitions of a directory.
+    async fn retain_all(&self, directory: DirectoryId, all: Vec<Held>) -> DirectoryId {
+        for held in &all {
+            if let Err(error) = self.retain(held).await {
+                tracing::warn!(%error, partition = %held.log().partition(), "archive was not cleaned");
+            }
+        }
+        directory
+    }
+
     /// Applies retention in the bucket, and deletes what it passed long enough ago.
     async fn retain(&self, held: &Held) -> Result<(), CleanError> {
         let Some(archive) = self.partition(held.log().partition()) else { return Ok(()) };

@@ -1,6 +1,7 @@
 //! What the bucket keeps beside records: committed offsets and producer ids.
 
 use super::*;
+use crate::archive::store::faulty::Fault;
 use crate::group::request::{CommitPartition, CommitTopic, OffsetCommit, OffsetFetch};
 
 async fn commit(broker: &Broker, group_id: &str, offset: i64) {

@@ -108,8 +108,6 @@ async fn retention_passes_records_of_the_active_segment() {
         // The records are years old, and their segment has an hour to go.
         let (broker, index) = home.begin_with(&[("remote.storage.enable", is_archived), ("retention.ms", "500")]).await;
         produce_all(&broker, index, 0..5, "old").await;
-        // By itself that takes up to a minute.
-        broker.directories().iter().for_each(|directory| directory.request_checkpoint());
         let log = leader(&broker, index).await.partition.log().clone();
         for _ in 0..LOOKS {
             if log.offsets().log_start == Offset(5) {

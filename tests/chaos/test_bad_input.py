@@ -4,17 +4,22 @@ nothing.
     ALLUVIUM_SEED=7 ALLUVIUM_FRAMES=10000 tests/tools pytest tests/chaos/test_bad_input.py
 """
 
+import contextlib
 import os
 import random
+import re
 import socket
 import struct
 import threading
 import time
+import urllib.request
 import uuid
+
+import pytest
 
 from chaos import ledger
 from harness import batch, commits, schema, topics
-from harness.broker import Alluvium, peak_bytes, rss_bytes
+from harness.broker import Alluvium, cpu_seconds, peak_bytes, rss_bytes
 from harness.wire import Closed, Connection
 from wire.scenarios_frames import APIS
 
@@ -24,6 +29,12 @@ FRAMES = int(os.environ.get("ALLUVIUM_FRAMES", "10000"))
 GROWTH_BYTES = 64 << 20
 # What its peak may grow by while clients ask for the same very often: some answers at a time, and what they were asked with.
 PEAK_GROWTH_BYTES = 250 << 20
+# Topics in one request, and connections that send it at once.
+NAMES, CROWD = 60_000, 3
+# What names that come again and again may cost, compared with as many that do not: less than twice as much was seen.
+PROPORTION = 8
+# HTTP connections that ask nothing: more than are served at a time.
+SILENT = 100
 INVALID_REQUEST, UNKNOWN_TOPIC_ID = 42, 100
 
 
@@ -155,6 +166,11 @@ def repeated(topic, group):
     yield "OffsetFetch", 8, {"Groups": [{"GroupId": group, "Topics": None}] * 50_000}, lambda answer: is_cut(answer["Groups"])
     yield "OffsetFetch", 8, {"Groups": [positions]}, lambda answer: answer["Groups"][0]["ErrorCode"] == INVALID_REQUEST
     yield "DescribeProducers", 0, {"Topics": producers}, lambda answer: is_cut(answer["Topics"][0]["Partitions"], 200_000)
+    made = {"Topics": [{"Name": f"new-{number}", "NumPartitions": 1, "ReplicationFactor": 1} for number in range(20_000)]}
+    yield "CreateTopics", 7, made | {"validateOnly": True}, lambda answer: {each["ErrorCode"] for each in answer["Topics"]} == {0}
+    # There is no position to delete, as the group would go with it.
+    deleted = [{"Name": topic, "Partitions": [{"PartitionIndex": 1}]}] * 1000
+    yield "OffsetDelete", 0, {"GroupId": group, "Topics": deleted}, lambda answer: answer["ErrorCode"] == 0 and len(answer["Topics"]) == 1
     yield "DescribeGroups", 5, {"Groups": [group] * 200_000}, lambda answer: is_cut(answer["Groups"], 200_000)
 
 
@@ -181,7 +197,7 @@ def is_cut(parts, most=0):
 def test_names_that_come_very_often_take_bounded_memory(tmp_path):
     broker = Alluvium(tmp_path, "--set", "memory.budget=128MiB", "--set", "network.request_timeout=6s")
     topic, group = "often", "readers"
-    topics.create(broker.bootstrap, topic, 1)
+    topics.create(broker.bootstrap, topic, 2)
     commits.find_coordinator(broker.bootstrap, group)
     position = {"PartitionIndex": 0, "CommittedOffset": 1, "CommittedMetadata": "m" * 4000}
     with Connection(broker.bootstrap) as connection:
@@ -204,3 +220,147 @@ def test_names_that_come_very_often_take_bounded_memory(tmp_path):
     for connection in idle:
         connection.close()
     broker.stop()
+
+
+def positions(names, **value):
+    """The first topic with a position, the others with none: what they cost is all for their names."""
+    return [{"Name": name, "Partitions": [{"PartitionIndex": 0} | value][:number == 0]} for number, name in enumerate(names)]
+
+
+def commit(names):
+    """Positions of a group, of which one is kept."""
+    entries = positions(names, CommittedOffset=1, CommittedMetadata="")
+    return 8, {"GroupId": "readers", "GenerationIdOrMemberEpoch": -1, "MemberId": "", "Topics": entries}
+
+
+# Requests for topics of these names, in which nothing is made or removed but a position.
+CROWDED = {
+    "OffsetCommit": commit,
+    "OffsetDelete": lambda names: (0, {"GroupId": "readers", "Topics": positions(names)}),
+    "CreateTopics": lambda names: (7, {"Topics": [{"Name": name, "NumPartitions": 1, "ReplicationFactor": 9} for name in names], "validateOnly": True}),
+    "DeleteTopics": lambda names: (6, {"Topics": [{"Name": name} for name in names], "TimeoutMs": 1000}),
+    "CreatePartitions": lambda names: (3, {"Topics": [{"Name": name, "Count": 2} for name in names], "ValidateOnly": True}),
+}
+
+
+def attended(broker, frame):
+    """Has a few connections send a frame at once. What the broker spends on them and the longest that another client waits
+    meanwhile, in seconds, and an answer."""
+    waits, answered = [], threading.Event()
+
+    def produce_meanwhile():
+        while not answered.is_set():
+            began = time.monotonic()
+            try:
+                produce_one(broker.bootstrap, "bystander")
+            finally:
+                waits.append(time.monotonic() - began)
+            time.sleep(0.01)
+
+    before = cpu_seconds(broker.pid)
+    crowd = [Connection(broker.bootstrap, 120) for _ in range(CROWD)]
+    other = threading.Thread(target=produce_meanwhile)
+    other.start()
+    try:
+        for connection in crowd:
+            connection.send_frame(frame)
+        answers = [connection.receive_frame() for connection in crowd]
+    finally:
+        answered.set()
+        other.join()
+        for connection in crowd:
+            connection.close()
+    return cpu_seconds(broker.pid) - before, max(waits), answers[0]
+
+
+@pytest.fixture
+def broker(tmp_path):
+    """One that is stopped also where a case fails, as it may be busy for long then."""
+    started = Alluvium(tmp_path)
+    yield started
+    started.stop()
+
+
+@pytest.mark.parametrize("api", CROWDED)
+def test_names_that_come_again_cost_what_others_cost(broker, api):
+    for topic in ("often", "bystander"):
+        topics.create(broker.bootstrap, topic, 1)
+    commits.find_coordinator(broker.bootstrap, "readers")
+    with Connection(broker.bootstrap) as connection:
+        connection.ask("OffsetCommit", *commit(["often"]))
+    others = [f"missing-{number}" for number in range(NAMES)]
+    # A topic that is there again and again; where that is told once, others twice each.
+    is_of_group = api.startswith("Offset")
+    again = ["often"] * NAMES if is_of_group else others[: NAMES // 2] * 2
+    requests = [CROWDED[api](["often", *names]) for names in (others, again)]
+    frames = [schema.encode_request(api, version, body) for version, body in requests]
+    cost, usual, _ = attended(broker, frames[0])
+    cost_again, longest, answer = attended(broker, frames[1])
+    print(f"{api}: {cost:.2f} and {cost_again:.2f} s of CPU; another client waited {usual:.3f} and {longest:.3f} s at most")
+    told = codes(schema.decode_response(api, requests[1][0], answer)[1])
+    assert told == ([0] if is_of_group else [told[0]] + [INVALID_REQUEST] * (NAMES // 2)), f"{len(told)}: {set(told)}"
+    assert cost_again < PROPORTION * cost
+    assert longest < PROPORTION * max(usual, cost)
+
+
+def codes(answer):
+    """The error codes of what was named, of partitions where there are any."""
+    [named] = (value for value in answer.values() if isinstance(value, list))
+    return [one["ErrorCode"] for topic in named for one in topic.get("Partitions", [topic])]
+
+
+def test_no_client_forges_a_line_of_the_log(tmp_path):
+    broker = Alluvium(tmp_path, "--set", "telemetry.log_filter=debug")
+    commits.find_coordinator(broker.bootstrap, "readers")
+    banner = len(broker.log.read_bytes().rpartition(b"\n")[0])
+    # As a terminal or a collector would take it for one of the broker's own, or for its end.
+    forged = "x\n2026-01-01T00:00:00.000000Z ERROR alluvium: forged\r\n\x1b[31mforged\x1b[0m\0\u2028forged"
+    named = {"GroupId": forged, "ProtocolType": "consumer", "Protocols": [{"Name": forged, "Metadata": b""}]}
+    times = {"SessionTimeoutMs": 10_000, "RebalanceTimeoutMs": 10_000, "MemberId": "", "GroupInstanceId": forged, "Reason": forged}
+    wanted = {"Name": forged, "NumPartitions": 1, "ReplicationFactor": 1, "Configs": [{"Name": forged, "Value": forged}]}
+    with Connection(broker.bootstrap, 30) as connection:
+        ask = lambda api, version, body: answer_to(connection, api, version, body, forged)
+        ask("ApiVersions", 3, {"ClientSoftwareName": forged, "ClientSoftwareVersion": forged})
+        joined = ask("JoinGroup", 9, named | times)
+        assert joined["ErrorCode"] == 0 and forged in joined["MemberId"], joined
+        who = {"GroupId": forged, "GenerationId": joined["GenerationId"], "MemberId": joined["MemberId"]}
+        ask("SyncGroup", 3, who | {"Assignments": [{"MemberId": joined["MemberId"], "Assignment": b""}]})
+        ask("Heartbeat", 3, who | {"MemberId": forged})
+        left = [{"MemberId": joined["MemberId"], "GroupInstanceId": forged, "Reason": forged}]
+        ask("LeaveGroup", 5, {"GroupId": forged, "Members": left})
+        ask("CreateTopics", 7, {"Topics": [wanted], "timeoutMs": 5000})
+        ask("Metadata", 9, {"Topics": [{"Name": forged}], "AllowAutoTopicCreation": True})
+        ask("Produce", 9, {"Acks": -1, "TimeoutMs": 5000, "TransactionalId": forged, "TopicData": [{"Name": forged, "PartitionData": []}]})
+        ask("FindCoordinator", 3, {"Key": forged, "KeyType": 0})
+        ask("DeleteGroups", 2, {"GroupsNames": [forged]})
+    with urllib.request.urlopen(f"http://{broker.http}/metrics", timeout=30) as metrics:
+        assert "\nforged" not in metrics.read().decode()
+    broker.stop()
+    log = broker.log.read_bytes()[banner:].decode()
+    assert "forged" in log, "nothing of what the client said was logged"
+    lines = [line for line in re.split("[\n\r\u2028]", log) if line]
+    alien = [line for line in lines if not re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z +[A-Z]+ [\w:{]", line) or line.startswith("2026-01-01")]
+    assert not alien, alien[:5]
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", log), "control characters"
+
+
+def answer_to(connection, api, version, body, client_id):
+    """What `Connection.ask` does, for a client of another name."""
+    connection.send_frame(schema.encode_request(api, version, body, 7, client_id))
+    return schema.decode_response(api, version, connection.receive_frame())[1]
+
+
+def test_silent_http_connections_keep_no_probe_waiting(broker):
+    with contextlib.ExitStack() as opened:
+        host, port = broker.http.rsplit(":", 1)
+        connect = lambda: opened.enter_context(socket.create_connection((host, int(port)), 120))
+        # One that has begun to ask may take longer: the probe's answer comes before the end of it.
+        slow = connect()
+        slow.sendall(b"GET /health")
+        for _ in range(SILENT):
+            connect()
+        with urllib.request.urlopen(f"http://{broker.http}/health/ready", timeout=120) as answer:
+            assert answer.status == 200
+        slow.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            slow.recv(1)

@@ -197,6 +197,18 @@ def offsets_deleted(session, version):
     session.ask("OffsetFetch", 7, fetch_offsets_body(7, group, topic, (0, 1)))
 
 
+@scenario("OffsetDelete")
+def offsets_deleted_of_a_topic_named_twice(session, version):
+    group, topic = session.name("group"), session.topic(partitions=2)
+    session.coordinator(group)
+    for indexes in ((0, 9), (0, 1)):
+        for index in (0, 1):
+            session.quietly("OffsetCommit", 7, commit_body(session, 7, group, topic, 42, partition=index))
+        named = [{"Name": topic[0], "Partitions": [{"PartitionIndex": index}]} for index in indexes]
+        session.ask("OffsetDelete", version, {"GroupId": group, "Topics": named})
+        session.ask("OffsetFetch", 7, fetch_offsets_body(7, group, topic, (0, 1)))
+
+
 @scenario("DescribeGroups")
 def groups_described(session, version):
     group = session.name("group")

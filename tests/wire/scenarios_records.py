@@ -204,6 +204,16 @@ def offsets_are_fenced_by_epoch(session, version):
     session.ask("ListOffsets", version, offsets_body(name, version, -1, partition=9))
 
 
+@scenario("ListOffsets")
+def offsets_of_partitions_named_twice(session, version):
+    name, _ = session.topic(partitions=2)
+    session.fill(name, 3)
+    first, other, missing = (offsets_body(name, version, -1, partition=index)["Topics"][0]["Partitions"] for index in (0, 1, 9))
+    for wanted in (first * 2 + other, first + missing * 3 + other):
+        named = [{"Name": name, "Partitions": wanted}]
+        session.ask("ListOffsets", version, offsets_body(name, version, -1) | {"Topics": named})
+
+
 def offsets_body(topic, version, timestamp, epoch=-1, partition=0):
     wanted = {"PartitionIndex": partition, "Timestamp": timestamp}
     wanted |= {"CurrentLeaderEpoch": epoch} if version >= 4 else {}

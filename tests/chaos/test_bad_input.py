@@ -28,7 +28,7 @@ FRAMES = int(os.environ.get("ALLUVIUM_FRAMES", "10000"))
 # What the process may grow by while it is under fire, after a first fifth of it has warmed it up.
 GROWTH_BYTES = 64 << 20
 # What its peak may grow by while clients ask for the same very often: some answers at a time, and what they were asked with.
-PEAK_GROWTH_BYTES = 250 << 20
+PEAK_GROWTH_BYTES = 200 << 20
 # Topics in one request, and connections that send it at once.
 NAMES, CROWD = 60_000, 3
 # What names that come again and again may cost, compared with as many that do not: less than twice as much was seen.
@@ -166,7 +166,7 @@ def repeated(topic, group):
     yield "OffsetFetch", 8, {"Groups": [{"GroupId": group, "Topics": None}] * 50_000}, lambda answer: is_cut(answer["Groups"])
     yield "OffsetFetch", 8, {"Groups": [positions]}, lambda answer: answer["Groups"][0]["ErrorCode"] == INVALID_REQUEST
     yield "DescribeProducers", 0, {"Topics": producers}, lambda answer: is_cut(answer["Topics"][0]["Partitions"], 200_000)
-    made = {"Topics": [{"Name": f"new-{number}", "NumPartitions": 1, "ReplicationFactor": 1} for number in range(20_000)]}
+    made = {"Topics": [{"Name": f"new-{number}", "NumPartitions": 1, "ReplicationFactor": 1} for number in range(30_000)]}
     yield "CreateTopics", 7, made | {"validateOnly": True}, lambda answer: {each["ErrorCode"] for each in answer["Topics"]} == {0}
     # There is no position to delete, as the group would go with it.
     deleted = [{"Name": topic, "Partitions": [{"PartitionIndex": 1}]}] * 1000

@@ -161,6 +161,10 @@ async fn flush(
     let mut is_done = !wait;
     while !is_done {
         cluster.pause().await;
+        if cluster.topic(name, false).await?.topic_id != topic.topic_id {
+            let text = format!("topic {name} was deleted meanwhile, and another has its name");
+            return Err(Failure::new(Exit::Failed, text));
+        }
         let archived = list_offsets(&mut cluster, &topic, &partitions, LATEST_TIERED).await?;
         // What was deleted meanwhile, or before, does not come there any more.
         let starts = list_offsets(&mut cluster, &topic, &partitions, EARLIEST).await?;

@@ -71,3 +71,10 @@ def test_a_flush_ends_when_the_topic_is_deleted(stuck, topic, flushing):
     stuck.client.delete_topic(topic)
     printed, _ = flushing.communicate(timeout=PATIENCE_S)
     assert flushing.returncode == FAILED and topic in printed, printed
+
+
+def test_a_flush_does_not_wait_for_another_topic_of_that_name(stuck, topic, flushing):
+    stuck.client.delete_topic(topic)
+    topics.create(stuck.broker.bootstrap, topic)
+    printed, _ = flushing.communicate(timeout=PATIENCE_S)
+    assert flushing.returncode == FAILED and topic in printed, printed

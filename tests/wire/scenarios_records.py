@@ -209,8 +209,9 @@ def offsets_of_partitions_named_twice(session, version):
     name, _ = session.topic(partitions=2)
     session.fill(name, 3)
     first, other, missing = (offsets_body(name, version, -1, partition=index)["Topics"][0]["Partitions"] for index in (0, 1, 9))
-    for wanted in (first * 2 + other, first + missing * 3 + other):
-        named = [{"Name": name, "Partitions": wanted}]
+    one_entry = lambda wanted: [{"Name": name, "Partitions": wanted}]
+    entries = (one_entry(first * 2 + other), one_entry(first + missing * 3 + other), one_entry(first) * 2, one_entry([]))
+    for named in entries:
         session.ask("ListOffsets", version, offsets_body(name, version, -1) | {"Topics": named})
 
 

@@ -156,6 +156,11 @@ impl TopicConfig {
     }
 }
 
+/// How many topic configurations there are to describe.
+pub fn described() -> usize {
+    TOPIC_CONFIGS.iter().filter(|entry| !entry.hidden).count()
+}
+
 /// Describes every topic configuration, in order of names, for a topic that has `values` of its own.
 pub fn describe(values: &BTreeMap<String, String>, layers: &BrokerLayers<'_>) -> Vec<ConfigEntry> {
     let visible = TOPIC_CONFIGS.iter().filter(|entry| !entry.hidden);

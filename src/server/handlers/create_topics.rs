@@ -37,14 +37,16 @@ impl Handle for CreateTopicsRequest {
         }
         context.take_place().await;
         let mut room = context.answer_room();
-        let results = outcomes.into_iter().map(|(name, made)| {
+        let mut results = Vec::with_capacity(outcomes.len());
+        for (name, made) in outcomes {
             let result = CreatableTopicResult::default().with_name(name);
-            match made {
+            results.push(match made {
                 Ok(topic) => created(context, result, &topic, &mut room),
                 Err(error) => refuse(context, result, admin_code(&error), error),
-            }
-        });
-        CreateTopicsResponse::default().with_topics(results.collect())
+            });
+            tokio::task::yield_now().await;
+        }
+        CreateTopicsResponse::default().with_topics(results)
     }
 }
 
@@ -88,10 +90,11 @@ fn created(
     room: &mut AnswerRoom,
 ) -> CreatableTopicResult {
     let image = context.broker.image();
-    let mut configs = topic_config::describe(&topic.configs.values, &context.broker.layers(&image));
-    if !room.take(configs.len() * ENTRY_BYTES) {
-        configs.clear();
-    }
+    let configs = if room.take(topic_config::described() * ENTRY_BYTES) {
+        topic_config::describe(&topic.configs.values, &context.broker.layers(&image))
+    } else {
+        Vec::new()
+    };
     let configs = configs.into_iter().map(|entry| {
         CreatableTopicConfigs::default()
             .with_name(text(entry.name))

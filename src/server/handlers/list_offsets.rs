@@ -48,6 +48,9 @@ impl Handle for ListOffsetsRequest {
                 let index = partition.partition_index;
                 !repeated(index) || told.insert((name.clone(), index))
             });
+            if wanted.is_empty() {
+                continue;
+            }
             let found = wanted.into_iter().map(|partition| async move {
                 if repeated(partition.partition_index) {
                     return described(context, partition.partition_index, Err(ErrorCode::InvalidRequest));

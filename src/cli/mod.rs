@@ -10,6 +10,7 @@ mod composition;
 mod config;
 mod consume;
 mod exit;
+mod flush;
 mod format;
 mod lines;
 mod log;

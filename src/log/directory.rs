@@ -455,6 +455,7 @@ impl Shared {
 
     /// Lets go of the logs, which hold this, as this holds them.
     pub(super) fn forget(&self) {
+        self.journal.close();
         self.logs.lock().by_partition.clear();
         self.dirty.lock().logs.clear();
         let mut tails = self.tails.lock();

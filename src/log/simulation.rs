@@ -604,6 +604,7 @@ fn run(seed: u64, lies: Lies) -> Result<u64, String> {
     world.check_recovered().map_err(|error| format!("last start: {error}"))?;
     let trace = world.machine.trace();
     drop(world.directory.take());
+    world.machine.kill();
     Ok(trace)
 }
 

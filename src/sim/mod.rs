@@ -117,9 +117,12 @@ impl Machine {
     /// From now on journals go on, now and then, while somebody else waits for the disk to change something; until the process
     /// ends.
     pub(crate) fn let_journals_go_on(&self, seed: u64) {
-        let (tasks, mut random) = (Arc::clone(&self.tasks), Random::new(seed));
+        // The lanes hold the disk, which is not to hold them in turn.
+        let (tasks, mut random) = (Arc::downgrade(&self.tasks), Random::new(seed));
         self.disk.meanwhile(move |_, _| {
-            if random.chance(30) {
+            if let Some(tasks) = tasks.upgrade()
+                && random.chance(30)
+            {
                 tasks.run_named(&mut random, "journal");
             }
             Ok(())

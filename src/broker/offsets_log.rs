@@ -147,10 +147,18 @@ impl Broker {
         *coordinated = Some(Coordinated { topic: Arc::clone(topic), waiting });
     }
 
-    /// Whether every group has its coordinator: none is missing because its data directory is.
+    /// Whether every group has its coordinator: none is missing because its data directory is, or because the broker stops.
     pub(super) fn coordinates_all(&self) -> bool {
+        if *self.stopping.borrow() {
+            return false;
+        }
         let partitions = self.coordinated.lock().as_ref().map_or(0, |running| running.topic.partition_count());
         usize::try_from(partitions).is_ok_and(|partitions| partitions == self.groups.coordinators())
+    }
+
+    /// Whether coordinators wait for lost offsets.
+    pub fn waits_for_offsets(&self) -> bool {
+        self.coordinated.lock().as_ref().is_some_and(|running| !running.waiting.is_empty())
     }
 
     /// Ends all coordinators.

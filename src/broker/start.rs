@@ -219,6 +219,7 @@ fn start_background(broker: &Arc<Broker>, archiver: Arc<Archiver>) -> Vec<JoinHa
         watch.spawn(Arc::clone(broker).upload_forever(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(&archiver).prove_later()),
         watch.spawn(Arc::clone(broker).make_room_forever(Arc::clone(&archiver))),
+        watch.spawn(Arc::clone(broker).roll_passed_forever(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(broker).retain_forever(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(broker).throttle_forever(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(broker).sweep_forever(Arc::clone(&archiver))),

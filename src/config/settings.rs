@@ -123,8 +123,8 @@ settings! {
         /// Code, connections, metadata and the state of idempotent producers come on top. Less makes everything slower; a batch may
         /// decompress to a quarter of it, and to 128 MiB at most.
         budget: Option<ByteSize> = None, example "\"1GiB\"";
-        /// Recent batches from which consumers at the tail are served without touching the disk. Less sends consumers that fall
-        /// behind to the disk sooner.
+        /// Recent batches from which consumers at the tail are served without touching the disk, and a sixteenth of it for
+        /// indexes of segments. Less sends consumers that fall behind to the disk sooner.
         tail_percent: u8 = 30;
         /// Requests being read and handled, answers on their way out, and what is read ahead for them. Connections wait
         /// when it is used up, and no single request can be larger. Less allows fewer and smaller requests at a time.

@@ -398,23 +398,23 @@ impl PartitionLog {
         self.shared.queue_write_behind(self, true);
     }
 
-    /// Asks for that if all records that are not in sealed segments are from before `time`, by their own timestamps: retention
-    /// takes whole sealed segments. Not for what has come since, as old records would make many segments one by one. May read
-    /// the segment's headers.
-    pub fn roll_if_before(self: &Arc<Self>, time: Timestamp) -> Result<(), ReadError> {
-        let (active, unwritten) = {
+    /// Asks for that if all records that are not in sealed segments are from before `time`, by their own timestamps, and came
+    /// before `came_before`: one by one, old records would make many segments. May read the segment's headers.
+    pub fn roll_if_before(self: &Arc<Self>, time: Timestamp, came_before: Timestamp) -> Result<(), ReadError> {
+        let (active, unwritten, since) = {
             let state = self.state.lock();
-            if state.unwritten_since.is_some_and(|since| since >= time) {
+            let active = state.active.clone().filter(|active| !active.is_empty());
+            let written_since = active.as_ref().map(|active| active.created_at());
+            let since = written_since.into_iter().chain(state.unwritten_since).min();
+            if since.is_none_or(|since| since >= came_before) {
                 return Ok(());
             }
-            (state.active.clone(), state.tail.batches_from(state.written, usize::MAX))
+            (active, state.tail.batches_from(state.written, usize::MAX), since)
         };
-        let active = active.filter(|active| !active.is_empty());
-        if active.as_ref().is_some_and(|active| active.created_at() >= time) {
-            return Ok(());
-        }
         let newest = unwritten.iter().map(|batch| batch.header().max_timestamp).max();
         let newest = newest.max(active.map(|active| active.newest_timestamp()).transpose()?);
+        // Records need not have a time; the broker knows when they came.
+        let newest = newest.filter(|newest| *newest != Timestamp::NONE).or(since);
         if newest.is_some_and(|newest| newest < time) {
             self.request_roll();
         }

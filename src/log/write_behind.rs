@@ -49,7 +49,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(unsynced: bool) -> Self {
-        Self { unsynced, ..Self::default() }
+        Self { unsynced, new_name: unsynced, ..Self::default() }
     }
 }
 
@@ -293,6 +293,8 @@ impl PartitionLog {
             let file = SegmentWriter::open(&self.shared.runtime.disk, last.path()).map_err(|error| io(last, error))?;
             last.truncate(&file, end)?;
             writer.file = Some(file);
+            // Its index is gone.
+            writer.new_name = true;
         }
         let is_empty = segments.is_empty();
         let written = {

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 
 use bytes::Bytes;
-use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+use zstd::zstd_safe::{DCtx, InBuffer, OutBuffer, ResetDirective};
 
 use super::{Compression, RecordError};
 
@@ -108,7 +108,7 @@ enum Source<'a> {
 #[derive(Default)]
 struct Scratch {
     buffer: Vec<u8>,
-    zstd: Option<Decoder<'static>>,
+    zstd: Option<DCtx<'static>>,
 }
 
 thread_local! {
@@ -117,6 +117,9 @@ thread_local! {
 
 /// The most that a thread keeps of its buffer.
 const KEPT_BUFFER_BYTES: usize = 256 << 10;
+/// The largest zstd context that a thread keeps: a frame whose window is larger than compressors make it by default, which may
+/// be 128 MiB, takes its memory with it.
+const KEPT_CONTEXT_BYTES: usize = 3 << 20;
 
 impl Drop for Decompression<'_> {
     fn drop(&mut self) {
@@ -124,6 +127,7 @@ impl Drop for Decompression<'_> {
         if scratch.buffer.capacity() > KEPT_BUFFER_BYTES {
             scratch.buffer = Vec::new();
         }
+        scratch.zstd = scratch.zstd.filter(|context| context.sizeof() <= KEPT_CONTEXT_BYTES);
         SCRATCH.set(scratch);
     }
 }
@@ -192,17 +196,17 @@ struct ZstdFrames<'a> {
 
 impl<'a> ZstdFrames<'a> {
     fn new(payload: &'a [u8], scratch: &mut Scratch) -> Result<Self, RecordError> {
-        let failed = |_| corrupt(Compression::Zstd);
+        let failed = || corrupt(Compression::Zstd);
         match &mut scratch.zstd {
-            Some(decoder) => decoder.reinit().map_err(failed)?,
-            none => *none = Some(Decoder::new().map_err(failed)?),
+            Some(context) => _ = context.reset(ResetDirective::SessionOnly).map_err(|_| failed())?,
+            none => *none = Some(DCtx::try_create().ok_or_else(failed)?),
         }
         Ok(Self { input: InBuffer::around(payload), between_frames: true })
     }
 
-    fn next_chunk(&mut self, decoder: &mut Option<Decoder<'static>>, out: &mut [u8]) -> Result<usize, RecordError> {
+    fn next_chunk(&mut self, context: &mut Option<DCtx<'static>>, out: &mut [u8]) -> Result<usize, RecordError> {
         let failed = || corrupt(Compression::Zstd);
-        let decoder = decoder.as_mut().ok_or_else(failed)?;
+        let context = context.as_mut().ok_or_else(failed)?;
         let mut output = OutBuffer::around(out);
         while output.pos() == 0 {
             let used_up = self.input.pos() == self.input.src.len();
@@ -210,7 +214,7 @@ impl<'a> ZstdFrames<'a> {
                 return Ok(0);
             }
             let read_before = self.input.pos();
-            let hint = decoder.run(&mut self.input, &mut output).map_err(|_| failed())?;
+            let hint = context.decompress_stream(&mut output, &mut self.input).map_err(|_| failed())?;
             self.between_frames = hint == 0;
             let stuck = output.pos() == 0 && self.input.pos() == read_before && !self.between_frames;
             if stuck {
@@ -329,6 +333,26 @@ mod tests {
                 assert_eq!(decompress(codec, &compressed, bytes).unwrap(), payload, "{codec:?} {bytes}");
             }
         }
+    }
+
+    #[test]
+    fn a_thread_does_not_keep_the_window_of_a_frame_that_has_a_large_one() {
+        let kept = || {
+            let scratch = SCRATCH.take();
+            let bytes = scratch.zstd.as_ref().map(DCtx::sizeof);
+            SCRATCH.set(scratch);
+            bytes
+        };
+        let payload = sample(100_000);
+        let small = compress(Compression::Zstd, &payload).unwrap();
+        assert_eq!(decompress(Compression::Zstd, &small, payload.len()).unwrap(), payload);
+        assert!(kept().is_some());
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.set_parameter(zstd::zstd_safe::CParameter::WindowLog(25)).unwrap();
+        encoder.write_all(&payload).unwrap();
+        let large = encoder.finish().unwrap();
+        assert_eq!(decompress(Compression::Zstd, &large, payload.len()).unwrap(), payload);
+        assert_eq!(kept(), None);
     }
 
     #[test]

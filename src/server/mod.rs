@@ -110,8 +110,8 @@ impl Server {
         &self.broker
     }
 
-    /// Accepts no more, lets requests under way end within the drain timeout, those that wait for something at once, and closes everything so that the next start has
-    /// nothing to recover.
+    /// Accepts no more, lets requests under way end within the drain timeout, those that wait for something at once, and
+    /// closes everything so that the next start has nothing to recover.
     pub async fn shutdown(self) {
         self.watch.abort();
         self.readiness.not_ready("kafka", "stopping");

@@ -16,7 +16,9 @@ impl Retention {
     /// Whether a segment goes that is the oldest of `total_bytes`.
     pub(in crate::archive) fn passes(&self, oldest: &Oldest, total_bytes: u64, now: Timestamp) -> bool {
         let age_ms = u64::try_from(now.0.saturating_sub(oldest.max_timestamp.0)).unwrap_or(0);
-        let is_old = self.retention_ms.is_some_and(|limit| age_ms > limit);
+        // Records without a time are not from 1969: nothing here tells their age.
+        let is_dated = oldest.max_timestamp != Timestamp::NONE;
+        let is_old = is_dated && self.retention_ms.is_some_and(|limit| age_ms > limit);
         is_old || self.retention_bytes.is_some_and(|limit| total_bytes.saturating_sub(oldest.log_bytes) >= limit)
     }
 

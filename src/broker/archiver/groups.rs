@@ -32,6 +32,8 @@ impl Broker {
             }
             match self.groups().snapshot().await {
                 Ok(snapshot) if snapshot == stored => {}
+                // Some of them may have ended meanwhile, which left their groups out.
+                Ok(_) if !self.coordinates_all() => {}
                 Ok(snapshot) => match archiver.bucket.put_group_snapshot(writer, &snapshot).await {
                     Ok(()) => stored = snapshot,
                     Err(error @ BucketError::Fenced { .. }) => {

@@ -8,14 +8,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::Archiver;
 use super::proof::PATIENCE;
 use crate::archive::bucket::BucketError;
+use crate::archive::manifest::ManifestError;
 use crate::archive::store::StoreError;
 use crate::broker::Broker;
-use crate::broker::admin::OFFSETS_TOPIC;
 use crate::group::records::{Key, LogRecord};
-use crate::group::{partition_of, snapshot};
+use crate::group::{FormatError, partition_of, snapshot};
 use crate::metadata::Command;
 use crate::metadata::image::Topic;
 use crate::record::{BatchBuilder, BatchOptions};
@@ -25,29 +27,49 @@ use crate::types::{LeaderEpoch, Offset, PartitionIndex};
 /// Bytes of records that are appended at a time.
 const BATCH_BYTES: usize = 512 << 10;
 
+/// The longest that one reading of the snapshot may take: the first may take [`PATIENCE`], each next one twice as long.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
 /// Pause before the bucket is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 type Reason = Box<dyn std::error::Error + Send + Sync>;
 
-/// What came back of the lost partitions.
+/// What became of the lost partitions.
 enum Restored {
-    /// So many records.
-    Records(usize),
+    /// They have what the snapshot has of them.
+    Records,
     /// Nothing, and why there is no more to wait for.
     Nothing(String),
 }
 
-/// The records of the snapshot that counts; or why there will never be any.
-async fn read_snapshot(archiver: &Archiver) -> Result<Result<Vec<LogRecord>, String>, Reason> {
-    match clock::timeout(&*archiver.runtime.clock, PATIENCE, archiver.bucket.group_snapshot()).await? {
+/// The records of the snapshot that counts, with their groups; or why there will never be any. What a newer version wrote is
+/// waited for: that may come back.
+async fn read_snapshot(
+    archiver: &Archiver,
+    patience: Duration,
+) -> Result<Result<Vec<(Arc<str>, LogRecord)>, String>, Reason> {
+    match clock::timeout(&*archiver.runtime.clock, patience, archiver.bucket.group_snapshot()).await? {
         Ok(None) => Ok(Err("it never had one".to_owned())),
-        Ok(Some(snapshot)) => Ok(snapshot::parse(&snapshot).map_err(|error| error.to_string())),
+        Ok(Some(snapshot)) => match with_groups(&snapshot) {
+            Err(error @ FormatError::UnknownVersion { .. }) => Err(error.into()),
+            read => Ok(read.map_err(|error| error.to_string())),
+        },
+        Err(BucketError::Manifest { source: ManifestError::NewerFormat { .. }, .. }) => {
+            Err("a newer version wrote it; start that one".into())
+        }
         Err(error @ (BucketError::Manifest { .. } | BucketError::Store(StoreError::NotFound { .. }))) => {
             Ok(Err(error.to_string()))
         }
         Err(error) => Err(error.into()),
     }
+}
+
+fn with_groups(snapshot: &Bytes) -> Result<Vec<(Arc<str>, LogRecord)>, FormatError> {
+    let grouped = snapshot::parse(snapshot)?.into_iter().map(|record| {
+        let (Key::Offset { group, .. } | Key::Group { group }) = Key::decode(&record.key)?;
+        Ok((group, record))
+    });
+    grouped.collect()
 }
 
 impl Broker {
@@ -64,8 +86,11 @@ impl Broker {
         );
         archiver.proved().await;
         let mut complaint = String::new();
+        let (mut records, mut patience) = (0, PATIENCE);
         let told = loop {
-            match self.restore(&archiver).await {
+            let restored = self.restore(&archiver, patience, &mut records).await;
+            patience = LONGEST_PATIENCE.min(patience * 2);
+            match restored {
                 Ok(told) => break told,
                 Err(error) if error.to_string() == complaint => {}
                 Err(error) => {
@@ -76,7 +101,7 @@ impl Broker {
             self.runtime().clock.sleep(RETRY_INTERVAL).await;
         };
         match told {
-            Restored::Records(records) => tracing::error!(
+            Restored::Records => tracing::error!(
                 partitions,
                 records,
                 "committed offsets were lost with the data directory, and are those of the bucket's last snapshot: consumers read again what they committed in about the last minute"
@@ -89,25 +114,33 @@ impl Broker {
         }
     }
 
-    /// Restores all partitions that wait for it. Done again, it does the same again, as nothing else writes to them meanwhile.
-    async fn restore(&self, archiver: &Archiver) -> Result<Restored, Reason> {
+    /// Restores the partitions that wait for it, one by one, and counts their records. Done again for one, it does the same
+    /// again, as nothing else writes to it meanwhile.
+    async fn restore(&self, archiver: &Archiver, patience: Duration, count: &mut usize) -> Result<Restored, Reason> {
         let image = self.image();
-        let Some(topic) = image.topic_named(OFFSETS_TOPIC) else {
-            return Ok(Restored::Nothing("the topic is gone".into()));
-        };
         let lost: Vec<_> = image.unrestored().iter().copied().collect();
-        let restored = match read_snapshot(archiver).await? {
-            Err(reason) => Restored::Nothing(reason),
-            Ok(records) => {
-                let mut restored = 0;
-                for partition in lost.iter().filter(|partition| partition.topic_id == topic.topic_id) {
-                    restored += self.restore_partition(topic, partition.partition, &records).await?;
-                }
-                Restored::Records(restored)
+        let Some(topic) = lost.first().and_then(|first| image.topic(first.topic_id)) else {
+            return Ok(Restored::Records);
+        };
+        let records = match read_snapshot(archiver, patience).await? {
+            Ok(records) => records,
+            Err(reason) => {
+                self.submit(Command::NoteRestored { partitions: lost }).await?;
+                return Ok(Restored::Nothing(reason));
             }
         };
-        self.submit(Command::NoteRestored { partitions: lost }).await?;
-        Ok(restored)
+        let mut failed = None;
+        for partition in lost {
+            match self.restore_partition(topic, partition.partition, &records).await {
+                Ok(restored) => {
+                    *count += restored;
+                    self.submit(Command::NoteRestored { partitions: vec![partition] }).await?;
+                }
+                // Another may be in a directory that works.
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(Restored::Records), Err)
     }
 
     /// Appends a partition's share of the snapshot; returns of how many records.
@@ -115,17 +148,14 @@ impl Broker {
         &self,
         topic: &Topic,
         partition: PartitionIndex,
-        records: &[LogRecord],
+        records: &[(Arc<str>, LogRecord)],
     ) -> Result<usize, Reason> {
         let leader = self.leader(topic, partition.0, LeaderEpoch::NONE)?;
         let log = self.offsets_log(leader);
         let mut builder: Option<(BatchBuilder, usize)> = None;
         let mut count = 0;
-        for record in records {
-            let (Key::Offset { group, .. } | Key::Group { group }) = Key::decode(&record.key)?;
-            if partition_of(&group, topic.partition_count()) != partition {
-                continue;
-            }
+        for (_, record) in records.iter().filter(|(group, _)| partition_of(group, topic.partition_count()) == partition)
+        {
             count += 1;
             let (batch, bytes) = builder.get_or_insert_with(|| (BatchBuilder::new(BatchOptions::default()), 0));
             let now = self.runtime().clock.wall();

@@ -30,6 +30,8 @@ use crate::types::{DirectoryId, LeaderEpoch, Monotonic, Offset, Timestamp};
 
 /// How often local disks are looked at, at most.
 const LOCAL_INTERVAL: Duration = Duration::from_secs(1);
+/// The least age at which an active segment of an archived topic is sealed because retention has passed it.
+const ARCHIVED_LEAST_MS: i64 = if cfg!(test) { 0 } else { 600_000 };
 /// With very many segments a look takes long: it is followed by a pause of so many times its length, which bounds its share
 /// of a core to one percent.
 const PAUSE_FACTOR: u32 = 100;
@@ -49,13 +51,13 @@ impl Broker {
         let mut fillings: Vec<Filling> = self.directories().iter().map(|_| Filling::default()).collect();
         loop {
             self.runtime().clock.sleep(pause).await;
+            let (held, took) = self.look(&archiver).await;
+            pause = LOCAL_INTERVAL.max(took * PAUSE_FACTOR);
             let now = self.runtime().clock.monotonic();
             let expires = now >= expires_at;
             if expires {
                 expires_at = now + archiver.settings.retention_interval;
             }
-            let (held, took) = self.look(&archiver, expires).await;
-            pause = LOCAL_INTERVAL.max(took * PAUSE_FACTOR);
             // A disk that runs short gets room from what it holds itself, rebuilt chunks first.
             archiver.fit_cache().await;
             let rooms = self.spaces(&archiver).await;
@@ -63,6 +65,35 @@ impl Broker {
             self.note_filling(&held, &rooms, &mut fillings);
             let heads = &self.metrics().memory.used_bytes.of(MemoryShare::Heads);
             heads.set(i64::try_from(archiver.heads.used().0).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Has active segments sealed that retention has passed, for as long as the broker runs: it takes whole sealed segments.
+    /// Apart from the above, as after a restart such a segment has to be read.
+    pub(in crate::broker) async fn roll_passed_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
+        let mut interval = Interval::new(&self.runtime().clock, archiver.settings.retention_interval);
+        loop {
+            interval.tick().await;
+            let broker = Arc::clone(&self);
+            archiver.local.run(move || broker.roll_passed()).await;
+        }
+    }
+
+    fn roll_passed(&self) {
+        let (image, now) = (self.image(), self.runtime().clock.wall());
+        for log in self.directories().iter().flat_map(|directory| directory.logs()) {
+            let id = log.partition();
+            let Some(topic) = image.topic(id.topic_id).filter(|topic| !topic.internal) else { continue };
+            let Ok(leader) = self.leader(topic, id.partition.get(), LeaderEpoch::NONE) else { continue };
+            let config = leader.partition.topic().rules().config.clone();
+            let Some(retention_ms) = config.retention_ms else { continue };
+            let passed = Timestamp(now.0.saturating_sub(retention_ms));
+            // An archived one costs objects, which are worth some age.
+            let least_ms = if config.remote_storage_enable { ARCHIVED_LEAST_MS } else { 0 };
+            if let Err(error) = log.roll_if_before(passed, Timestamp(now.0.saturating_sub(retention_ms.max(least_ms))))
+            {
+                tracing::warn!(%error, partition = %id, "retention waits for the active segment");
+            }
         }
     }
 
@@ -79,7 +110,7 @@ impl Broker {
                 Some(directory) = passes.next() => drop(busy.remove(&directory)),
                 () = interval.tick() => {
                     let mut by_directory: BTreeMap<DirectoryId, Vec<Held>> = BTreeMap::new();
-                    for held in self.look(&archiver, false).await.0.into_iter().filter(Held::is_archived) {
+                    for held in self.look(&archiver).await.0.into_iter().filter(Held::is_archived) {
                         by_directory.entry(held.directory().identity().directory_id).or_default().push(held);
                     }
                     for (directory, held) in by_directory.into_iter().filter(|(directory, _)| busy.insert(*directory)) {
@@ -90,22 +121,21 @@ impl Broker {
         }
     }
 
-    /// What is held, and how long it took to find out once a lane had time for it. When it is time for what `expires`, active
-    /// segments that retention has passed are to be sealed for it.
-    async fn look(self: &Arc<Self>, archiver: &Arc<Archiver>, expires: bool) -> (Vec<Held>, Duration) {
+    /// What is held, and how long it took to find out once a lane had time for it.
+    async fn look(self: &Arc<Self>, archiver: &Arc<Archiver>) -> (Vec<Held>, Duration) {
         let (broker, of) = (Arc::clone(self), Arc::clone(archiver));
         let look = move || {
             let clock = &broker.runtime().clock;
             let began = clock.monotonic();
-            let held = broker.held(&of, expires);
+            let held = broker.held(&of);
             (held, clock.monotonic().since(began))
         };
         archiver.local.run(look).await
     }
 
     /// The partitions that hold sealed segments, and what they hold. Blocks on indexes that are not in memory.
-    fn held(&self, archiver: &Archiver, expires: bool) -> Vec<Held> {
-        let (image, is_durable, now) = (self.image(), archiver.is_durable(), self.runtime().clock.wall());
+    fn held(&self, archiver: &Archiver) -> Vec<Held> {
+        let (image, is_durable) = (self.image(), archiver.is_durable());
         let logs = self.directories().iter().flat_map(|directory| directory.logs());
         logs.filter_map(|log| {
             let id = log.partition();
@@ -117,9 +147,7 @@ impl Broker {
             }
             let config = leader.partition.topic().rules().config.clone();
             let is_archived = is_durable && config.remote_storage_enable && !topic.internal;
-            let passed = config.retention_ms.filter(|_| expires && !topic.internal);
-            let passed = passed.map_or(Ok(()), |ms| log.roll_if_before(Timestamp(now.0.saturating_sub(ms))));
-            let view = match passed.and_then(|()| view(&log, is_archived)) {
+            let view = match view(&log, is_archived) {
                 Ok(view) => view,
                 // The other loop was faster.
                 Err(ReadError::Removed { .. }) => return None,
@@ -215,7 +243,9 @@ fn view(log: &PartitionLog, is_archived: bool) -> Result<PartitionView, ReadErro
     let offsets = log.offsets();
     let sealed = log.archivable_segments().into_iter().map(|segment| {
         let extent = segment.extent();
-        let max_timestamp = segment.sealed_max_timestamp()?;
+        // Records need not have a time; the broker knows when they came.
+        let max_timestamp = Some(segment.sealed_max_timestamp()?).filter(|found| *found != Timestamp::NONE);
+        let max_timestamp = max_timestamp.unwrap_or(segment.created_at());
         let (base, next, bytes) = (segment.base_offset(), extent.next_offset, extent.file_bytes);
         Ok(SealedSegment { base, next, bytes, max_timestamp })
     });

@@ -440,6 +440,8 @@ impl Segment {
             extent.file_bytes = position + batch.bytes().len() as u64;
             extent.next_offset = batch.header().next_offset();
         }
+        // Grown to the same length again it would pass for the new one's.
+        self.remove_file(&self.index_path()).map_err(|error| self.io_error(error))?;
         writer.set_length(extent.file_bytes).map_err(|error| self.io_error(error))?;
         let mut place = self.index.lock();
         *place = IndexPlace::Here(Some(index));
@@ -455,13 +457,15 @@ impl Segment {
     /// is gone.
     pub fn remove(&self) -> io::Result<()> {
         self.is_removed.store(true, Ordering::Release);
-        for path in [&self.index_path(), &self.path] {
-            match self.home.disk.remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        self.remove_file(&self.index_path())?;
+        self.remove_file(&self.path)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        match self.home.disk.remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn io_error(&self, error: io::Error) -> ReadError {

@@ -413,8 +413,15 @@ fn the_largest_timestamp_of_a_segment_is_found_anew_once_it_was_cut() {
     assert!(log.truncated());
     log.append(&batch(9), LeaderEpoch(1), Timestamp(0), None).unwrap();
     fixture.run();
+    log.append(&batch(1), LeaderEpoch(1), Timestamp(0), None).unwrap();
+    fixture.directory.request_checkpoint();
+    fixture.run();
+    drop(log);
+    // As long as it was when it was sealed, and after a restart it is known by its file alone.
+    let mut fixture = fixture.reopened();
+    assert_eq!(fixture.log().segments()[0].newest_timestamp().unwrap(), Timestamp(9));
     roll(&mut fixture);
-    assert_eq!(largest(&log), Timestamp(9));
+    assert_eq!(largest(&fixture.log()), Timestamp(9));
 }
 
 /// After a power cut, what follows the place of a cut may be anything.

@@ -5,6 +5,7 @@ use kafka_protocol::messages::{GroupId, ListGroupsRequest, ListGroupsResponse};
 
 use super::wire::{shared, text};
 use super::{Context, Handle};
+use crate::group::GroupError;
 use crate::group::request::{CLASSIC, ListGroups};
 
 impl Handle for ListGroupsRequest {
@@ -13,7 +14,10 @@ impl Handle for ListGroupsRequest {
             states: self.states_filter.iter().map(shared).collect(),
             types: self.types_filter.iter().map(shared).collect(),
         };
-        let listed = context.broker.groups().list_groups(list).await;
+        let mut listed = context.broker.groups().list_groups(list).await;
+        if context.broker.waits_for_offsets() {
+            listed = Err(GroupError::CoordinatorLoadInProgress);
+        }
         context.take_place().await;
         match listed {
             Ok(groups) => {

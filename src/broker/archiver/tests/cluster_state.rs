@@ -169,3 +169,16 @@ async fn producer_ids_that_another_copy_gave_out_are_passed_over() {
     assert!(id > given, "{id} was given out by the other copy, as far as {given}");
     broker.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_stops_does_not_take_its_groups_for_gone() {
+    let home = Home::new();
+    let (broker, _) = home.begin().await;
+    broker.offsets_topic().await.unwrap();
+    commit(&broker, "group", 100).await;
+    assert!(broker.coordinates_all());
+    broker.stop_waiting();
+    // The snapshot of those that are left is that of none.
+    assert!(!broker.coordinates_all());
+    broker.shutdown().await;
+}

@@ -120,3 +120,32 @@ async fn retention_passes_records_of_the_active_segment() {
         broker.shutdown().await;
     }
 }
+
+/// Records need not have a time: -1 is not 1969.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_without_a_time_are_as_old_as_they_are_here() {
+    for is_archived in ["false", "true"] {
+        let mut home = Home::new();
+        home.retention_interval = Duration::from_millis(100);
+        let configs =
+            [("remote.storage.enable", is_archived), ("retention.ms", "3600000"), ("internal.segment.bytes", "200")];
+        let (broker, index) = home.begin_with(&configs).await;
+        for _ in 0..5 {
+            let mut builder = BatchBuilder::new(BatchOptions::default());
+            builder.append(Timestamp::NONE, None, Some(&[b'v'; 100]), std::iter::empty());
+            let batch = builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap();
+            produce(&broker, index, batch.bytes().clone()).await.unwrap();
+        }
+        if is_archived == "true" {
+            archive(&broker, index).await;
+        }
+        broker.shutdown().await;
+        // Everything is in segments now. Local disks are looked at each second.
+        let broker = home.open().await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let log = leader(&broker, index).await.partition.log().clone();
+        assert_eq!(log.offsets().log_start, Offset::ZERO, "archived: {is_archived}");
+        drop(log);
+        broker.shutdown().await;
+    }
+}

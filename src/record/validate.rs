@@ -198,6 +198,8 @@ fn walk(
     now: Timestamp,
 ) -> Result<Timestamp, RecordError> {
     let mut largest = Timestamp::NONE;
+    // As the records will be read: by their own times, whatever the producer's batch says of them.
+    let stored = BatchHeader { attributes: header.attributes.with_timestamp_type(rules.timestamp_type), ..*header };
     let mut rejected = Vec::new();
     for index in 0..header.record_count {
         let record = source.record().map_err(|flaw| refusal(source, flaw))?;
@@ -215,7 +217,7 @@ fn walk(
         {
             rejected.push(RejectedRecord { index, rejection });
         }
-        largest = largest.max(timestamp);
+        largest = largest.max(stored.timestamp_of(record.timestamp_delta));
     }
     if !source.at_end().map_err(|flaw| refusal(source, flaw))? {
         return Err(RecordError::InvalidBatch { reason: "bytes are left over after the last record" });
@@ -280,7 +282,9 @@ fn rebuild(
         ..BatchOptions::of(header)
     });
     let payload = batch.decompressed(MAX_DECOMPRESSED_BYTES)?;
-    for record in header.records(&payload) {
+    // By their own times, as in `walk`.
+    let own_times = BatchHeader { attributes: attributes.with_timestamp_type(TimestampType::CreateTime), ..*header };
+    for record in own_times.records(&payload) {
         let record = record?;
         builder.append(record.timestamp, record.key, record.value, record.headers);
     }

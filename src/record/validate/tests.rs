@@ -239,6 +239,23 @@ fn compacted_topics_need_keys() {
 }
 
 #[test]
+fn the_largest_time_is_that_of_the_records_where_a_producer_claims_the_time_of_the_append() {
+    let batch = batch_of(BatchOptions::default(), &[NOW.0, NOW.0 + 2]);
+    let claimed = changed(&batch, |header| {
+        header.attributes = header.attributes.with_timestamp_type(TimestampType::LogAppendTime);
+        header.max_timestamp = Timestamp(NOW.0 - 5);
+    });
+    for compression in [None, Some(Compression::Lz4)] {
+        let rules = ProduceRules { compression, ..Default::default() };
+        let stored = validate(claimed.clone(), &rules, NOW).unwrap();
+        assert_eq!(stored.header().max_timestamp, Timestamp(NOW.0 + 2));
+        let payload = stored.decompressed(MAX_DECOMPRESSED_BYTES).unwrap();
+        let times: Vec<_> = stored.header().records(&payload).map(|record| record.unwrap().timestamp.0).collect();
+        assert_eq!(times, [NOW.0, NOW.0 + 2]);
+    }
+}
+
+#[test]
 fn a_topic_may_ask_for_another_codec() {
     let producer = BatchOptions {
         producer_id: ProducerId(4),

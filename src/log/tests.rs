@@ -38,8 +38,12 @@ fn settings() -> DirectorySettings {
 }
 
 fn open(machine: &Machine) -> Result<LogDirectory, OpenError> {
+    open_with(machine, DirectoryMetrics::default())
+}
+
+fn open_with(machine: &Machine, metrics: DirectoryMetrics) -> Result<LogDirectory, OpenError> {
     let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
-    LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings(), DirectoryMetrics::default())
+    LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings(), metrics)
         .map(|(directory, _)| directory)
 }
 
@@ -58,6 +62,12 @@ impl Fixture {
         let machine = Machine::new(seed);
         let directory = open(&machine).unwrap();
         Self { machine, random: Random::new(seed), directory }
+    }
+
+    fn counted(metrics: &DirectoryMetrics) -> Self {
+        let machine = Machine::new(7);
+        let directory = open_with(&machine, metrics.clone()).unwrap();
+        Self { machine, random: Random::new(7), directory }
     }
 
     fn log(&self) -> Arc<PartitionLog> {
@@ -304,10 +314,8 @@ fn a_segment_is_sealed_at_its_age_and_waits_for_the_archive_once_that_is_certain
 /// A reader that is behind goes through all segments, whose indexes would fill the memory of a machine with a large disk.
 #[test]
 fn indexes_of_sealed_segments_stay_within_their_memory() {
-    let (machine, metrics) = (Machine::new(7), DirectoryMetrics::default());
-    let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
-    let opened = LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings(), metrics.clone());
-    let mut fixture = Fixture { machine, random: Random::new(7), directory: opened.unwrap().0 };
+    let metrics = DirectoryMetrics::default();
+    let mut fixture = Fixture::counted(&metrics);
     let log = fixture.log();
     log.configure(LogSettings { segment_bytes: 4 << 10, ..LogSettings::default() });
     for value in 0..60 {
@@ -327,10 +335,8 @@ fn indexes_of_sealed_segments_stay_within_their_memory() {
 
 #[test]
 fn what_a_directory_does_is_counted() {
-    let (machine, metrics) = (Machine::new(7), DirectoryMetrics::default());
-    let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
-    let opened = LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings(), metrics.clone());
-    let mut fixture = Fixture { machine, random: Random::new(7), directory: opened.unwrap().0 };
+    let metrics = DirectoryMetrics::default();
+    let mut fixture = Fixture::counted(&metrics);
     fixture.append(4);
     assert!((4_000..=8 << 10).contains(&metrics.tail_bytes.get()), "{}", metrics.tail_bytes.get());
     fixture.append(36);
@@ -344,7 +350,7 @@ fn what_a_directory_does_is_counted() {
     assert_eq!((metrics.log.partitions.get(), metrics.log.segments.get()), (1, 1));
     assert!(metrics.log.local_bytes.get() > 40_000 && metrics.log.written_bytes.get() > 40_000);
     let metrics = DirectoryMetrics::default();
-    let opened = LogDirectory::open(&fixture.machine.runtime(), Path::new("/data"), owner, settings(), metrics.clone());
+    let opened = open_with(&fixture.machine, metrics.clone()).unwrap();
     assert_eq!((metrics.log.partitions.get(), metrics.log.segments.get()), (1, 1), "known from the start on");
     assert!(metrics.log.local_bytes.get() > 40_000 && metrics.journal.allocated_bytes.get() > 0);
     drop(opened);

@@ -16,6 +16,7 @@ use crate::archive::bucket::BucketError;
 use crate::archive::manifest::ManifestError;
 use crate::archive::store::StoreError;
 use crate::broker::Broker;
+use crate::broker::admin::OFFSETS_TOPIC;
 use crate::group::records::{Key, LogRecord};
 use crate::group::{FormatError, partition_of, snapshot};
 use crate::metadata::Command;
@@ -118,10 +119,13 @@ impl Broker {
     /// again, as nothing else writes to it meanwhile.
     async fn restore(&self, archiver: &Archiver, patience: Duration, count: &mut usize) -> Result<Restored, Reason> {
         let image = self.image();
-        let lost: Vec<_> = image.unrestored().iter().copied().collect();
-        let Some(topic) = lost.first().and_then(|first| image.topic(first.topic_id)) else {
+        // With the topic its partitions' notes go.
+        let Some(topic) = image.topic_named(OFFSETS_TOPIC) else { return Ok(Restored::Records) };
+        let lost = image.unrestored().iter().filter(|partition| partition.topic_id == topic.topic_id);
+        let lost: Vec<_> = lost.copied().collect();
+        if lost.is_empty() {
             return Ok(Restored::Records);
-        };
+        }
         let records = match read_snapshot(archiver, patience).await? {
             Ok(records) => records,
             Err(reason) => {

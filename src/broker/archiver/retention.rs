@@ -1,7 +1,8 @@
 //! The loops that make room: local copies of archived records go by local retention and by the broker's budget, old
-//! records go from both tiers by `retention.ms` and `retention.bytes`. They are two, so that a bucket that does not answer
-//! never keeps a local disk from being emptied of what is archived. Where a disk runs short of that, large active segments are
-//! sealed early, to be archived and go.
+//! records go from both tiers by `retention.ms` and `retention.bytes`. They are apart, so that a bucket that does not answer
+//! never keeps a local disk from being emptied of what is archived, nor one data directory another. A third loop has active
+//! segments sealed that retention has passed; where a disk runs short of what can go, large ones are sealed early, to be
+//! archived and go.
 //!
 //! A log start moves in the log first, where it is durable before anything follows; then in the head; objects go after
 //! their grace. Local files go only below what the newest checkpoint vouches for and this process has seen the archive hold (see

@@ -37,7 +37,6 @@ TIMES = {"timestamp", "LogAppendTimeMs", "LastTimestamp", "Timestamp", "MaxTimes
 NAMES = ("GroupId", "Name", "Topic", "TopicName", "PartitionIndex", "Partition", "Index", "ResourceName")
 # Seconds without an answer after which a broker counts as silent.
 SILENCE_S = 5
-RETRIABLE = {5, 6, 14, 15, 16}  # leader or coordinator not yet there
 
 
 class Session:
@@ -116,12 +115,12 @@ class Session:
         raise AssertionError(f"no producer id: {given}")
 
     def coordinator(self, group):
-        """Waits until the group's coordinator is ready."""
+        """Waits until the group's coordinator has loaded (heartbeats are answered before)."""
         for _ in range(500):
             found = self.quietly("FindCoordinator", 3, {"Key": group, "KeyType": 0})
             if found["ErrorCode"] == 0:
-                answer = self.quietly("Heartbeat", 4, {"GroupId": group, "GenerationId": 1, "MemberId": "nobody"})
-                if answer["ErrorCode"] not in RETRIABLE:
+                answer = self.quietly("OffsetFetch", 8, {"Groups": [{"GroupId": group, "Topics": None}]})["Groups"][0]
+                if answer["ErrorCode"] == 0:
                     return
             time.sleep(0.02)
         raise AssertionError(f"no coordinator for {group}")

@@ -143,13 +143,6 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Records left to the ends, as far as they are known.
-    pub fn left(&self) -> Option<i64> {
-        let bounded = self.progress.values().filter(|progress| progress.until != Offset::MAX);
-        let left: i64 = bounded.map(|progress| (progress.until - progress.next).max(0)).sum();
-        (left > 0).then_some(left)
-    }
-
     /// Asks every leader once for its partitions.
     async fn fetch(&mut self) -> Result<(), ClientError> {
         for (leader, partitions) in self.by_leader(self.progress.keys().copied()) {

@@ -8,7 +8,8 @@
 //! The broker drives it; nothing here knows the hot log, the wire or other brokers. What is archived is what a partition's
 //! [`manifest::Head`] says, and that changes only by conditional writes. A crash at any point leaves committed segments and
 //! at most some objects that no head names. Store operations are async; encoding and decoding are synchronous and run on
-//! [`workers::Workers`]. Formats: `src/docs/formats/archive.md`; reasons: decisions 0010 to 0019.
+//! [`workers::Workers`]. Formats: `src/docs/formats/archive.md`; reasons: decisions 0010 to 0019, 0024 to 0026, 0043, 0044,
+//! 0047 and 0049.
 
 pub mod bucket;
 pub mod chunk_cache;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// What keeps the broker from being ready, by component. Components report here; HTTP and the ready file read.
+/// What keeps the broker from being ready, by component. Components report here; `/health/ready` and the gauge
+/// `alluvium_process_ready` show it. The ready file does not follow it: that is written once, when the broker serves.
 /// Cheap to clone; nobody decides by it but those who watch the broker.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {

@@ -120,6 +120,19 @@ fn the_flags_of_serve_do_without_its_name() {
 }
 
 #[test]
+fn the_unit_of_systemd_starts_a_broker_as_the_command_line_takes_it() {
+    let unit = include_str!("../../deploy/systemd/alluvium.service");
+    let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let command = value("ExecStart").unwrap();
+    let arguments = Arguments::try_parse_from(command.split_whitespace());
+    let arguments = arguments.unwrap_or_else(|error| panic!("{command}: {error}"));
+    assert!(matches!(arguments.command, Some(Command::Serve(_))), "{command}");
+    assert!(command.ends_with(" --config /etc/alluvium/alluvium.toml"), "{command}");
+    assert!(unit.contains(" alluvium.toml /etc/alluvium/alluvium.toml\n"), "it is installed elsewhere");
+    assert_eq!(value("RestartPreventExitStatus"), Some(&*(Exit::Usage as u8).to_string()));
+}
+
+#[test]
 fn config_print_shows_where_each_value_comes_from() {
     let environment = [("ALLUVIUM__CLUSTER__NODE_ID", "7")];
     let printed =

@@ -1,6 +1,4 @@
-//! The endpoints over real connections.
-
-use std::process::{Command, Stdio};
+//! The endpoints over real connections. `tests/archive/test_metrics.py` holds the format of all metrics.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -48,25 +46,12 @@ async fn an_unknown_path_is_not_found_and_says_what_there_is() {
 }
 
 #[tokio::test]
-async fn metrics_show_the_process_and_pass_promtool() {
-    let (server, state) = start().await;
-    let produce = state.metrics.api("Produce");
-    produce.duration.observe(Duration::from_millis(3));
-    state.metrics.count_error("Produce", "CORRUPT_MESSAGE");
+async fn metrics_show_the_memory_of_the_process() {
+    let (server, _) = start().await;
     let (status, body) = get(&server, "/metrics").await;
     assert_eq!(status, "HTTP/1.1 200 OK");
     let resident = body.lines().find_map(|line| line.strip_prefix("alluvium_process_resident_bytes ")).unwrap();
     assert!(resident.parse::<u64>().unwrap() > 1 << 20, "{resident}");
-
-    let promtool =
-        Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let Ok(mut promtool) = promtool else {
-        eprintln!("SKIPPED: promtool is not installed, so the format of /metrics was not checked");
-        return;
-    };
-    std::io::Write::write_all(&mut promtool.stdin.take().unwrap(), body.as_bytes()).unwrap();
-    let checked = promtool.wait_with_output().unwrap();
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
 #[tokio::test]

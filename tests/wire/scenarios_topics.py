@@ -53,6 +53,10 @@ def topics_described_page_by_page(session, version):
     session.ask("DescribeTopicPartitions", version, every | {"ResponsePartitionLimit": 100, "Cursor": first.get("NextCursor")})
     session.ask("DescribeTopicPartitions", version, {"Topics": [{"Name": session.name("no")}], "ResponsePartitionLimit": 9})
     session.ask("DescribeTopicPartitions", version, every | {"ResponsePartitionLimit": 0})
+    # Cursors that no answer gave: of a topic that is not asked for, below the first partition, past the last, and of no topic.
+    for name, partition in (("none", 0), (names[0], -1), (names[0], 9), ("", 0)):
+        cursor = {"TopicName": name, "PartitionIndex": partition}
+        session.ask("DescribeTopicPartitions", version, every | {"ResponsePartitionLimit": 9, "Cursor": cursor})
 
 
 @scenario("DescribeCluster")
@@ -114,6 +118,11 @@ def topics_deleted(session, version):
     if version >= 6:
         ask({"Name": None, "TopicId": uuid.UUID(int=77)})
         ask({"Name": name, "TopicId": topic_id})
+        # Named twice in either way, or in both: nothing is deleted.
+        ask({"Name": None, "TopicId": topic_id}, {"Name": None, "TopicId": topic_id})
+        ask({"Name": name}, {"Name": name})
+        ask({"Name": name}, {"Name": None, "TopicId": topic_id})
+        ask({"Name": None, "TopicId": uuid.UUID(int=0)})
         ask({"Name": None, "TopicId": topic_id})
     else:
         ask({"Name": name}, {"Name": name})

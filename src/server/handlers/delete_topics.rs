@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
-use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse};
+use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName as WireName};
+use uuid::Uuid;
 
 use super::create_topics::named_twice;
 use super::wire::{message, topic_id, topic_name};
 use super::{Context, Handle};
 use crate::broker::TopicName;
+use crate::metadata::Image;
 use crate::protocol::ErrorCode;
 use crate::server::errors::admin_code;
 
@@ -24,40 +26,73 @@ impl Handle for DeleteTopicsRequest {
             }
             _ => self.topics,
         };
-        let names: Vec<_> = wanted.iter().filter_map(|topic| topic.name.clone()).collect();
-        let twice = named_twice(names.iter());
+        let image = context.broker.image();
+        let named = Named::by(&wanted, &image);
         let mut told = BTreeSet::new();
         let mut results: Vec<DeletableTopicResult> = Vec::with_capacity(wanted.len());
         for topic in wanted {
-            if topic.name.as_ref().is_none_or(|name| !twice.contains(name)) {
-                results.push(delete(context, topic).await);
-            } else if told.insert(topic.name.clone()) {
-                let result = DeletableTopicResult::default().with_name(topic.name).with_topic_id(topic.topic_id);
-                results.push(refuse(result, "Duplicate topic name."));
+            match named.meant_by(&topic, &image) {
+                Ok(meant) => results.push(delete(context, &meant, topic).await),
+                Err(refused) if told.insert((topic.name.clone(), topic.topic_id)) => {
+                    results.extend(refused.map(|text| refuse(context, topic, text)));
+                }
+                Err(_) => {}
             }
         }
         DeleteTopicsResponse::default().with_responses(results)
     }
 }
 
-fn refuse(result: DeletableTopicResult, text: &str) -> DeletableTopicResult {
+/// How a request names its topics. What it names more than once stays, as with Apache Kafka, where it is a mistake.
+struct Named {
+    names_twice: BTreeSet<WireName>,
+    ids: BTreeSet<Uuid>,
+    ids_twice: BTreeSet<Uuid>,
+    /// The identities of those that are named by their names.
+    ids_of_names: BTreeSet<Uuid>,
+}
+
+impl Named {
+    fn by(wanted: &[DeleteTopicState], image: &Image) -> Self {
+        let names = || wanted.iter().filter(|topic| topic.topic_id.is_nil()).filter_map(|topic| topic.name.as_ref());
+        let ids = || wanted.iter().filter(|topic| topic.name.is_none()).map(|topic| &topic.topic_id);
+        let names_twice = named_twice(names());
+        let once = names().filter(|name| !names_twice.contains(*name));
+        let ids_of_names = once.filter_map(|name| id_of(image, name)).collect();
+        Self { ids_of_names, names_twice, ids: ids().copied().collect(), ids_twice: named_twice(ids()) }
+    }
+
+    /// What an entry means, or why it is refused; nothing where the answer to another entry says it.
+    fn meant_by(&self, topic: &DeleteTopicState, image: &Image) -> Result<TopicName, Option<&'static str>> {
+        let id = topic.topic_id;
+        match &topic.name {
+            Some(_) if !id.is_nil() => Err(Some("You may not specify both topic name and topic id.")),
+            None if id.is_nil() => Err(Some("Neither topic name nor id were specified.")),
+            Some(name) if self.names_twice.contains(name) => Err(Some("Duplicate topic name.")),
+            Some(name) if id_of(image, name).is_some_and(|id| self.ids.contains(&id)) => {
+                Err(Some("The provided topic name maps to an ID that was already supplied."))
+            }
+            Some(name) => Ok(TopicName::Name(name.to_string())),
+            None if self.ids_twice.contains(&id) => Err(Some("Duplicate topic id.")),
+            None if self.ids_of_names.contains(&id) => Err(None),
+            None => Ok(TopicName::Id(topic_id(id))),
+        }
+    }
+}
+
+fn id_of(image: &Image, name: &str) -> Option<Uuid> {
+    image.topic_named(name).map(|topic| topic.topic_id.uuid())
+}
+
+fn refuse(context: &Context, topic: DeleteTopicState, text: &str) -> DeletableTopicResult {
+    context.count_error(ErrorCode::InvalidRequest);
+    let result = DeletableTopicResult::default().with_name(topic.name).with_topic_id(topic.topic_id);
     result.with_error_code(ErrorCode::InvalidRequest.code()).with_error_message(message(text))
 }
 
-async fn delete(context: &Context, topic: DeleteTopicState) -> DeletableTopicResult {
-    let id = topic_id(topic.topic_id);
-    let named = match &topic.name {
-        Some(_) if !id.is_zero() => Err("You may not specify both topic name and topic id."),
-        None if id.is_zero() => Err("Neither topic name nor id were specified."),
-        Some(name) => Ok(TopicName::Name(name.to_string())),
-        None => Ok(TopicName::Id(id)),
-    };
+async fn delete(context: &Context, meant: &TopicName, topic: DeleteTopicState) -> DeletableTopicResult {
     let result = DeletableTopicResult::default().with_name(topic.name).with_topic_id(topic.topic_id);
-    let named = match named {
-        Ok(named) => named,
-        Err(text) => return refuse(result, text),
-    };
-    match context.broker.delete_topic(&named).await {
+    match context.broker.delete_topic(meant).await {
         Ok(deleted) => result.with_name(Some(topic_name(&deleted.name))).with_topic_id(deleted.topic_id.uuid()),
         Err(error) => {
             let code = admin_code(&error);

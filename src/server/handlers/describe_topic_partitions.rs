@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kafka_protocol::messages::describe_topic_partitions_request::Cursor;
+use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use kafka_protocol::messages::describe_topic_partitions_response::{
     Cursor as NextCursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
 };
@@ -32,10 +32,20 @@ impl Handle for DescribeTopicPartitionsRequest {
             Some(Cursor { topic_name, partition_index, .. }) => (topic_name.to_string(), *partition_index),
             None => (String::new(), 0),
         };
+        let is_offered = from >= 0 && (self.cursor.is_none() || all || names.contains(&first));
+        if !is_offered {
+            context.count_error(ErrorCode::InvalidRequest);
+            let refused = |topic: TopicRequest| {
+                let refused = DescribeTopicPartitionsResponseTopic::default().with_name(Some(topic.name));
+                refused.with_error_code(ErrorCode::InvalidRequest.code())
+            };
+            return DescribeTopicPartitionsResponse::default()
+                .with_topics(self.topics.into_iter().map(refused).collect());
+        }
         let mut room = self.response_partition_limit.clamp(1, MAX_PARTITIONS);
         let mut response = DescribeTopicPartitionsResponse::default();
         for name in names.range(first.clone()..) {
-            let from = if *name == first { std::mem::take(&mut from).max(0) } else { 0 };
+            let from = if *name == first { std::mem::take(&mut from) } else { 0 };
             if room == 0 {
                 response.next_cursor = Some(next(name, 0));
                 break;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
@@ -24,7 +23,7 @@ use crate::archive::manifest::Segment;
 use crate::archive::parquet::Fate;
 use crate::archive::partition::HeadError;
 use crate::archive::remote_reader::ReadError;
-use crate::archive::store::{Location, LocationError, Store, StoreError, Unobserved};
+use crate::archive::store::{Location, LocationError, Store, StoreError};
 use crate::archive::workers::Workers;
 use crate::config::ByteSize;
 use crate::group::snapshot;
@@ -95,7 +94,7 @@ pub enum ArchiveCommand {
         #[arg(long, short = 'n', value_name = "NUMBER")]
         count: Option<u64>,
         /// Text for each record
-        #[arg(long, value_name = "TEMPLATE", default_value = r"%s\n", long_help = TEMPLATE_HELP)]
+        #[arg(long, value_name = "TEMPLATE", conflicts_with = "json", default_value = r"%s\n", long_help = TEMPLATE_HELP)]
         format: String,
     },
     /// Have a broker seal and archive what a topic holds now
@@ -104,7 +103,7 @@ pub enum ArchiveCommand {
         client: ClientArguments,
         /// Which topic
         topic: String,
-        /// Return once everything is in the archive
+        /// Return once everything is in the archive, however long that takes
         #[arg(long)]
         wait: bool,
         /// Print the result as a JSON object
@@ -177,16 +176,16 @@ fn of_read(error: &ReadError) -> Exit {
 /// Opens the archive that the arguments name.
 async fn open(arguments: &StoreArguments, context: &Context) -> Result<Inspector, Failure> {
     let settings = SettingArguments::for_store(&arguments.config, &arguments.object_store, &arguments.set);
-    let (_, config) = settings.resolve(context)?;
-    if let Some(directory) = config.store.directory()
+    let (store, archive) = settings.resolve_store(context)?;
+    if let Some(directory) = store.directory()
         && !context.runtime.disk.exists(&directory)?
     {
         return Err(Failure::usage(format!("there is no archive in {}; check --object-store", directory.display())));
     }
     let runtime = &context.runtime;
     let workers = Workers::start(&*runtime.tasks, "inspect", Priority::Foreground, DECODE_LANES);
-    let location = Location::parse(config.store.url.as_str())?;
-    let store = Store::open(runtime, &location, store_settings(&config), workers.clone(), Arc::new(Unobserved))?;
+    let location = Location::parse(store.url.as_str())?;
+    let store = Store::open_to_read(runtime, &location, store_settings(&store, &archive), workers.clone())?;
     if let Some(cluster) = arguments.cluster
         && !Bucket::clusters(&store).await.map_err(InspectError::from)?.contains(&cluster)
     {

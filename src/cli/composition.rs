@@ -8,7 +8,7 @@ use crate::archive::store::{Location, LocationError, StoreOptions, StoreSettings
 use crate::broker::{
     ArchiveSettings, ArchiverSettings, BrokerSettings, FetchSettings, OFFSETS_SEGMENT_BYTES, TopicSettings,
 };
-use crate::config::{ByteSize, Config, Interval, Listener};
+use crate::config::{self, ByteSize, Config, Interval, Listener, StoreConfig};
 use crate::group::GroupSettings;
 use crate::log::{DirectorySettings, JournalSettings};
 use crate::metadata::topic_config::topic_config;
@@ -62,9 +62,8 @@ pub(super) fn tell_limits(config: &Config, metrics: &Metrics) {
 }
 
 /// How the object store is spoken to.
-pub(super) fn store_settings(config: &Config) -> StoreSettings {
-    let archive = &config.archive;
-    let options = config.store.options.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
+pub(super) fn store_settings(store: &StoreConfig, archive: &config::ArchiveSettings) -> StoreSettings {
+    let options = store.options.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
     StoreSettings {
         attempt_timeout_ms: millis(archive.request_timeout),
         connect_timeout_ms: millis(archive.connect_timeout),
@@ -81,7 +80,7 @@ fn archive_settings(config: &Config) -> Result<ArchiveSettings, LocationError> {
     let chunk_bytes = ChunkLimits::default().raw_bytes.max(1);
     Ok(ArchiveSettings {
         location: Location::parse(config.store.url.as_str())?,
-        store: store_settings(config),
+        store: store_settings(&config.store, archive),
         archiver: ArchiverSettings {
             spool_directory: own.join("spool"),
             cache_directory: own.join("cache"),

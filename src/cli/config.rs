@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::{Context, Exit, Failure};
 use crate::config::{
-    Assignment, Config, ConfigError, Loaded, Machine, Sources, load, print, print_json, reference, resolve,
+    ArchiveSettings, Assignment, Config, ConfigError, Loaded, Machine, Sources, StoreConfig, load, print, print_json,
+    reference, resolve, resolve_store,
 };
 
 /// Flags that are settings; those of `serve` and of `config print` and `check`.
@@ -74,13 +75,24 @@ impl SettingArguments {
 
     /// Reads and checks the settings of all sources.
     pub(super) fn resolve(&self, context: &Context) -> Result<(Loaded, Config), Failure> {
+        let (loaded, machine) = self.load(context)?;
+        let config = resolve(&loaded, &context.environment, &machine, &*context.runtime.disk).map_err(refused)?;
+        Ok((loaded, config))
+    }
+
+    /// Like [`Self::resolve`], for the archive's settings alone: what is wrong for a broker on this machine does not matter.
+    pub(super) fn resolve_store(&self, context: &Context) -> Result<(StoreConfig, ArchiveSettings), Failure> {
+        let (loaded, machine) = self.load(context)?;
+        let store = resolve_store(&loaded, &context.environment, &machine).map_err(refused)?;
+        Ok((store, loaded.settings.archive))
+    }
+
+    fn load(&self, context: &Context) -> Result<(Loaded, Machine), Failure> {
         let disk = &*context.runtime.disk;
         let sources =
             Sources { file: self.config.clone(), environment: context.environment.clone(), flags: self.assignments()? };
         let loaded = load(&sources, disk).map_err(refused)?;
-        let machine = Machine::probe(disk, context.working_directory.clone());
-        let config = resolve(&loaded, &context.environment, &machine, disk).map_err(refused)?;
-        Ok((loaded, config))
+        Ok((loaded, Machine::probe(disk, context.working_directory.clone())))
     }
 }
 

@@ -233,6 +233,8 @@ struct Contents {
 struct Flaw {
     /// The byte of the segment's file, as far as there is one.
     position: Option<u64>,
+    /// The byte of its index, where that is what is wrong.
+    index_position: Option<u64>,
     /// What is wrong, and where.
     why: String,
 }
@@ -240,11 +242,11 @@ struct Flaw {
 impl Flaw {
     /// One that is not at a byte.
     fn of(why: &str) -> Self {
-        Self { position: None, why: why.to_owned() }
+        Self { position: None, index_position: None, why: why.to_owned() }
     }
 
     fn at(position: u64, why: impl std::fmt::Display) -> Self {
-        Self { position: Some(position), why: format!("byte {position}: {why}") }
+        Self { position: Some(position), ..Self::of(&format!("byte {position}: {why}")) }
     }
 }
 
@@ -254,7 +256,7 @@ impl From<ReadError> for Flaw {
             ReadError::Corrupt { file_offset, .. } => Some(*file_offset),
             _ => None,
         };
-        Self { position, why: error.to_string() }
+        Self { position, ..Self::of(&error.to_string()) }
     }
 }
 
@@ -276,7 +278,7 @@ fn verify_all(disk: &Arc<dyn Disk>, path: &Path, json: bool, output: &mut Output
             }
             Err(failure) => {
                 let position = (failure.exit() == Exit::Damaged).then_some(0);
-                (None, Err(Flaw { position, why: failure.to_string() }))
+                (None, Err(Flaw { position, ..Flaw::of(&failure.to_string()) }))
             }
         };
         let shown = path.display().to_string();
@@ -313,20 +315,24 @@ fn say_damaged(path: &Path, flaw: &Flaw, json: bool, output: &mut Output) -> Res
     output.line(format!("DAMAGED {shown}: {}", flaw.why))
 }
 
-/// Checks an index that was named, and compares it with its segment where that is beside it. Whether it is damaged.
+/// Checks an index that was named, against its segment where that is beside it, which tells the byte that is bad: by itself it
+/// may only tell that there is one. Whether it is damaged.
 fn verify_lone_index(disk: &Arc<dyn Disk>, path: &Path, json: bool, output: &mut Output) -> Result<bool, Failure> {
     let segment = path.with_extension("segment");
     let has_segment = disk.exists(&segment)?;
-    let checked = log_index::check(&**disk, path).and_then(|entries| {
-        if has_segment {
-            let opened = open(disk, &segment).map_err(|failure| failure.to_string())?;
-            verify(&**disk, &segment, &opened, None).map_err(|flaw| format!("{}: {}", segment.display(), flaw.why))?;
-        }
-        Ok(entries)
-    });
+    let compared = || {
+        let opened = open(disk, &segment).map_err(|failure| Flaw::of(&failure.to_string()))?;
+        verify(&**disk, &segment, &opened, None).map_err(|flaw| Flaw {
+            position: flaw.index_position,
+            ..Flaw::of(&format!("{}: {}", segment.display(), flaw.why))
+        })
+    };
+    let checked = if has_segment { compared().map(drop) } else { Ok(()) };
+    let checked = checked
+        .and_then(|()| log_index::check(&**disk, path).map_err(|(position, why)| Flaw { position, ..Flaw::of(&why) }));
     let shown = path.display().to_string();
     match &checked {
-        Err(why) => say_damaged(path, &Flaw::of(why), json, output)?,
+        Err(flaw) => say_damaged(path, flaw, json, output)?,
         Ok(entries) if json => output.json(&json!({
             "path": shown, "ok": true, "entries": entries, "compared": has_segment,
         }))?,
@@ -396,7 +402,7 @@ fn verify(
         contents.records += u64::from(batch.header().record_count.cast_unsigned());
         contents.next_offset = batch.header().next_offset();
     }
-    verify_index(disk, path, opened, &index, contents.next_offset).map_err(|why| Flaw { position: None, why })?;
+    verify_index(disk, path, opened, &index, contents.next_offset)?;
     Ok(contents)
 }
 
@@ -425,20 +431,24 @@ fn verify_index(
     opened: &Opened,
     rebuilt: &SegmentIndex,
     next_offset: Offset,
-) -> Result<(), String> {
+) -> Result<(), Flaw> {
     let index_path = path.with_extension("index");
-    if !disk.exists(&index_path).map_err(|error| error.to_string())? {
+    let unreadable = |error: std::io::Error| Flaw::of(&error.to_string());
+    if !disk.exists(&index_path).map_err(unreadable)? {
         return Ok(());
     }
-    let stored = read_file(disk, &index_path, INDEX_LIMIT_BYTES).map_err(|error| error.to_string())?;
+    let stored = read_file(disk, &index_path, INDEX_LIMIT_BYTES).map_err(unreadable)?;
     let expected = rebuilt.encode(&opened.identity, next_offset, opened.file_bytes);
     let differs = stored.iter().zip(&expected).position(|(stored, expected)| stored != expected);
     match differs.or((stored.len() != expected.len()).then(|| stored.len().min(expected.len()))) {
         None => Ok(()),
-        Some(byte) => Err(format!(
-            "its index differs from what the segment holds at byte {byte}; delete {} and a broker makes it anew",
-            index_path.display()
-        )),
+        Some(byte) => {
+            let why = format!(
+                "its index differs from what the segment holds at byte {byte}; delete {} and a broker makes it anew",
+                index_path.display()
+            );
+            Err(Flaw { index_position: Some(byte as u64), ..Flaw::of(&why) })
+        }
     }
 }
 

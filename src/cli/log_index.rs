@@ -22,7 +22,7 @@ pub(super) fn is_index(path: &Path) -> bool {
 fn read(disk: &dyn Disk, path: &Path) -> Result<(SegmentIndex, Extent), String> {
     let named = path.file_name().and_then(|name| parse_index_file_name(&name.to_string_lossy()));
     let content = read_file(disk, path, INDEX_LIMIT_BYTES).map_err(|error| error.to_string())?;
-    SegmentIndex::read(&content, named.unwrap_or(Offset::ZERO)).map_err(|error| format!("byte 0: {error}"))
+    SegmentIndex::read(&content, named.unwrap_or(Offset::ZERO)).map_err(|error| error.to_string())
 }
 
 /// Prints what an index says.
@@ -56,11 +56,12 @@ pub(super) fn dump(disk: &dyn Disk, path: &Path, json: bool, output: &mut Output
     Ok(())
 }
 
-/// Checks an index by itself: stamp, checksum, and the order of its entries. How many entries it has.
-pub(super) fn check(disk: &dyn Disk, path: &Path) -> Result<usize, String> {
-    let (index, extent) = read(disk, path)?;
+/// Checks an index by itself: stamp, checksum, and the order of its entries. How many entries it has, or what is wrong, and at
+/// which byte, unless only the checksum tells that something is.
+pub(super) fn check(disk: &dyn Disk, path: &Path) -> Result<usize, (Option<u64>, String)> {
+    let (index, extent) = read(disk, path).map_err(|why| (None, why))?;
     match index.disorder(extent) {
         None => Ok(index.entries().len()),
-        Some(byte) => Err(format!("byte {byte}: the entry is out of order")),
+        Some(byte) => Err((Some(byte as u64), format!("byte {byte}: the entry is out of order"))),
     }
 }

@@ -34,6 +34,7 @@ use clap::{Parser, Subcommand};
 pub use exit::{Exit, Failure};
 pub use output::Output;
 
+use crate::config::VARIABLE_PREFIX;
 use crate::runtime::Runtime;
 
 /// What `--help` says about exit codes; the table of [`Exit`].
@@ -105,10 +106,10 @@ pub fn main(
         Ok(arguments) => arguments,
         Err(error) => return refuse(&error),
     };
-    let environment: Vec<_> = environment
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let environment = match readable(environment) {
+        Ok(environment) => environment,
+        Err(failure) => return report(&failure),
+    };
     let working_directory = match std::env::current_dir() {
         Ok(directory) => directory,
         Err(error) => return report(&Failure::new(Exit::Failed, format!("the working directory is gone: {error}"))),
@@ -119,6 +120,21 @@ pub fn main(
         Ok(()) => Exit::Done.into(),
         Err(failure) => report(&failure),
     }
+}
+
+/// The variables that are text. Others belong to somebody else; a setting among them would be passed over in silence.
+fn readable(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, Failure> {
+    let mut readable = Vec::new();
+    for (name, value) in environment {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => readable.push((name, value)),
+            (Ok(name), Err(_)) if name.starts_with(VARIABLE_PREFIX) => {
+                return Err(Failure::usage(format!("{name}: the variable is not UTF-8")));
+            }
+            _ => {}
+        }
+    }
+    Ok(readable)
 }
 
 fn run(arguments: Arguments, context: &mut Context) -> Result<(), Failure> {

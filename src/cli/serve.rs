@@ -64,7 +64,13 @@ async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Contex
         () = stop.wait() => end_at_once(Exit::Done, "stopped by a signal before it served; the next start recovers"),
     };
     look_at_file_limit(config, server.broker().recovery().partitions);
-    announce(arguments, config, context, &server, &http)?;
+    match announce(config, context, &server, &http) {
+        Err(failure) if failure.is_output_closed() => {
+            tracing::warn!("whoever started this broker does not read its output; it serves all the same");
+        }
+        told => told?,
+    }
+    write_ready_file(arguments, context, &server, &http)?;
     let broken = tokio::select! {
         () = stop.wait() => None,
         why = server.broker().stopped() => Some(Failure::new(Exit::Failed, format!("the broker can't go on: {why}"))),
@@ -103,14 +109,8 @@ fn forget_ready_file(arguments: &ServeArguments, context: &Context) -> Result<()
     }
 }
 
-/// Says where everything is, to whoever started the broker and to whoever waits for the ready file.
-fn announce(
-    arguments: &ServeArguments,
-    config: &Config,
-    context: &mut Context,
-    server: &Server,
-    http: &HttpServer,
-) -> Result<(), Failure> {
+/// Says where everything is, to whoever started the broker.
+fn announce(config: &Config, context: &mut Context, server: &Server, http: &HttpServer) -> Result<(), Failure> {
     let broker = server.broker();
     let recovery = broker.recovery();
     context.output.line(format!("alluvium {}", env!("CARGO_PKG_VERSION")))?;
@@ -144,7 +144,16 @@ fn announce(
     for warning in &config.warnings {
         context.output.line(format!("  WARNING   {warning}"))?;
     }
-    context.output.flush()?;
+    context.output.flush()
+}
+
+/// Says where everything is, to whoever waits for the ready file.
+fn write_ready_file(
+    arguments: &ServeArguments,
+    context: &Context,
+    server: &Server,
+    http: &HttpServer,
+) -> Result<(), Failure> {
     let Some(path) = &arguments.ready_file else { return Ok(()) };
     let kafka = server.addresses().values().next().map(ToString::to_string);
     let ready = serde_json::json!({ "kafka": kafka, "http": http.address().to_string() });

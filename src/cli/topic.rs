@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::admin::{self, TopicSetting};
 use super::client::{ClientArguments, ClientError, Cluster, Topic, block_on, pairs};
-use super::{Context, Failure, Output};
+use super::{Context, Exit, Failure, Output};
 
 /// Topics.
 #[derive(Debug, Subcommand)]
@@ -77,7 +77,7 @@ pub struct CreateArguments {
     /// A topic that exists already is no error
     #[arg(long)]
     if_not_exists: bool,
-    /// Print the topic as a JSON object
+    /// Print the result as a JSON object
     #[arg(long)]
     json: bool,
 }
@@ -120,21 +120,38 @@ pub(super) fn run(command: TopicCommand, context: &mut Context) -> Result<(), Fa
             }
             TopicCommand::Describe { client, topics, all, json } => {
                 let mut cluster = client.cluster(context);
+                let mut refused = Vec::new();
                 for name in &topics {
-                    describe(&mut cluster, name, all, json, &mut context.output).await?;
+                    refused.extend(refusal(describe(&mut cluster, name, all, json, &mut context.output).await)?);
                 }
-                Ok(())
+                together(&refused)
             }
             TopicCommand::Delete { client, topics, if_exists, json } => {
                 let mut cluster = client.cluster(context);
+                let mut refused = Vec::new();
                 for name in &topics {
-                    delete(&mut cluster, name, if_exists, json, &mut context.output).await?;
+                    refused.extend(refusal(delete(&mut cluster, name, if_exists, json, &mut context.output).await)?);
                 }
-                Ok(())
+                together(&refused)
             }
             TopicCommand::Alter(arguments) => alter(&arguments, context).await,
         }
     })
+}
+
+/// What was refused for one topic, after which there are the others; anything else ends the command.
+fn refusal(result: Result<(), Failure>) -> Result<Option<Failure>, Failure> {
+    match result {
+        Ok(()) => Ok(None),
+        Err(failure) if failure.exit() == Exit::Failed && !failure.is_output_closed() => Ok(Some(failure)),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Fails with everything that was refused, a line each.
+fn together(refused: &[Failure]) -> Result<(), Failure> {
+    let lines: Vec<_> = refused.iter().map(ToString::to_string).collect();
+    if lines.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Failed, lines.join("\n"))) }
 }
 
 /// Whether a result is this refusal.

@@ -16,7 +16,7 @@ use super::settings::{LISTENER_FIELDS, SECTIONS, Settings};
 use crate::runtime::disk::{Disk, read_file};
 
 /// The beginning of the variables that are settings.
-const VARIABLE_PREFIX: &str = "ALLUVIUM__";
+pub const VARIABLE_PREFIX: &str = "ALLUVIUM__";
 /// The largest configuration file that is read.
 const FILE_LIMIT_BYTES: u64 = 1 << 20;
 
@@ -160,19 +160,22 @@ fn path_of(key: &str) -> Option<Vec<&str>> {
 fn unknown(assignment: &Assignment) -> Problem {
     let key = &assignment.key;
     let text = match nearest(key) {
-        Some(near) if near == *key => {
+        (_, near) if near == *key => {
             format!(
                 "{key} is a section and no setting; set what is in it, as {key}.KEY: `alluvium config docs` lists all"
             )
         }
-        Some(near) => format!("{key} is not a setting; did you mean {near}?"),
-        None => format!("{key} is not a setting; `alluvium config docs` lists them all"),
+        (true, near) => format!("{key} is not a setting; did you mean {near}?"),
+        (false, near) => {
+            format!("{key} is not a setting; the nearest is {near}, and `alluvium config docs` lists them all")
+        }
     };
     Problem { origin: assignment.origin.clone(), text }
 }
 
-/// The setting whose name is closest, whether the section or the key was mistyped, or the section was left out.
-fn nearest(key: &str) -> Option<String> {
+/// The setting whose name is closest, whether the section or the key was mistyped, or the section was left out, and whether it
+/// is close enough to be meant.
+fn nearest(key: &str) -> (bool, String) {
     let leaf = key.rsplit('.').next().unwrap_or(key);
     let fields = SECTIONS.iter().flat_map(|section| {
         section.fields.iter().map(move |field| {
@@ -188,23 +191,38 @@ fn nearest(key: &str) -> Option<String> {
     let sections = SECTIONS.iter().map(|section| section.name.to_owned());
     let others = sections.chain(listener.into_iter().flatten());
     let others = others.map(|full| (strsim::damerau_levenshtein(key, &full), full));
-    let (distance, near) = fields.chain(others).min()?;
-    (distance <= 2.max(leaf.len() / 3)).then_some(near)
+    let (distance, near) = fields.chain(others).min().expect("there are settings");
+    (distance <= 2.max(leaf.len() / 3), near)
 }
 
 /// A value that does not read as its setting's type.
 fn unreadable(error: &FigmentError, assignments: &[Assignment]) -> Problem {
     let key = error.path.join(".");
     let what = match &error.kind {
-        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
-            let integers = ["u8", "u16", "u32", "u64", "usize", "i32", "i64"];
-            let expected = if integers.contains(&expected.as_str()) { "a whole number" } else { expected };
-            format!("found {found}, expected {expected}")
+        Kind::InvalidType(found, expected) => {
+            format!("found {found}, expected {}", range_of(expected).map_or(expected.as_str(), |_| "a whole number"))
         }
+        Kind::InvalidValue(found, expected) => match range_of(expected) {
+            Some((least, most)) => format!("found {found}, expected a whole number from {least} to {most}"),
+            None => format!("found {found}, expected {expected}"),
+        },
         Kind::UnknownVariant(found, expected) => format!("found `{found}`, expected one of {}", expected.join(", ")),
         other => other.to_string(),
     };
     Problem { origin: origin(assignments, &key).unwrap_or_default().to_owned(), text: format!("{key}: {what}") }
+}
+
+/// What fits into an integer of a type.
+fn range_of(integer: &str) -> Option<(i128, i128)> {
+    Some(match integer {
+        "u8" => (0, u8::MAX.into()),
+        "u16" => (0, u16::MAX.into()),
+        "u32" => (0, u32::MAX.into()),
+        "u64" | "usize" => (0, u64::MAX.into()),
+        "i32" => (i32::MIN.into(), i32::MAX.into()),
+        "i64" => (i64::MIN.into(), i64::MAX.into()),
+        _ => return None,
+    })
 }
 
 /// Reads a variable, if it is a setting: `ALLUVIUM__NETWORK__MAX_FRAME` is `network.max_frame`.
@@ -368,7 +386,7 @@ mod tests {
     }
 
     /// What is refused, and with which words.
-    const REFUSED: [(&str, &str); 14] = [
+    const REFUSED: [(&str, &str); 16] = [
         (
             "[network]\nmax_frme = \"1MiB\"",
             "alluvium.toml:2: network.max_frme is not a setting; did you mean network.max_frame?",
@@ -378,10 +396,7 @@ mod tests {
             "alluvium.toml:4: netwrok.max_frame is not a setting; did you mean network.max_frame?",
         ),
         ("max_frame = \"1MiB\"", "alluvium.toml:1: max_frame is not a setting; did you mean network.max_frame?"),
-        (
-            "quux = { frobnicate = 1 }",
-            "alluvium.toml:1: quux.frobnicate is not a setting; `alluvium config docs` lists them all",
-        ),
+        ("quux = { frobnicate = 1 }", "alluvium.toml:1: quux.frobnicate is not a setting; the nearest is "),
         (
             "[network]\nmax_frame = \"12XB\"",
             "alluvium.toml:2: network.max_frame: \"12XB\" is not a size; write it like 64MiB, 1GB or 4096",
@@ -394,6 +409,14 @@ mod tests {
         (
             "[network]\nmax_connections = \"many\"",
             "alluvium.toml:2: network.max_connections: found string \"many\", expected a whole number",
+        ),
+        (
+            "[network]\nmax_frame_size = \"1MiB\"",
+            "alluvium.toml:2: network.max_frame_size is not a setting; the nearest is network.max_frame, and `alluvium",
+        ),
+        (
+            "[memory]\ntail_percent = 300",
+            "alluvium.toml:2: memory.tail_percent: found signed int `300`, expected a whole number from 0 to 255",
         ),
         (
             "[listeners]\nallow_insecure = \"perhaps\"",

@@ -21,9 +21,9 @@ mod units;
 pub use error::{ConfigError, Problem};
 pub use host::Machine;
 pub use listeners::{HostPort, Listener};
-pub use load::{Assignment, Loaded, Sources, load};
+pub use load::{Assignment, Loaded, Sources, VARIABLE_PREFIX, load};
 pub use reference::{print, print_json, reference};
-pub use resolved::{Config, DataConfig, MemoryConfig, resolve};
+pub use resolved::{Config, DataConfig, MemoryConfig, resolve, resolve_store};
 pub use secret::Secret;
 pub use settings::{
     ArchiveSettings, ClusterSettings, DataSettings, GroupsSettings, ListenerSettings, ListenersSettings,

@@ -90,6 +90,16 @@ impl MemoryConfig {
     }
 }
 
+/// Checks the settings of the object store alone, for who needs no others. All that is wrong with them is reported at once.
+pub fn resolve_store(
+    loaded: &Loaded,
+    environment: &[(String, String)],
+    machine: &Machine,
+) -> Result<StoreConfig, ConfigError> {
+    StoreConfig::resolve(loaded, environment, &machine.working_directory)
+        .map_err(|problems| ConfigError::Invalid { problems })
+}
+
 /// Checks the settings. All that is wrong is reported at once.
 pub fn resolve(
     loaded: &Loaded,
@@ -332,7 +342,8 @@ fn resolve_listener(
         return Err(loaded.problem(&advertised_key, text));
     }
     if address.ip().is_unspecified() && advertised.is_none() {
-        let text = format!("clients can't connect to {address}; set {advertised_key} to what they can reach");
+        let flag = if name == DEFAULT_LISTENER { "--kafka-advertise HOST:PORT or " } else { "" };
+        let text = format!("clients can't connect to {address}; say what they can reach with {flag}{advertised_key}");
         return Err(loaded.problem(&key, text));
     }
     Ok(Listener { name: name.to_owned(), address, advertised })
@@ -404,7 +415,7 @@ mod tests {
         (&[("listeners.http", "192.168.1.1:80")], "flag: listeners.http: 192.168.1.1:80 can be reached"),
         (
             &[("listeners.kafka.default.address", "0.0.0.0:9092"), ("listeners.allow_insecure", "true")],
-            "set listeners.kafka.default.advertised",
+            "with --kafka-advertise HOST:PORT or listeners.kafka.default.advertised",
         ),
         (&[("listeners.kafka.default.advertised", "0.0.0.0:9092")], "clients can't connect to 0.0.0.0:9092"),
         (&[("listeners.kafka.a.advertised", "h:1")], "listeners.kafka.a.address: \"\" is not an address"),

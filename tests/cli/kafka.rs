@@ -95,8 +95,12 @@ fn topics_are_created_described_altered_and_deleted() {
     let listed = fixture.run(&["topic", "list"]);
     assert!(listed.lines().any(|line| line.split_whitespace().collect::<Vec<_>>() == [topic, "3", "1"]), "{listed}");
     assert_eq!(fixture.run(&["topic", "delete", topic]), format!("deleted {topic}\n"));
-    let (code, error) = fixture.fail(&["topic", "delete", topic]);
-    assert!(code == 1 && error.contains("UnknownTopicOrPartition"), "{error}");
+    // One that is refused keeps no other.
+    fixture.run(&["topic", "create", topic]);
+    for names in [&[&format!("no-{topic}"), topic][..], &[topic]] {
+        let (code, error) = fixture.fail(&[&["topic", "delete"], names].concat());
+        assert!(code == 1 && error.contains("UnknownTopicOrPartition"), "{error}");
+    }
 }
 
 #[test]

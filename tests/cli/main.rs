@@ -57,6 +57,8 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         &["config", "check", "--object-store", "ftp://x"],
         &["serve", "--object-store", "s3://b/p", "--set", "archive.endpoint=nonsense"],
         &["archive", "ls", "--object-store", "s3://b/p", "--set", "archive.endpoint=localhost:9000"],
+        &["topic", "list", "--bootstrap", "localhost"],
+        &["topic", "list", "--bootstrap", "127.0.0.1:9092,"],
     ] {
         let output = alluvium(arguments);
         let error = standard_error(&output);
@@ -103,6 +105,37 @@ fn a_termination_signal_ends_a_broker_with_status_0() {
         let took = Duration::from_nanos(clock.monotonic().0);
         assert!(took < Duration::from_secs(5), "{name} took {took:?}");
     }
+}
+
+#[test]
+fn a_variable_that_is_not_text_is_refused_if_it_is_a_setting() {
+    use std::os::unix::ffi::OsStrExt;
+    let bad = std::ffi::OsStr::from_bytes(b"/data/\xff");
+    let output = command(&["config", "check"]).env("ALLUVIUM__DATA__DIRECTORIES", bad).output().unwrap();
+    let expected = "error: ALLUVIUM__DATA__DIRECTORIES: the variable is not UTF-8\n";
+    assert_eq!((output.status.code(), standard_error(&output).as_str()), (Some(2), expected));
+    let output = command(&["config", "check"]).env("SOMEBODY_ELSES", bad).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", standard_error(&output));
+}
+
+#[test]
+fn a_broker_whose_output_nobody_reads_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let ready = directory.path().join("ready");
+    let data = directory.path().join("data");
+    let listen = ["--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+    let files = ["--data-dir", data.to_str().unwrap(), "--ready-file", ready.to_str().unwrap()];
+    let mut child = command(&[&["serve"], &listen[..], &files].concat()).spawn().unwrap();
+    drop(child.stdout.take());
+    for _ in 0..600 {
+        if ready.exists() {
+            break;
+        }
+        assert!(Command::new("sleep").arg("0.1").status().unwrap().success());
+    }
+    assert!(ready.exists() && child.try_wait().unwrap().is_none());
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -8,7 +8,8 @@
 //! ```
 //! After a power cut an object is there whole or not at all, and a conditional write that was answered is there. A write
 //! that got its name but could not be made durable poisons the store until a restart, since a reader could already see
-//! what the disk may forget; opening the store syncs the file system for the same reason.
+//! what the disk may forget; opening the store to write syncs the file system for the same reason. One that is opened to read
+//! makes and changes nothing.
 
 use std::fmt;
 use std::io;
@@ -51,10 +52,16 @@ pub(super) struct FileBackend {
 struct Files {
     disk: Arc<dyn Disk>,
     root: PathBuf,
-    incoming: PathBuf,
-    _incoming_lock: Box<dyn DirectoryLock>,
-    next_incoming: AtomicU64,
+    /// Where this process puts unfinished writes; `None` when it only reads.
+    incoming: Option<Incoming>,
     poisoned: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    directory: PathBuf,
+    _lock: Box<dyn DirectoryLock>,
+    next: AtomicU64,
 }
 
 impl fmt::Debug for FileBackend {
@@ -66,9 +73,20 @@ impl fmt::Debug for FileBackend {
 impl FileBackend {
     /// Opens the store in `root`, making the directory if need be. Blocks on the disk: called at start-up.
     pub(super) fn open(runtime: &Runtime, root: &Path, workers: Workers) -> Result<Self, LocationError> {
-        let files = Files::open(runtime, root)
+        let incoming = Incoming::open(runtime, root)
             .map_err(|cause| LocationError::Directory { path: root.display().to_string(), cause })?;
-        Ok(Self { files: Arc::new(files), workers, clock: Arc::clone(&runtime.clock), turn: Mutex::new(()) })
+        Ok(Self::over(runtime, root, workers, Some(incoming)))
+    }
+
+    /// The store in `root` for somebody who only reads: the directory may be read-only, and is not touched here.
+    pub(super) fn open_to_read(runtime: &Runtime, root: &Path, workers: Workers) -> Self {
+        Self::over(runtime, root, workers, None)
+    }
+
+    fn over(runtime: &Runtime, root: &Path, workers: Workers, incoming: Option<Incoming>) -> Self {
+        let disk = Arc::clone(&runtime.disk);
+        let files = Files { disk, root: root.to_owned(), incoming, poisoned: AtomicBool::new(false) };
+        Self { files: Arc::new(files), workers, clock: Arc::clone(&runtime.clock), turn: Mutex::new(()) }
     }
 
     /// A write that its caller has given up gets no name: the caller may write something else to the payload's file by now.
@@ -91,27 +109,26 @@ impl FileBackend {
     }
 }
 
-impl Files {
+impl Incoming {
     fn open(runtime: &Runtime, root: &Path) -> io::Result<Self> {
-        let disk = Arc::clone(&runtime.disk);
+        let disk = runtime.disk.as_ref();
         disk.create_directory(&root.join(".locks"))?;
-        let all_incoming = root.join(".incoming");
-        disk.create_directory(&all_incoming)?;
-        remove_abandoned(disk.as_ref(), &all_incoming)?;
-        let incoming = all_incoming.join(format!("{:016x}", runtime.entropy.number()));
-        disk.create_directory(&incoming)?;
-        let lock = disk.lock(&incoming)?.ok_or_else(|| io::Error::from(io::ErrorKind::ResourceBusy))?;
+        let all = root.join(".incoming");
+        disk.create_directory(&all)?;
+        remove_abandoned(disk, &all)?;
+        let directory = all.join(format!("{:016x}", runtime.entropy.number()));
+        disk.create_directory(&directory)?;
+        let lock = disk.lock(&directory)?.ok_or_else(|| io::Error::from(io::ErrorKind::ResourceBusy))?;
         disk.sync_filesystem(root)?;
-        Ok(Self {
-            disk,
-            root: root.to_owned(),
-            incoming,
-            _incoming_lock: lock,
-            next_incoming: AtomicU64::new(0),
-            poisoned: AtomicBool::new(false),
-        })
+        Ok(Self { directory, _lock: lock, next: AtomicU64::new(0) })
     }
 
+    fn next_path(&self) -> PathBuf {
+        self.directory.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+}
+
+impl Files {
     fn path(&self, key: &str) -> Attempt<PathBuf> {
         let is_plain = |part: &str| !part.is_empty() && !part.starts_with('.') && part != "lock";
         if key.split('/').all(is_plain) {
@@ -128,11 +145,17 @@ impl Files {
         Ok(())
     }
 
+    fn incoming(&self, key: &str) -> Attempt<&Incoming> {
+        self.incoming.as_ref().ok_or_else(|| {
+            let cause = io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the store was opened to read");
+            StoreError::Denied { key: key.to_owned(), cause: Box::new(cause) }
+        })
+    }
+
     fn put(&self, key: &str, payload: &Payload, is_wanted: &dyn Fn() -> bool) -> Attempt<()> {
         self.check_poison(key)?;
         let target = self.path(key)?;
-        let number = self.next_incoming.fetch_add(1, Ordering::Relaxed);
-        let temporary = self.incoming.join(number.to_string());
+        let temporary = self.incoming(key)?.next_path();
         let parent = target.parent().expect("a key has at least one part below the root");
         let named = self.write_whole(&temporary, payload, is_wanted).and_then(|()| {
             self.disk.create_directory(parent)?;
@@ -199,6 +222,7 @@ impl Files {
     }
 
     fn delete(&self, key: &str) -> Attempt<()> {
+        self.incoming(key)?;
         match self.disk.remove_file(&self.path(key)?) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failure(key, error)),
             // Not synced: a deletion that a power cut undoes leaves an orphan, which is swept again.
@@ -209,6 +233,7 @@ impl Files {
     /// One conditional write under the lock; `None` when another process holds it.
     fn try_replace(&self, key: &str, content: &Bytes, expected: &Expected) -> Attempt<Option<Version>> {
         self.check_poison(key)?;
+        self.incoming(key)?;
         let locks = self.root.join(".locks");
         let Some(_lock) = self.disk.lock(&locks).map_err(|error| failure(key, error))? else {
             return Ok(None);
@@ -249,7 +274,9 @@ impl Files {
 impl Drop for Files {
     fn drop(&mut self) {
         // A clean stop leaves nothing behind; after any other the next opening removes it.
-        let _ = self.disk.remove_directory(&self.incoming);
+        if let Some(incoming) = &self.incoming {
+            let _ = self.disk.remove_directory(&incoming.directory);
+        }
     }
 }
 
@@ -352,11 +379,15 @@ mod tests {
     use crate::runtime::tasks::Priority;
     use crate::sim::{Lies, Machine, Operation, Random, SimDisk};
 
-    fn open(disk: &SimDisk) -> Result<Store, LocationError> {
+    fn parts(disk: &SimDisk) -> (Runtime, Location, StoreSettings, Workers) {
         let runtime = Runtime { disk: Arc::new(disk.clone()), ..Runtime::production() };
         let workers = Workers::start(runtime.tasks.as_ref(), "store", Priority::Foreground, 1);
         let settings = StoreSettings { backoff_first_ms: 1, max_attempts: 2, ..StoreSettings::default() };
-        let location = Location::parse("file:///bucket").expect("a store URL");
+        (runtime, Location::parse("file:///bucket").expect("a store URL"), settings, workers)
+    }
+
+    fn open(disk: &SimDisk) -> Result<Store, LocationError> {
+        let (runtime, location, settings, workers) = parts(disk);
         Store::open(&runtime, &location, settings, workers, Arc::new(Unobserved))
     }
 
@@ -416,6 +447,25 @@ mod tests {
             lost += u32::from(!survives(seed, lies).await);
         }
         assert!(lost > 10, "lost in {lost} of 30 power cuts");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn who_only_reads_changes_nothing() {
+        let disk = SimDisk::new(1);
+        let writer = open(&disk).expect("a fresh store opens");
+        writer.put_immutable("a/1", content(1)).await.expect("the disk is well");
+        // The power goes with the next change.
+        disk.cut_power_after(0);
+        let (runtime, location, settings, workers) = parts(&disk);
+        let reader = Store::open_to_read(&runtime, &location, settings, workers).expect("nothing is made");
+        assert_eq!(reader.get("a/1").await.expect("it is there").0, content(1));
+        assert_eq!(reader.directories("").await.expect("it can be listed"), ["a"]);
+        let is_denied = |error: &StoreError| matches!(error, StoreError::Denied { .. });
+        assert!(is_denied(&reader.put_immutable("a/2", content(2)).await.expect_err("it only reads")));
+        assert!(is_denied(&reader.delete("a/1").await.expect_err("it only reads")));
+        let replaced = reader.replace("a/head", content(3), Expected::Absent).await;
+        assert!(matches!(&replaced, Err(ReplaceError::Store(error)) if is_denied(error)), "{replaced:?}");
+        assert!(disk.is_powered(), "something was changed");
     }
 
     #[tokio::test]

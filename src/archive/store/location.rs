@@ -45,9 +45,9 @@ impl Location {
         let scheme = match url.scheme() {
             "file" => Scheme::File,
             "memory" => Scheme::Memory,
-            "s3" | "s3a" => Scheme::S3,
+            "s3" => Scheme::S3,
             "gs" => Scheme::Google,
-            "az" | "azure" | "abfs" => Scheme::Azure,
+            "az" => Scheme::Azure,
             other => return Err(LocationError::UnknownScheme { scheme: other.to_owned() }),
         };
         let incomplete = |problem| Err(LocationError::Incomplete { url: without_secrets(&url), problem });

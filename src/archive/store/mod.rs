@@ -197,9 +197,34 @@ impl Store {
                 Arc::new(cloud::CloudBackend::connect(location, &settings, workers)?)
             }
         };
+        Ok(Self::at(runtime, location, backend, settings, observer))
+    }
+
+    /// Like [`Store::open`], for somebody who only reads: makes and syncs nothing, so that a directory may be read-only.
+    pub fn open_to_read(
+        runtime: &Runtime,
+        location: &Location,
+        settings: StoreSettings,
+        workers: Workers,
+    ) -> Result<Self, LocationError> {
+        let observer = Arc::new(Unobserved);
+        if location.scheme != Scheme::File {
+            return Self::open(runtime, location, settings, workers, observer);
+        }
+        let backend = Arc::new(file::FileBackend::open_to_read(runtime, &location.directory, workers));
+        Ok(Self::at(runtime, location, backend, settings, observer))
+    }
+
+    fn at(
+        runtime: &Runtime,
+        location: &Location,
+        backend: Arc<dyn Backend>,
+        settings: StoreSettings,
+        observer: Arc<dyn StoreObserver>,
+    ) -> Self {
         let mut store = Self::over(runtime, backend, settings, observer);
         Arc::get_mut(&mut store.inner).expect("not shared yet").is_durable = location.is_durable();
-        Ok(store)
+        store
     }
 
     /// A store over any backend, which counts as durable.

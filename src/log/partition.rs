@@ -5,12 +5,13 @@
 //! and no file is touched under it. After a crash `recovery` puts the same state together from checkpoint, segments and
 //! journal.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::continuation::Continuation;
@@ -21,7 +22,7 @@ use super::journal::{Client, Completed, Durability, Mark, Write};
 use super::offsets::Offsets;
 use super::producer_state::{ProducerState, Verdict};
 use super::read::{DiskRead, ReadPlan, TimestampPlan};
-use super::segment::Segment;
+use super::segment::{Segment, parse_segment_file_name};
 use super::settings::LogSettings;
 use super::state::{Deletion, Recovered, State};
 use crate::record::{Batch, BatchHeader};
@@ -401,7 +402,7 @@ impl PartitionLog {
     /// Asks for that if all records that are not in sealed segments are from before `time`, by their own timestamps, and came
     /// before `came_before`: one by one, old records would make many segments. May read the segment's headers.
     pub fn roll_if_before(self: &Arc<Self>, time: Timestamp, came_before: Timestamp) -> Result<(), ReadError> {
-        let (active, unwritten, since) = {
+        let (active, unwritten, appended_at) = {
             let state = self.state.lock();
             let active = state.active.clone().filter(|active| !active.is_empty());
             let written_since = active.as_ref().map(|active| active.created_at());
@@ -409,12 +410,16 @@ impl PartitionLog {
             if since.is_none_or(|since| since >= came_before) {
                 return Ok(());
             }
-            (active, state.tail.batches_from(state.written, usize::MAX), since)
+            (active, state.tail.batches_from(state.written, usize::MAX), state.appended_at)
         };
         let newest = unwritten.iter().map(|batch| batch.header().max_timestamp).max();
-        let newest = newest.max(active.map(|active| active.newest_timestamp()).transpose()?);
-        // Records need not have a time; the broker knows when they came.
-        let newest = newest.filter(|newest| *newest != Timestamp::NONE).or(since);
+        let of_active = active.as_ref().map(|active| active.newest_timestamp()).transpose()?;
+        let newest = match (newest.max(of_active), appended_at, &active) {
+            // Records need not have a time; the broker knows when they came, or else the file system.
+            (Some(Timestamp::NONE), Some(appended_at), _) => Some(appended_at),
+            (Some(Timestamp::NONE), None, Some(active)) => self.written_at()?.get(&active.base_offset()).copied(),
+            (newest, ..) => newest,
+        };
         if newest.is_some_and(|newest| newest < time) {
             self.request_roll();
         }
@@ -453,6 +458,14 @@ impl PartitionLog {
         self.state.lock().segments.clone()
     }
 
+    /// When the segments' files were last written to, by their base offsets, as far as the file system knows. Blocks.
+    pub fn written_at(&self) -> Result<BTreeMap<Offset, Timestamp>, ReadError> {
+        let entries = self.shared.runtime.disk.list(&self.path);
+        let entries = entries.map_err(|error| ReadError::Io { path: self.path.clone(), error: Arc::new(error) })?;
+        let times = entries.iter().filter_map(|entry| Some((parse_segment_file_name(&entry.name)?, entry.modified?)));
+        Ok(times.collect())
+    }
+
     /// Bytes that are in no sealed segment.
     pub fn unsealed_bytes(&self) -> u64 {
         let state = self.state.lock();
@@ -469,8 +482,17 @@ impl PartitionLog {
 
     /// Takes sealed segments that end at or below `below` out of the local log and removes their files. Only what a durable
     /// checkpoint knows to be archived, and the archive was seen to hold, or below the log start, can go, whatever is asked.
-    /// Blocks.
+    /// Blocks, and lets go of the log after each: what is written to it, and a checkpoint of all, waits for one at most.
     pub fn remove_local_below(&self, below: Offset) -> io::Result<usize> {
+        let mut removed = 0;
+        while self.remove_one_below(below)? {
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    /// Removes the oldest sealed segment if it ends at or below `below` and can go.
+    fn remove_one_below(&self, below: Offset) -> io::Result<bool> {
         let mut writer = self.writer.lock();
         let below = match self.keep_a_segment(&mut writer, below) {
             // Room comes by what goes: the last one stays for now, in place of an empty one.
@@ -484,30 +506,27 @@ impl PartitionLog {
             // What stays must be there whatever becomes of the names of what goes.
             sync()?;
         }
-        let leaving: Vec<_> = {
+        let leaving = {
             let mut state = self.state.lock();
             let bound = below.min(state.removable());
-            let count = state.sealed().iter().take_while(|segment| segment.extent().next_offset <= bound).count();
-            let leaving: Vec<_> = state.segments.drain(..count).collect();
-            if let Some(last) = leaving.last() {
-                state.offsets.local_log_start = state.offsets.local_log_start.max(last.extent().next_offset);
-                state.offsets.check();
+            if state.sealed().first().is_none_or(|segment| segment.extent().next_offset > bound) {
+                return Ok(false);
             }
+            let leaving = state.segments.remove(0);
+            state.offsets.local_log_start = state.offsets.local_log_start.max(leaving.extent().next_offset);
+            state.offsets.check();
             leaving
         };
-        for (removed, segment) in leaving.iter().enumerate() {
-            // One after another, so that a power cut leaves no hole among what is there.
-            let gone = segment.remove();
-            let left = removed + usize::from(gone.is_ok());
-            if let Err(error) = gone.and_then(|()| sync()) {
-                // Nobody reads them, but they take room and are tried again. One whose file is gone is not: that its name may come
-                // back with a power cut is as if that had come before.
-                self.state.lock().segments.splice(..0, leaving[left..].iter().cloned());
-                return Err(error);
-            }
+        if let Err(error) = leaving.remove() {
+            // Nobody reads it, but it takes room and is tried again.
+            self.state.lock().segments.insert(0, leaving);
+            return Err(error);
         }
-        drop(writer);
-        Ok(leaving.len())
+        // Before the next, so that a power cut leaves no hole among what is there. Where this fails its name may come back with a
+        // power cut, as if that had come before.
+        sync()?;
+        MutexGuard::unlock_fair(writer);
+        Ok(true)
     }
 
     /// Begins an empty segment at the log's end if all others are about to go, for its name then says where the log ends.

@@ -312,7 +312,11 @@ fn set_length(shared: &Shared, segment: &Segment, cut: Option<Offset>) -> Result
     let writer = SegmentWriter::open(&shared.runtime.disk, segment.path()).map_err(io)?;
     match cut {
         Some(end) => segment.truncate(&writer, end),
-        None => writer.set_length(segment.extent().file_bytes).map_err(io),
+        None => {
+            // Of when it was longer; grown to the same length again it would take that one for its own.
+            segment.remove_index().map_err(io)?;
+            writer.set_length(segment.extent().file_bytes).map_err(io)
+        }
     }
 }
 

@@ -84,6 +84,8 @@ pub(super) struct State {
     pub(super) unwritten_bytes: usize,
     /// When the oldest of them was appended.
     pub(super) unwritten_since: Option<Timestamp>,
+    /// When the newest record was appended, if that was since the start.
+    pub(super) appended_at: Option<Timestamp>,
     /// When the oldest record of the active segment was appended, if that was since the start: the segment may have been empty
     /// for long.
     pub(super) active_since: Option<Timestamp>,
@@ -131,6 +133,7 @@ impl State {
             cut: None,
             unwritten_bytes: 0,
             unwritten_since: None,
+            appended_at: None,
             active_since: None,
             seal_time_entered: false,
             roll_requested: false,
@@ -293,6 +296,7 @@ impl State {
         (offsets.log_end, offsets.durable, offsets.high_watermark, offsets.last_stable) = (next, next, next, next);
         self.unwritten_bytes += batch.bytes().len();
         self.unwritten_since.get_or_insert(now);
+        self.appended_at = Some(now);
         self.tail.push(batch, None);
         self.offsets.check();
     }
@@ -348,6 +352,7 @@ impl State {
         self.offsets.durable = next;
         self.unwritten_bytes += batch.bytes().len();
         self.unwritten_since.get_or_insert(now);
+        self.appended_at = Some(now);
         self.tail.push(batch, permit);
         self.offsets.check();
     }

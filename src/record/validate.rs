@@ -206,18 +206,23 @@ fn walk(
         if record.offset_delta != index {
             return Err(RecordError::InvalidBatch { reason: "offset deltas do not count up from 0" });
         }
-        let timestamp = header.timestamp_of(record.timestamp_delta);
+        let (claimed, own) = (header.timestamp_of(record.timestamp_delta), stored.timestamp_of(record.timestamp_delta));
         let rejection = if rules.compacted && !record.has_key {
             Some(Rejection::KeyMissing)
+        } else if let Some(rejection) = reject_timestamp(claimed, header, rules, now) {
+            Some(rejection)
+        } else if own != claimed {
+            // Apache Kafka judges the claim alone, behind which a record could be younger than any retention.
+            out_of_range(own, rules, now)
         } else {
-            reject_timestamp(timestamp, header, rules, now)
+            None
         };
         if let Some(rejection) = rejection
             && rejected.len() < MAX_REJECTED_RECORDS
         {
             rejected.push(RejectedRecord { index, rejection });
         }
-        largest = largest.max(stored.timestamp_of(record.timestamp_delta));
+        largest = largest.max(own);
     }
     if !source.at_end().map_err(|flaw| refusal(source, flaw))? {
         return Err(RecordError::InvalidBatch { reason: "bytes are left over after the last record" });
@@ -237,18 +242,25 @@ fn reject_timestamp(
     rules: &ProduceRules,
     now: Timestamp,
 ) -> Option<Rejection> {
-    if rules.timestamp_type == TimestampType::CreateTime && timestamp != Timestamp::NONE {
-        // Wraps as in Java, where a timestamp before the beginning of time is then one after its end.
-        let age_ms = now.0.wrapping_sub(timestamp.0);
-        let out_of_range =
-            age_ms > rules.timestamp_before_max_ms || age_ms.wrapping_neg() > rules.timestamp_after_max_ms;
-        return out_of_range.then(|| Rejection::TimestampOutOfRange {
-            timestamp: timestamp.0,
-            earliest: now.0.saturating_sub(rules.timestamp_before_max_ms),
-            latest: now.0.saturating_add(rules.timestamp_after_max_ms),
-        });
+    if is_judged(timestamp, rules) {
+        return out_of_range(timestamp, rules, now);
     }
     (header.attributes.timestamp_type() == TimestampType::LogAppendTime).then_some(Rejection::LogAppendTimeFromProducer)
+}
+
+fn is_judged(timestamp: Timestamp, rules: &ProduceRules) -> bool {
+    rules.timestamp_type == TimestampType::CreateTime && timestamp != Timestamp::NONE
+}
+
+fn out_of_range(timestamp: Timestamp, rules: &ProduceRules, now: Timestamp) -> Option<Rejection> {
+    // Wraps as in Java, where a timestamp before the beginning of time is then one after its end.
+    let age_ms = now.0.wrapping_sub(timestamp.0);
+    let is_out = age_ms > rules.timestamp_before_max_ms || age_ms.wrapping_neg() > rules.timestamp_after_max_ms;
+    (is_out && is_judged(timestamp, rules)).then(|| Rejection::TimestampOutOfRange {
+        timestamp: timestamp.0,
+        earliest: now.0.saturating_sub(rules.timestamp_before_max_ms),
+        latest: now.0.saturating_add(rules.timestamp_after_max_ms),
+    })
 }
 
 /// The batch with timestamp type and maximum timestamp set: as it came when they are right already, else a copy with a

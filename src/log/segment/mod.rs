@@ -306,7 +306,10 @@ impl Segment {
         let mut place = self.index.lock();
         match &mut *place {
             IndexPlace::Here(Some(index)) => Ok(then(index)),
-            IndexPlace::Here(index) => Ok(then(index.insert(self.load_index()?))),
+            IndexPlace::Here(None) => {
+                drop(place);
+                self.with_growing_index(then)
+            }
             IndexPlace::Cache => {
                 let index = match self.home.indexes.get(self.number) {
                     Some(index) => index,
@@ -323,6 +326,27 @@ impl Segment {
         }
     }
 
+    /// Builds the index of a segment that may grow meanwhile: not under the lock, for which write-behind would wait.
+    fn with_growing_index<T>(&self, then: impl FnOnce(&SegmentIndex) -> T) -> Result<T, ReadError> {
+        let (mut built, mut reached) = (SegmentIndex::new(self.base_offset()), SEGMENT_HEADER_BYTES);
+        loop {
+            let extent = self.extent();
+            self.observe(&mut built, reached..extent.file_bytes)?;
+            reached = extent.file_bytes;
+            let mut place = self.index.lock();
+            match &mut *place {
+                // Another reader was faster, or the segment was cut.
+                IndexPlace::Here(Some(index)) => return Ok(then(index)),
+                IndexPlace::Here(none) if self.extent() == extent => return Ok(then(none.insert(built))),
+                IndexPlace::Here(_) => {}
+                IndexPlace::Cache => {
+                    drop(place);
+                    return self.with_index(then);
+                }
+            }
+        }
+    }
+
     fn load_index(&self) -> Result<SegmentIndex, ReadError> {
         let extent = self.extent();
         if let Ok(content) = read_file(&*self.home.disk, &self.index_path(), INDEX_LIMIT_BYTES)
@@ -332,7 +356,13 @@ impl Segment {
             return Ok(index);
         }
         let mut index = SegmentIndex::new(self.base_offset());
-        for scanned in self.scan(SEGMENT_HEADER_BYTES, Offset::MAX)? {
+        self.observe(&mut index, SEGMENT_HEADER_BYTES..extent.file_bytes)?;
+        Ok(index)
+    }
+
+    /// Has an index know the batches in a range of the file, as far as they are whole.
+    fn observe(&self, index: &mut SegmentIndex, range: Range<u64>) -> Result<(), ReadError> {
+        for scanned in self.scan_range(range, Offset::MAX, usize::MAX)? {
             let observed = scanned.and_then(|Scanned { batch, position }| {
                 index.observe(batch.header(), position).map_err(|error| self.corrupt(position, error))
             });
@@ -346,7 +376,7 @@ impl Segment {
                 Err(error) => return Err(error),
             }
         }
-        Ok(index)
+        Ok(())
     }
 
     /// Walks the batches from `position` on while they end at or below `bound`.
@@ -441,7 +471,7 @@ impl Segment {
             extent.next_offset = batch.header().next_offset();
         }
         // Grown to the same length again it would pass for the new one's.
-        self.remove_file(&self.index_path()).map_err(|error| self.io_error(error))?;
+        self.remove_index().map_err(|error| self.io_error(error))?;
         writer.set_length(extent.file_bytes).map_err(|error| self.io_error(error))?;
         let mut place = self.index.lock();
         *place = IndexPlace::Here(Some(index));
@@ -459,6 +489,11 @@ impl Segment {
         self.is_removed.store(true, Ordering::Release);
         self.remove_file(&self.index_path())?;
         self.remove_file(&self.path)
+    }
+
+    /// Removes the index's file, if there is one.
+    pub fn remove_index(&self) -> io::Result<()> {
+        self.remove_file(&self.index_path())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {

@@ -252,6 +252,13 @@ fn the_largest_time_is_that_of_the_records_where_a_producer_claims_the_time_of_t
         let payload = stored.decompressed(MAX_DECOMPRESSED_BYTES).unwrap();
         let times: Vec<_> = stored.header().records(&payload).map(|record| record.unwrap().timestamp.0).collect();
         assert_eq!(times, [NOW.0, NOW.0 + 2]);
+        // Behind the claim a record can't be younger than retention allows for.
+        let rules = ProduceRules { timestamp_after_max_ms: 1, ..rules };
+        let refused = validate(claimed.clone(), &rules, NOW);
+        assert!(
+            matches!(&refused, Err(RecordError::RecordsRejected { records }) if records[0].index == 1),
+            "{refused:?}"
+        );
     }
 }
 

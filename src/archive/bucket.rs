@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::key::{BUCKET_ROOT, ClusterKeys, parse_group_snapshot};
 use super::manifest::{
     ClusterStamp, GroupSnapshotMark, Hex128, MANIFEST_FORMAT, ManifestError, ProducerIdMark, Registered,
-    TopicDescription, TopicState, compress_manifest, decompress_manifest, hash_of,
+    TopicDescription, TopicState, decompress_group_snapshot, hash_of,
 };
 use super::store::{Expected, ReplaceError, Store, StoreError, Version};
 use crate::runtime::Runtime;
@@ -206,11 +206,11 @@ impl Bucket {
         Err(BucketError::Contended { key })
     }
 
-    /// Keeps a snapshot of the groups' committed offsets, in the group coordinator's own format, and drops old ones. It counts
+    /// Keeps a snapshot of the groups' committed offsets, in the group coordinator's own format and compressed by
+    /// [`compress_group_snapshot`](super::manifest::compress_group_snapshot), and drops old ones. It counts
     /// once the mark names it, which an earlier registration, or another process of the same one, can't have it do.
-    pub async fn put_group_snapshot(&self, writer: Registered, snapshot: &[u8]) -> Result<(), BucketError> {
+    pub async fn put_group_snapshot(&self, writer: Registered, content: Bytes) -> Result<(), BucketError> {
         let key = self.keys.group_snapshot_mark();
-        let content = compress_manifest(snapshot);
         let hash = hash_of(&content);
         for _ in 0..CONFLICTS {
             let (found, expected) = match self.group_snapshot_mark().await? {
@@ -266,7 +266,8 @@ impl Bucket {
         let Some((mark, _)) = self.group_snapshot_mark().await? else { return Ok(None) };
         let key = self.keys.group_snapshot(mark.generation, mark.hash);
         let (bytes, _) = self.store.get(&key).await?;
-        decompress_manifest(&bytes).map(Some).map_err(|source| BucketError::Manifest { key, source })
+        let snapshot = decompress_group_snapshot(&bytes, mark.hash);
+        snapshot.map(Some).map_err(|source| BucketError::Manifest { key, source })
     }
 
     /// Raises the mark below which producer ids may have been handed out; it never goes back. Returns the mark in force: one
@@ -306,6 +307,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::archive::manifest::compress_group_snapshot;
     use crate::archive::store::Operation;
     use crate::archive::store::faulty::{Fault, FaultyBackend};
     use crate::archive::tests::open_store;
@@ -324,6 +326,10 @@ mod tests {
         }
     }
 
+    fn packed(snapshot: &[u8]) -> Bytes {
+        compress_group_snapshot(snapshot).unwrap()
+    }
+
     async fn snapshot(bucket: &Bucket) -> Bytes {
         bucket.group_snapshot().await.unwrap().unwrap()
     }
@@ -331,27 +337,35 @@ mod tests {
     #[tokio::test]
     async fn of_two_processes_on_copies_of_a_directory_one_stores_the_snapshots_of_groups() {
         let bucket = bucket();
-        bucket.put_group_snapshot(process(5, 1), b"before").await.unwrap();
+        bucket.put_group_snapshot(process(5, 1), packed(b"before")).await.unwrap();
         // Two start alike; a third is of an older state still.
-        bucket.put_group_snapshot(process(6, 2), b"first").await.unwrap();
+        bucket.put_group_snapshot(process(6, 2), packed(b"first")).await.unwrap();
         for late in [process(6, 3), process(4, 4), process(5, 1)] {
-            let refused = bucket.put_group_snapshot(late, b"late").await;
+            let refused = bucket.put_group_snapshot(late, packed(b"late")).await;
             assert!(matches!(refused, Err(BucketError::Fenced { writer }) if writer == process(6, 2)), "{refused:?}");
             assert_eq!(snapshot(&bucket).await, "first");
         }
-        bucket.put_group_snapshot(process(6, 2), b"second").await.unwrap();
+        bucket.put_group_snapshot(process(6, 2), packed(b"second")).await.unwrap();
         assert_eq!(snapshot(&bucket).await, "second");
         // The next start of one of them takes over, and the other learns of it.
-        bucket.put_group_snapshot(process(7, 5), b"third").await.unwrap();
-        assert!(bucket.put_group_snapshot(process(6, 2), b"late").await.is_err());
+        bucket.put_group_snapshot(process(7, 5), packed(b"third")).await.unwrap();
+        assert!(bucket.put_group_snapshot(process(6, 2), packed(b"late")).await.is_err());
         assert_eq!(snapshot(&bucket).await, "third");
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_of_very_many_groups_can_be_read_again() {
+        let bucket = bucket();
+        let large = vec![7; 65 << 20];
+        bucket.put_group_snapshot(process(1, 1), packed(&large)).await.unwrap();
+        assert!(snapshot(&bucket).await == large);
     }
 
     #[tokio::test]
     async fn a_few_snapshots_of_groups_are_kept() {
         let bucket = bucket();
         for number in 0..10 {
-            bucket.put_group_snapshot(process(1, 1), format!("{number}").as_bytes()).await.unwrap();
+            bucket.put_group_snapshot(process(1, 1), packed(format!("{number}").as_bytes())).await.unwrap();
         }
         let directory = bucket.keys.group_snapshots();
         let keys: Vec<String> = bucket.store.list(&directory).map_ok(|object| object.key).try_collect().await.unwrap();
@@ -367,7 +381,7 @@ mod tests {
         let store = open_store("memory:///").wrapped(|backend| Arc::new(FaultyBackend::new(backend, plan)));
         let bucket = Bucket { store, ..bucket() };
         for number in 0..10 {
-            bucket.put_group_snapshot(process(1, 1), format!("{number}").as_bytes()).await.unwrap();
+            bucket.put_group_snapshot(process(1, 1), packed(format!("{number}").as_bytes())).await.unwrap();
         }
         assert_eq!(snapshot(&bucket).await, "9");
     }

@@ -141,7 +141,7 @@ async fn a_listing_that_hangs_ends_the_sweep_and_not_for_ever() {
     let store = open_store("memory:///");
     let broker = Broker::new(store.clone());
     broker.describe_topic().await;
-    broker.partition.take_over(DYING, Offset(0)).await.unwrap();
+    broker.partition.take_over(DYING).await.unwrap();
     let impatient = StoreSettings { attempt_timeout_ms: 50, ..settings() };
     let hanging = store.configured(impatient).wrapped(|inner| {
         let plan = |_, operation, _: &str| if operation == Operation::List { Fault::Hangs } else { Fault::None };
@@ -153,7 +153,7 @@ async fn a_listing_that_hangs_ends_the_sweep_and_not_for_ever() {
 
 /// A head that is full, made at once, and its segments.
 fn full_head(broker: &Broker) -> Head {
-    let mut head = Head::first(broker.partition.identity().clone(), DYING, Offset(0), super::manifest::Hex128(1));
+    let mut head = Head::first(broker.partition.identity().clone(), DYING, super::manifest::Hex128(1));
     for number in 0..MAX_INLINE_SEGMENTS {
         let base = i64::try_from(number).unwrap() * 2;
         let nonce = super::manifest::Hex128(number as u128 + 2);
@@ -184,7 +184,7 @@ async fn spills_and_retention_across_them_converge_after_a_death_at_any_request(
     let next = full.next_offset;
     let cut = Offset(101);
     let work = async |broker: &Broker, writer: Writer| {
-        let head = broker.partition.take_over(writer, Offset(0)).await?;
+        let head = broker.partition.take_over(writer).await?;
         if head.next_offset == next {
             let more = segment(next.0, next.0 + 2, 10);
             let more = Segment { name: SegmentName { fence: writer.fence, ..more.name }, ..more };
@@ -227,7 +227,7 @@ async fn expired_lists_converge_after_a_death_at_any_request() {
     };
     let cut = spilled.spills[0].next;
     let work = async |broker: &Broker, writer: Writer| {
-        broker.partition.take_over(writer, Offset(0)).await?;
+        broker.partition.take_over(writer).await?;
         let head = broker.partition.advance_log_start(writer, cut, Duration::ZERO).await?;
         if head.tombstones.iter().any(|tombstone| matches!(tombstone.what, Tombstoned::Spill(_))) {
             sweep_tombstones(&broker.partition, writer, now()).await?;

@@ -199,11 +199,11 @@ impl PartitionArchive {
         Ok(self.publish(stored.as_ref()))
     }
 
-    /// Makes `writer` the one that may change the head, or makes the first head, with a log that begins at
-    /// `log_start_offset`. Only a topic that the bucket describes as live gets a first head.
-    pub async fn take_over(&self, writer: Writer, log_start_offset: Offset) -> Result<Arc<Head>, HeadError> {
+    /// Makes `writer` the one that may change the head, or makes the first head. Only a topic that the bucket describes as live
+    /// gets a first head.
+    pub async fn take_over(&self, writer: Writer) -> Result<Arc<Head>, HeadError> {
         if self.refresh().await?.is_none() {
-            self.create(writer, log_start_offset).await?;
+            self.create(writer).await?;
         }
         self.change(|head, nonce| match head.writer == writer {
             true => Ok(None),
@@ -318,13 +318,13 @@ impl PartitionArchive {
         }
     }
 
-    async fn create(&self, writer: Writer, log_start_offset: Offset) -> Result<(), HeadError> {
+    async fn create(&self, writer: Writer) -> Result<(), HeadError> {
         let identity = &self.inner.identity;
         match self.inner.bucket.topic(&identity.topic, identity.topic_id).await? {
             Some(description) if description.state == TopicState::Live => {}
             _ => return Err(BucketError::TopicDeleted { topic: identity.topic.clone() }.into()),
         }
-        let head = Head::first(identity.clone(), writer, log_start_offset, self.nonce());
+        let head = Head::first(identity.clone(), writer, self.nonce());
         let key = self.inner.keys.head();
         match self.store().replace(&key, head.to_bytes(), Expected::Absent).await {
             Ok(_) | Err(ReplaceError::Conflict { .. }) => Ok(()),

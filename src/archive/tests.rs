@@ -112,7 +112,7 @@ impl Broker {
         count: usize,
         until: Offset,
     ) -> Result<(), UploadError> {
-        let mut head = self.partition.take_over(writer, Offset(0)).await?;
+        let mut head = self.partition.take_over(writer).await?;
         while head.next_offset < until {
             let from = head.next_offset;
             let run: Vec<Batch> =
@@ -352,7 +352,7 @@ async fn heads_that_nobody_uses_are_forgotten_and_writers_go_on_all_the_same() {
     for round in 0..2 {
         let tasks = archives.iter().cloned().map(|archive| {
             tokio::spawn(async move {
-                let head = archive.take_over(writer(1), Offset(0)).await.unwrap();
+                let head = archive.take_over(writer(1)).await.unwrap();
                 let segment = cleaner::tests::segment(head.next_offset.0, head.next_offset.0 + 5, 1);
                 archive.commit(writer(1), &segment, &CommitFacts::default()).await.unwrap();
                 archive.advance_log_start(writer(1), Offset(round * 5), Duration::ZERO).await.unwrap();
@@ -382,7 +382,7 @@ async fn two_leaders_at_once_commit_every_range_once() {
     let log = log(5, 150);
     let (old, new) = (Broker::new(store.clone()), Broker::new(store.clone()));
     old.describe_topic().await;
-    old.partition.take_over(writer(1), Offset(0)).await.unwrap();
+    old.partition.take_over(writer(1)).await.unwrap();
     let (from_old, from_new) =
         tokio::join!(old.archive(writer(1), &log, 7, end(&log)), new.archive(writer(2), &log, 11, end(&log)),);
     from_new.unwrap();
@@ -410,7 +410,7 @@ async fn of_two_copies_of_one_broker_only_the_first_archives() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_topic_gets_no_new_head() {
     let broker = Broker::new(open_store("memory:///"));
-    let refused = broker.partition.take_over(writer(1), Offset(0)).await;
+    let refused = broker.partition.take_over(writer(1)).await;
     assert!(matches!(refused, Err(HeadError::Topic(_))));
 }
 

@@ -26,6 +26,7 @@ use crate::archive::workers::Workers;
 use crate::group::{CoordinatorMetrics, Groups};
 use crate::log::{DirectoryMetrics, LogDirectory, Owner, RecoveryReport};
 use crate::metadata::command::RegisterBroker;
+use crate::metadata::image::ArchiveMark;
 use crate::metadata::{Command, CommandError, Metadata, MetadataSettings, Outcome};
 use crate::runtime::Runtime;
 use crate::runtime::buffer;
@@ -33,7 +34,7 @@ use crate::runtime::clock::{Clock, Interval};
 use crate::runtime::disk::DirectoryLock;
 use crate::runtime::tasks::Priority;
 use crate::telemetry::{Gauge, MemoryPool, MemoryShare, Metrics};
-use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, NodeId, Offset};
+use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, Offset, TopicPartition};
 
 /// Least memory that is kept for buffers to come, of the journal and of readers.
 const LEAST_KEPT_BYTES: usize = 8 << 20;
@@ -80,7 +81,7 @@ impl Broker {
             node_id: settings.node_id,
             process,
             incarnation: Incarnation::default(),
-            local: local_data(settings.node_id, &metadata, &directories),
+            local: local_data(&settings, &metadata, &directories),
         };
         let images = metadata.subscribe();
         let unusable = |error| StartError::Archive { url: settings.archive.location.url.clone(), error };
@@ -239,13 +240,21 @@ async fn released<T>(shared: &Arc<T>, clock: &dyn Clock) {
 }
 
 /// What the data directories have. They are unused until the bucket was claimed once: a start that was refused changes nothing.
-fn local_data(node_id: NodeId, metadata: &Metadata, directories: &[Arc<LogDirectory>]) -> LocalData {
+fn local_data(settings: &BrokerSettings, metadata: &Metadata, directories: &[Arc<LogDirectory>]) -> LocalData {
     let image = metadata.image();
     let logs = directories.iter().flat_map(|directory| directory.logs());
-    let mut archived = logs.filter(|log| image.archive_mark(log.partition()).is_some()).map(|log| log.offsets());
-    match image.broker(node_id) {
+    let logs: BTreeMap<_, _> = logs.map(|log| (log.partition(), log.offsets())).collect();
+    // What was lost with a data directory is in the archive alone too.
+    let is_local = |partition: TopicPartition, mark: ArchiveMark| {
+        logs.get(&partition)
+            .is_some_and(|offsets| offsets.local_log_start <= offsets.log_start && offsets.log_end >= mark.next_offset)
+    };
+    let is_outlived = settings.archive.location.is_durable();
+    match image.broker(settings.node_id) {
         None => LocalData::Unused,
-        Some(_) if archived.any(|offsets| offsets.local_log_start > offsets.log_start) => LocalData::Recent,
+        Some(_) if is_outlived && image.archive_marks().any(|(partition, mark)| !is_local(partition, mark)) => {
+            LocalData::Recent
+        }
         Some(_) => LocalData::Whole,
     }
 }

@@ -270,6 +270,11 @@ impl Image {
         self.feature_levels.iter().map(|(name, level)| (name.as_str(), *level))
     }
 
+    /// How far the archives of all partitions may reach.
+    pub fn archive_marks(&self) -> impl Iterator<Item = (TopicPartition, ArchiveMark)> {
+        self.archived.iter().map(|(partition, mark)| (*partition, *mark))
+    }
+
     /// How far the archive of a partition may reach; absent before its first segment.
     pub fn archive_mark(&self, partition: TopicPartition) -> Option<ArchiveMark> {
         self.archived.get(&partition).copied()

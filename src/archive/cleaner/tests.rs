@@ -256,7 +256,7 @@ async fn a_sweep_takes_only_what_nothing_refers_to_and_no_writer_can_commit() {
     assert!(after.contains(&keys.parquet(&tombstoned)) && after.contains(&keys.parquet(&head.segments[0].name)));
 
     // Once another leader has taken over, what the one before left behind goes too.
-    broker.partition.take_over(writer(3), Offset(0)).await.unwrap();
+    broker.partition.take_over(writer(3)).await.unwrap();
     assert_eq!(sweep_orphans(&broker.partition).await.unwrap().objects, 3, "and the list that was for this generation");
     assert_eq!(sweep_orphans(&broker.partition).await.unwrap().objects, 0);
     assert_same_records(&broker, head.segments[0].base(), &log).await;
@@ -294,7 +294,7 @@ async fn what_reaches_the_bucket_of_a_deleted_topic_is_swept() {
 async fn with_lists(count: usize) -> (Broker, Arc<Head>) {
     let broker = Broker::new(open_store("memory:///"));
     broker.describe_topic().await;
-    let mut head = broker.partition.take_over(writer(1), Offset(0)).await.unwrap();
+    let mut head = broker.partition.take_over(writer(1)).await.unwrap();
     while head.spills.len() < count {
         let base = head.next_offset.0;
         let segment = segment(base, base + 1, 1);
@@ -317,13 +317,13 @@ async fn a_full_head_that_was_forgotten_makes_room_for_a_segment_all_the_same() 
         PartitionArchive::new(broker.bucket.clone(), Runtime::production(), identity, heads.clone())
     };
     let (full, other) = (archive(0), archive(1));
-    let mut head = full.take_over(writer(1), Offset(0)).await.unwrap();
+    let mut head = full.take_over(writer(1)).await.unwrap();
     while !head.needs_spill() {
         let next = segment(head.next_offset.0, head.next_offset.0 + 1, 1);
         head = full.commit(writer(1), &next, &CommitFacts::default()).await.unwrap();
     }
     assert!(head.spills.is_empty());
-    other.take_over(writer(1), Offset(0)).await.unwrap();
+    other.take_over(writer(1)).await.unwrap();
     assert!(full.head().is_none());
     let next = segment(head.next_offset.0, head.next_offset.0 + 1, 1);
     let head = full.commit(writer(1), &next, &CommitFacts::default()).await.unwrap();
@@ -386,7 +386,7 @@ async fn a_purged_topic_leaves_only_its_description() {
     let found = broker.bucket.topic(&identity.topic, identity.topic_id).await.unwrap().unwrap();
     assert_eq!(found.state, TopicState::Purged);
     assert!(broker.bucket.describe_topic(&topic).await.is_err(), "a deleted topic never comes back");
-    assert!(Broker::new(store).partition.take_over(writer(2), Offset(0)).await.is_err());
+    assert!(Broker::new(store).partition.take_over(writer(2)).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use futures_util::stream::TryStreamExt;
 use super::{ArchivedTopic, InspectError, Inspector};
 use crate::archive::key::parse_group_snapshot;
 use crate::archive::manifest::{
-    ClusterStamp, GroupSnapshotMark, ManifestError, ProducerIdMark, decompress_manifest, hash_of,
+    ClusterStamp, GroupSnapshotMark, ManifestError, ProducerIdMark, decompress_group_snapshot,
 };
 use crate::types::ClusterId;
 
@@ -88,8 +88,8 @@ impl Inspector {
                 continue;
             };
             let parse = |bytes: &[u8]| match parse_group_snapshot(&key) {
-                Some((_, hash)) if hash == hash_of(bytes) => decompress_manifest(bytes),
-                _ => Err(ManifestError::Checksum),
+                Some((_, hash)) => decompress_group_snapshot(bytes, hash),
+                None => Err(ManifestError::Checksum),
             };
             let Some(snapshot) = report.parsed(&key, &bytes, parse, NO_GROUPS) else { continue };
             if let Err(error) = decode(&snapshot) {

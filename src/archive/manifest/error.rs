@@ -28,6 +28,14 @@ pub enum ManifestError {
     /// The snapshot of the producers' state is damaged, or newer than this release.
     #[error("snapshot of producers is not understood")]
     Snapshot,
+    /// More than is ever read again.
+    #[error("snapshot of groups is too large bytes={bytes} limit_bytes={limit_bytes}; delete groups that nobody needs")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The largest that can be read.
+        limit_bytes: usize,
+    },
     /// Compressed content that does not decompress.
     #[error("manifest does not decompress")]
     Compression,

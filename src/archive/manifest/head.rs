@@ -211,16 +211,17 @@ pub enum Position<'a> {
 }
 
 impl Head {
-    /// The first head of a partition. Its log begins at `log_start_offset`, where the first segment has to begin.
-    pub fn first(identity: HeadIdentity, writer: Writer, log_start_offset: Offset, nonce: Hex128) -> Self {
+    /// The first head of a partition. A log that begins later says so by a change of its own: it has to be noted elsewhere first,
+    /// or a log that is lost would begin below what its archive says.
+    pub fn first(identity: HeadIdentity, writer: Writer, nonce: Hex128) -> Self {
         Self {
             format: MANIFEST_FORMAT,
             identity,
             generation: 1,
             nonce,
             writer,
-            log_start_offset,
-            next_offset: log_start_offset,
+            log_start_offset: Offset::ZERO,
+            next_offset: Offset::ZERO,
             epochs: Vec::new(),
             spills: Vec::new(),
             segments: Vec::new(),

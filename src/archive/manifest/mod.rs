@@ -40,6 +40,9 @@ pub const MANIFEST_FORMAT: u32 = 1;
 /// Largest manifest object that is read once decompressed; a full head is a few hundred kilobytes.
 const MANIFEST_LIMIT_BYTES: usize = 64 << 20;
 
+/// Largest snapshot of groups, decompressed. No larger one is written, so that whatever was written can be read.
+const GROUP_SNAPSHOT_LIMIT_BYTES: usize = 1 << 30;
+
 /// Sixteen bytes that print as 32 hexadecimal digits: nonces and hashes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -133,6 +136,33 @@ pub(super) fn compress_manifest(bytes: &[u8]) -> bytes::Bytes {
 /// Reverses [`compress_manifest`], within bounds.
 pub(super) fn decompress_manifest(bytes: &[u8]) -> Result<bytes::Bytes, ManifestError> {
     compression::decompress(Compression::Zstd, bytes, MANIFEST_LIMIT_BYTES).map_err(|_| ManifestError::Compression)
+}
+
+/// Compresses a snapshot of groups. May take a second: for a lane.
+///
+/// # Errors
+/// [`ManifestError::TooLarge`].
+pub fn compress_group_snapshot(snapshot: &[u8]) -> Result<bytes::Bytes, ManifestError> {
+    check_snapshot_length(snapshot.len())?;
+    Ok(compress_manifest(snapshot))
+}
+
+fn check_snapshot_length(bytes: usize) -> Result<(), ManifestError> {
+    let limit_bytes = GROUP_SNAPSHOT_LIMIT_BYTES;
+    if bytes > limit_bytes { Err(ManifestError::TooLarge { bytes, limit_bytes }) } else { Ok(()) }
+}
+
+/// Reverses [`compress_group_snapshot`]; `hash` is that of the object, which its key has.
+///
+/// # Errors
+/// [`ManifestError::Checksum`] where it is not what was written, [`ManifestError::Compression`] where it is and is not
+/// understood.
+pub(super) fn decompress_group_snapshot(object: &[u8], hash: Hex128) -> Result<bytes::Bytes, ManifestError> {
+    if hash_of(object) != hash {
+        return Err(ManifestError::Checksum);
+    }
+    compression::decompress(Compression::Zstd, object, GROUP_SNAPSHOT_LIMIT_BYTES)
+        .map_err(|_| ManifestError::Compression)
 }
 
 /// The hash of a whole object.

@@ -61,7 +61,8 @@ fn nonce(number: u64) -> Hex128 {
 #[test]
 fn a_head_reads_back_as_written_and_its_bytes_are_fixed() {
     let writer = writer(1, 26);
-    let head = Head::first(identity(), writer, Offset(5), nonce(9));
+    let first = Head::first(identity(), writer, nonce(9));
+    let head = Head { log_start_offset: Offset(5), next_offset: Offset(5), ..first };
     let facts = CommitFacts {
         epochs: vec![EpochStart { epoch: LeaderEpoch(26), start: Offset(0) }],
         max_producer_id: Some(ProducerId(4)),
@@ -88,7 +89,7 @@ fn a_head_reads_back_as_written_and_its_bytes_are_fixed() {
 
 #[test]
 fn newer_formats_unknown_fields_and_foreign_heads_are_refused() {
-    let head = Head::first(identity(), writer(0, 1), Offset(0), nonce(1));
+    let head = Head::first(identity(), writer(0, 1), nonce(1));
     let text = String::from_utf8(head.to_bytes().to_vec()).unwrap();
     let newer = text.replacen("\"format\":1", "\"format\":2", 1);
     assert!(matches!(Head::parse(newer.as_bytes(), &identity()), Err(ManifestError::NewerFormat { format: 2, .. })));
@@ -103,7 +104,7 @@ fn newer_formats_unknown_fields_and_foreign_heads_are_refused() {
 #[test]
 fn a_changed_byte_anywhere_in_a_manifest_is_found() {
     let writer = writer(0, 1);
-    let head = Head::first(identity(), writer, Offset(0), nonce(1));
+    let head = Head::first(identity(), writer, nonce(1));
     let head = head.commit(writer, segment(writer, 0, 5, 1), &CommitFacts::default(), nonce(2)).unwrap();
     let (_, reference, list) = head.spill(writer, nonce(3)).unwrap();
     let mut bytes = head.to_bytes().to_vec();
@@ -127,7 +128,7 @@ fn a_changed_byte_anywhere_in_a_manifest_is_found() {
 #[test]
 fn a_deposed_writer_is_fenced_and_an_incarnation_outranks_every_epoch() {
     let (old, new, restored) = (writer(0, 7), writer(0, 8), writer(1, 0));
-    let head = Head::first(identity(), old, Offset(0), nonce(1));
+    let head = Head::first(identity(), old, nonce(1));
     let head = head.take_over(new, nonce(2)).unwrap();
     let facts = CommitFacts::default();
     let late = head.commit(old, segment(old, 0, 1, 1), &facts, nonce(3));
@@ -147,7 +148,7 @@ fn a_deposed_writer_is_fenced_and_an_incarnation_outranks_every_epoch() {
 fn only_the_next_segment_is_committed_and_only_once() {
     let writer = writer(0, 1);
     let facts = CommitFacts::default();
-    let head = Head::first(identity(), writer, Offset(0), nonce(1));
+    let head = Head::first(identity(), writer, nonce(1));
     let gap = head.commit(writer, segment(writer, 5, 9, 1), &facts, nonce(2));
     assert!(matches!(gap, Err(TransitionError::NotContiguous { .. })));
     let head = head.commit(writer, segment(writer, 0, 5, 1), &facts, nonce(2)).unwrap();
@@ -171,7 +172,7 @@ fn epochs_below_the_log_start_are_forgotten() {
     let writer = writer(0, 9);
     let epoch = |epoch, start| EpochStart { epoch: LeaderEpoch(epoch), start: Offset(start) };
     let facts = CommitFacts { epochs: vec![epoch(2, 0), epoch(5, 10), epoch(6, 30)], ..CommitFacts::default() };
-    let head = Head::first(identity(), writer, Offset(0), nonce(1));
+    let head = Head::first(identity(), writer, nonce(1));
     let head = head.commit(writer, segment(writer, 0, 50, 1), &facts, nonce(2)).unwrap();
     let head = head.advance_log_start(writer, Offset(12), None, Timestamp(0), nonce(3)).unwrap();
     assert_eq!(head.epochs, [epoch(5, 10), epoch(6, 30)]);
@@ -234,7 +235,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let writers = [writer(0, 1), writer(0, 0)];
-        let stored = Head::first(identity(), writers[0], Offset(0), nonce(0));
+        let stored = Head::first(identity(), writers[0], nonce(0));
         let copies = [stored.clone(), stored.clone()];
         Self {
             stored,
@@ -365,7 +366,7 @@ proptest! {
 #[test]
 fn a_full_head_asks_for_a_spill_and_goes_on_after_it() {
     let writer = writer(0, 1);
-    let mut head = Head::first(identity(), writer, Offset(0), nonce(0));
+    let mut head = Head::first(identity(), writer, nonce(0));
     let mut number = 0;
     for _ in 0..3 * MAX_INLINE_SEGMENTS {
         number += 1;
@@ -387,4 +388,14 @@ fn a_full_head_asks_for_a_spill_and_goes_on_after_it() {
     let last = head.next_offset;
     assert!(matches!(head.position(Offset(last.0 - 1)), Position::Segment(segment) if segment.next() == last));
     assert_eq!(head.position(last), Position::Beyond);
+}
+
+#[test]
+fn no_snapshot_of_groups_is_written_that_could_not_be_read() {
+    assert!(check_snapshot_length(GROUP_SNAPSHOT_LIMIT_BYTES).is_ok());
+    let refused = check_snapshot_length(GROUP_SNAPSHOT_LIMIT_BYTES + 1);
+    assert!(matches!(refused, Err(ManifestError::TooLarge { .. })), "{refused:?}");
+    let object = compress_group_snapshot(b"groups").unwrap();
+    assert_eq!(decompress_group_snapshot(&object, hash_of(&object)).unwrap(), "groups");
+    assert!(matches!(decompress_group_snapshot(&object, Hex128(7)), Err(ManifestError::Checksum)));
 }

@@ -7,9 +7,11 @@
 //!
 //! After a crash at any point the same comparison leads to the same end: the change of a log is one entry of its journal.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use thiserror::Error;
 
 use super::Archiver;
@@ -18,8 +20,12 @@ use crate::archive::manifest::{EpochStart, Head};
 use crate::archive::partition::{HeadError, PartitionArchive};
 use crate::broker::Broker;
 use crate::log::{AppendError, Continuation, EpochCache, Offsets, PartitionLog, ProducerState};
-use crate::types::{LeaderEpoch, Offset};
+use crate::types::{LeaderEpoch, Monotonic, Offset, TopicPartition};
 
+/// Logs that are compared at once: one whose head does not come holds up no other.
+const AT_ONCE: usize = 16;
+/// How often it is looked whether one is due again.
+const RETRY_LOOK: Duration = Duration::from_millis(200);
 /// How often a log is looked at that is being changed.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -42,29 +48,51 @@ pub(super) enum CatchUpError {
     Epochs,
 }
 
+/// When a log is looked at again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Retry {
+    failures: u32,
+    not_before: Monotonic,
+}
+
 impl Broker {
     /// Sets logs right that are behind the archive, for as long as the broker runs.
     pub(in crate::broker) async fn catch_up_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         archiver.proved().await;
-        let mut failures = 0_u32;
+        let clock = &self.runtime().clock;
+        let mut retries: BTreeMap<TopicPartition, Retry> = BTreeMap::new();
+        let (mut attempts, mut under_way) = (FuturesUnordered::new(), BTreeSet::new());
         loop {
-            let waiting = self.partitions.behind();
-            let mut failed = false;
-            for log in &waiting {
-                match self.catch_up(&archiver, log).await {
-                    Ok(()) => self.partitions.settle(log.partition()),
-                    Err(error) => {
-                        failed = true;
-                        tracing::error!(%error, partition = %log.partition(), "partition waits: its log is behind the archive");
-                    }
+            let now = clock.monotonic();
+            let waiting: BTreeMap<_, _> =
+                self.partitions.behind().into_iter().map(|log| (log.partition(), log)).collect();
+            // Of those whose topics were deleted nothing is left.
+            retries.retain(|id, _| waiting.contains_key(id));
+            for (id, log) in waiting {
+                let is_due = retries.get(&id).is_none_or(|retry| retry.not_before <= now);
+                if is_due && under_way.len() < AT_ONCE && under_way.insert(id) {
+                    let (broker, archiver) = (Arc::clone(&self), Arc::clone(&archiver));
+                    attempts.push(async move { (id, broker.catch_up(&archiver, &log).await) });
                 }
             }
-            if failed {
-                self.runtime().clock.sleep(pause_after(failures, &*self.runtime().entropy)).await;
-                failures = failures.saturating_add(1);
-            } else {
-                failures = 0;
-                self.partitions.when_behind().await;
+            tokio::select! {
+                Some((id, result)) = attempts.next() => {
+                    under_way.remove(&id);
+                    match result {
+                        Ok(()) => {
+                            retries.remove(&id);
+                            self.partitions.settle(id);
+                        }
+                        Err(error) => {
+                            tracing::error!(%error, partition = %id, "partition waits: its log is behind the archive");
+                            let retry = retries.entry(id).or_default();
+                            retry.not_before = clock.monotonic() + pause_after(retry.failures, &*self.runtime().entropy);
+                            retry.failures = retry.failures.saturating_add(1);
+                        }
+                    }
+                }
+                () = self.partitions.when_behind() => {}
+                () = clock.sleep(RETRY_LOOK), if !retries.is_empty() => {}
             }
         }
     }
@@ -77,7 +105,7 @@ impl Broker {
         if archive.refresh().await?.is_none() {
             return Err(CatchUpError::Gone);
         }
-        let head = archive.take_over(archiver.writer(state.leader_epoch), log.offsets().log_start).await?;
+        let head = archive.take_over(archiver.writer(state.leader_epoch)).await?;
         if agrees(log, &head) {
             return Ok(());
         }
@@ -184,7 +212,7 @@ mod tests {
     };
 
     /// The head of a partition of which nothing is archived.
-    fn head(log_start: i64) -> Head {
+    fn head() -> Head {
         let identity = HeadIdentity {
             cluster_id: ClusterId::from_bytes([1; 16]),
             topic: "t".to_owned(),
@@ -193,12 +221,12 @@ mod tests {
         };
         let fence = Fence { incarnation: Incarnation(0), leader_epoch: LeaderEpoch(1) };
         let process = BrokerIncarnationId::from_bytes([3; 16]);
-        Head::first(identity, Writer { fence, broker: NodeId(1), process }, Offset(log_start), Hex128(0))
+        Head::first(identity, Writer { fence, broker: NodeId(1), process }, Hex128(0))
     }
 
     #[test]
     fn offsets_that_were_deleted_before_they_were_archived_are_not_given_out_again() {
-        let head = Head { log_start_offset: Offset(23), next_offset: Offset(19), ..head(0) };
+        let head = Head { log_start_offset: Offset(23), next_offset: Offset(19), ..head() };
         let lost = Offsets::empty_at(Offset::ZERO);
         let mut producers = ProducerState::default();
         let mark = BatchMark {

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use thiserror::Error;
+
 use super::{Archiver, Owner};
 use crate::archive::bucket::BucketError;
-use crate::archive::manifest::Registered;
+use crate::archive::manifest::{ManifestError, Registered, compress_group_snapshot};
 use crate::broker::Broker;
 use crate::runtime::clock::Interval;
 
@@ -13,6 +15,25 @@ use crate::runtime::clock::Interval;
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
 /// Pause before groups that can't be read yet are looked at again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A snapshot that is not in the bucket.
+#[derive(Debug, Error)]
+enum PutError {
+    #[error(transparent)]
+    Snapshot(#[from] ManifestError),
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+}
+
+impl Archiver {
+    /// Keeps a snapshot in the bucket, and gives it back.
+    async fn put_group_snapshot(&self, writer: Registered, snapshot: Vec<u8>) -> Result<Vec<u8>, PutError> {
+        let compress = move || (compress_group_snapshot(&snapshot), snapshot);
+        let (compressed, snapshot) = self.workers.run(compress).await;
+        self.bucket.put_group_snapshot(writer, compressed?).await?;
+        Ok(snapshot)
+    }
+}
 
 impl Broker {
     /// Keeps a snapshot of the groups in the bucket for as long as the broker runs; a new one only when something changed, and
@@ -34,13 +55,16 @@ impl Broker {
                 Ok(snapshot) if snapshot == stored => {}
                 // Some of them may have ended meanwhile, which left their groups out.
                 Ok(_) if !self.coordinates_all() => {}
-                Ok(snapshot) => match archiver.bucket.put_group_snapshot(writer, &snapshot).await {
-                    Ok(()) => stored = snapshot,
-                    Err(error @ BucketError::Fenced { .. }) => {
+                Ok(snapshot) => match archiver.put_group_snapshot(writer, snapshot).await {
+                    Ok(snapshot) => stored = snapshot,
+                    Err(error @ PutError::Bucket(BucketError::Fenced { .. })) => {
                         archiver.metrics.archive.fenced_commits.inc();
                         if !std::mem::replace(&mut is_fenced, true) {
                             tracing::error!(%error, "committed offsets are not kept in the bucket");
                         }
+                    }
+                    Err(error @ PutError::Snapshot(_)) => {
+                        tracing::error!(%error, "committed offsets are not kept in the bucket");
                     }
                     Err(error) => tracing::warn!(%error, "the bucket's snapshot of groups is behind"),
                 },

@@ -58,6 +58,8 @@ async fn read_snapshot(
         Err(BucketError::Manifest { source: ManifestError::NewerFormat { .. }, .. }) => {
             Err("a newer version wrote it; start that one".into())
         }
+        // It is what was written, by somebody who could read it.
+        Err(error @ BucketError::Manifest { source: ManifestError::Compression, .. }) => Err(error.into()),
         Err(error @ (BucketError::Manifest { .. } | BucketError::Store(StoreError::NotFound { .. }))) => {
             Ok(Err(error.to_string()))
         }

@@ -304,10 +304,7 @@ impl Archiver {
                 if let Some(topic) = self.image().topic(id.topic_id) {
                     self.bucket.describe_topic(&self.description(topic)).await?;
                 }
-                // A log start may lie within a batch; an archive begins with a whole one.
-                let log_start = log.offsets().log_start;
-                let first = log.segments().first().map_or(log_start, |first| first.base_offset().min(log_start));
-                let head = archive.take_over(self.writer(leader.epoch), first).await?;
+                let head = archive.take_over(self.writer(leader.epoch)).await?;
                 self.attempts.lock().entry(id).or_default().owned_in = Some(leader.epoch);
                 head
             }

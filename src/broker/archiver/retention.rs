@@ -44,17 +44,36 @@ struct Held {
     view: PartitionView,
 }
 
+/// What may leave the local disk of a log: sealed segments that end at or below `below`.
+struct Removable {
+    log: Arc<PartitionLog>,
+    directory: Arc<LogDirectory>,
+    below: Offset,
+}
+
 impl Broker {
     /// Removes local copies for as long as the broker runs. Without an archive only the local log is retained by.
     pub(in crate::broker) async fn make_room_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
-        let mut pause = Duration::ZERO;
+        let clock = Arc::clone(&self.runtime().clock);
+        let mut look_at = clock.monotonic();
         let mut expires_at = Monotonic::default();
         let mut fillings: Vec<Filling> = self.directories().iter().map(|_| Filling::default()).collect();
+        // Those of each directory by themselves, as its disk may be slow, or hang.
+        let mut removals = FuturesUnordered::new();
+        let mut busy = BTreeSet::new();
         loop {
-            self.runtime().clock.sleep(pause).await;
+            let pause = look_at.since(clock.monotonic());
+            tokio::select! {
+                biased;
+                Some(directory) = removals.next() => {
+                    busy.remove(&directory);
+                    continue;
+                }
+                () = clock.sleep(pause) => {}
+            }
             let (held, took) = self.look(&archiver).await;
-            pause = LOCAL_INTERVAL.max(took * PAUSE_FACTOR);
-            let now = self.runtime().clock.monotonic();
+            let now = clock.monotonic();
+            look_at = now + LOCAL_INTERVAL.max(took * PAUSE_FACTOR);
             let expires = now >= expires_at;
             if expires {
                 expires_at = now + archiver.settings.retention_interval;
@@ -62,7 +81,10 @@ impl Broker {
             // A disk that runs short gets room from what it holds itself, rebuilt chunks first.
             archiver.fit_cache().await;
             let rooms = self.spaces(&archiver).await;
-            self.make_local_room(&archiver, &held, &rooms, expires).await;
+            let removable = self.removable(&archiver, &held, &rooms, expires);
+            for (directory, removable) in removable.into_iter().filter(|(directory, _)| busy.insert(*directory)) {
+                removals.push(archiver.remove_all(directory, removable));
+            }
             self.note_filling(&held, &rooms, &mut fillings);
             let heads = &self.metrics().memory.used_bytes.of(MemoryShare::Heads);
             heads.set(i64::try_from(archiver.heads.used().0).unwrap_or(i64::MAX));
@@ -180,8 +202,14 @@ impl Broker {
         self.metrics().log.time_to_full_seconds.set(i64::try_from(first).unwrap_or(i64::MAX));
     }
 
-    /// Topics without an archive are retained by only when it is time for that: `expires`.
-    async fn make_local_room(&self, archiver: &Archiver, held: &[Held], rooms: &[Room], expires: bool) {
+    /// What may leave each directory. Topics without an archive are retained by only when it is time for that: `expires`.
+    fn removable(
+        &self,
+        archiver: &Archiver,
+        held: &[Held],
+        rooms: &[Room],
+        expires: bool,
+    ) -> BTreeMap<DirectoryId, Vec<Removable>> {
         let now = self.runtime().clock.wall();
         let mut removable: Vec<Offset> = held.iter().map(|held| held.local_start(now, expires)).collect();
         let mut evict = |candidates: Vec<Evictable>, local_bytes: u64, budget_bytes: u64| {
@@ -205,13 +233,17 @@ impl Broker {
                 }
             }
         }
+        let mut by_directory: BTreeMap<DirectoryId, Vec<Removable>> = BTreeMap::new();
         for (held, below) in held.iter().zip(removable) {
             let below = below.min(held.log().dispensable());
             // Not by the start of the local log: that one moves with the log start, before any file goes.
             if held.log().has_sealed_below(below) {
-                held.remove_local(archiver, below).await;
+                let (log, directory) = (Arc::clone(held.log()), Arc::clone(held.directory()));
+                let here = by_directory.entry(directory.identity().directory_id).or_default();
+                here.push(Removable { log, directory, below });
             }
         }
+        by_directory
     }
 
     /// Has active segments sealed for a disk that runs short of what sealed ones can give it: they can go once archived.
@@ -242,11 +274,18 @@ fn evictable(held: &[Held], which: impl Fn(&Held) -> bool) -> Vec<Evictable> {
 
 fn view(log: &PartitionLog, is_archived: bool) -> Result<PartitionView, ReadError> {
     let offsets = log.offsets();
+    let mut written = None;
     let sealed = log.archivable_segments().into_iter().map(|segment| {
         let extent = segment.extent();
-        // Records need not have a time; the broker knows when they came.
-        let max_timestamp = Some(segment.sealed_max_timestamp()?).filter(|found| *found != Timestamp::NONE);
-        let max_timestamp = max_timestamp.unwrap_or(segment.created_at());
+        let mut max_timestamp = segment.sealed_max_timestamp()?;
+        if max_timestamp == Timestamp::NONE {
+            // Records need not have a time; the file system knows when they came.
+            let written = match &mut written {
+                Some(written) => written,
+                none => none.insert(log.written_at()?),
+            };
+            max_timestamp = written.get(&segment.base_offset()).copied().unwrap_or(segment.created_at());
+        }
         let (base, next, bytes) = (segment.base_offset(), extent.next_offset, extent.file_bytes);
         Ok(SealedSegment { base, next, bytes, max_timestamp })
     });
@@ -326,28 +365,37 @@ impl Held {
         }
         start
     }
-
-    async fn remove_local(&self, archiver: &Archiver, below: Offset) {
-        let log = Arc::clone(self.log());
-        match archiver.local.run(move || log.remove_local_below(below)).await {
-            Ok(removed) => {
-                archiver.metrics.log.deleted_segments.inc_by(removed as u64);
-                // The newest checkpoint may not know yet that these records are archived.
-                if self.log().has_sealed_below(below) {
-                    self.directory().request_checkpoint();
-                }
-            }
-            Err(error) if is_shortage(&error) => {
-                tracing::debug!(%error, partition = %self.log().partition(), "local segments wait to be removed");
-            }
-            Err(error) => {
-                tracing::error!(%error, partition = %self.log().partition(), "local segment can't be removed");
-            }
-        }
-    }
 }
 
 impl Archiver {
+    /// Removes what may leave a directory.
+    async fn remove_all(&self, directory: DirectoryId, all: Vec<Removable>) -> DirectoryId {
+        for removable in all {
+            self.remove_local(removable).await;
+        }
+        directory
+    }
+
+    async fn remove_local(&self, Removable { log, directory, below }: Removable) {
+        let removed = {
+            let log = Arc::clone(&log);
+            self.local.run(move || log.remove_local_below(below)).await
+        };
+        match removed {
+            Ok(removed) => {
+                self.metrics.log.deleted_segments.inc_by(removed as u64);
+                // The newest checkpoint may not know yet that these records are archived.
+                if log.has_sealed_below(below) {
+                    directory.request_checkpoint();
+                }
+            }
+            Err(error) if is_shortage(&error) => {
+                tracing::debug!(%error, partition = %log.partition(), "local segments wait to be removed");
+            }
+            Err(error) => tracing::error!(%error, partition = %log.partition(), "local segment can't be removed"),
+        }
+    }
+
     /// One pass over the partitions of a directory.
     async fn retain_all(&self, directory: DirectoryId, all: Vec<Held>) -> DirectoryId {
         for held in &all {

@@ -23,9 +23,10 @@ use crate::archive::store::StoreError;
 use crate::archive::uploader::{UploadError, UploadPlan, Uploader};
 use crate::broker::Broker;
 use crate::broker::partitions::Leader;
-use crate::log::{PartitionLog, ProducerRun, Segment};
+use crate::log::{EpochCache, PartitionLog, ProducerRun, ReadError, Segment};
 use crate::metadata::image::ArchiveMark;
 use crate::metadata::{Command, CommandError, Image};
+use crate::record::Batch;
 use crate::runtime::clock::Interval;
 use crate::telemetry::spans;
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
@@ -154,6 +155,25 @@ enum Failure {
     /// Our own mistake, of which the panic hook has said where.
     #[error("archiving it panicked")]
     Panicked,
+}
+
+/// A batch that must not be archived.
+#[derive(Debug, Error)]
+enum SourceError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("batch at offset {base_offset} has leader epoch {found}, where the log knows epoch {known}: it is damaged")]
+    Epoch { base_offset: Offset, found: LeaderEpoch, known: LeaderEpoch },
+}
+
+/// Refuses a batch whose leader epoch is not the one that the log remembers: no checksum covers it, and in the head a wrong one
+/// would stay.
+fn checked(batch: Batch, epochs: &EpochCache) -> Result<Batch, SourceError> {
+    let (base_offset, found) = (batch.header().base_offset, batch.header().leader_epoch);
+    match epochs.epoch_at(base_offset) {
+        Some(known) if known != found => Err(SourceError::Epoch { base_offset, found, known }),
+        _ => Ok(batch),
+    }
 }
 
 impl Failure {
@@ -287,8 +307,9 @@ impl Archiver {
         }
         let producers = self.producers_at(leader, &archive, &head, base).await?;
         let plan = UploadPlan { writer, base, next: extent.next_offset, aborted: Vec::new(), producers };
-        let source = Arc::clone(segment);
-        let uploaded = self.uploader().archive(&archive, plan, move || source.batches(base)).await?;
+        let (source, epochs) = (Arc::clone(segment), log.epochs());
+        let batches = move || source.batches(base).map(move |batch| checked(batch?, &epochs));
+        let uploaded = self.uploader().archive(&archive, plan, batches).await?;
         log.advance_archived(uploaded.head.next_offset);
         let metrics = &self.metrics.archive;
         metrics.archived_segments.inc();
@@ -301,5 +322,26 @@ impl Archiver {
         metrics.commit_seconds.observe(uploaded.times.commit);
         tracing::debug!(from = %base, next = %extent.next_offset, "segment archived");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{BatchBuilder, BatchOptions};
+
+    #[test]
+    fn a_batch_in_another_epoch_than_the_log_remembers_is_not_archived() {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.append(Timestamp(1), None, Some(b"v"), std::iter::empty());
+        let batch = builder.build(Offset(7), LeaderEpoch(3)).unwrap();
+        let epochs = |starts: &[(i32, i64)]| {
+            let starts = starts.iter().map(|&(epoch, start)| (LeaderEpoch(epoch), Offset(start)));
+            EpochCache::from_starts(starts.collect()).unwrap()
+        };
+        assert!(checked(batch.clone(), &epochs(&[(1, 0), (3, 5), (4, 8)])).is_ok());
+        assert!(checked(batch.clone(), &epochs(&[(4, 8)])).is_ok(), "the log has forgotten");
+        let refused = checked(batch, &epochs(&[(1, 0), (2, 5), (4, 8)]));
+        assert!(matches!(refused, Err(SourceError::Epoch { known: LeaderEpoch(2), .. })), "{refused:?}");
     }
 }

@@ -182,3 +182,36 @@ async fn a_broker_that_stops_does_not_take_its_groups_for_gone() {
     assert!(!broker.coordinates_all());
     broker.shutdown().await;
 }
+
+/// A bucket of which nothing is there, as when it is not mounted, does not say that offsets are lost: begun anew, they would be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_offsets_are_not_given_up_for_a_bucket_that_is_not_mounted() {
+    let home = Home::new();
+    let (broker, second) = home.begin().await;
+    let before = next_group_snapshot(&home, 0).await;
+    broker.offsets_topic().await.unwrap();
+    let groups: Vec<String> = (0..20).map(|number| format!("group {number}")).collect();
+    for group in &groups {
+        commit(&broker, group, 100).await;
+    }
+    // All of it stays local, in the directory that is lost.
+    produce_all(&broker, second, 0..3, "before").await;
+    archive(&broker, second).await;
+    broker.shutdown().await;
+    let broker = home.open().await;
+    next_group_snapshot(&home, before).await;
+    broker.shutdown().await;
+    std::fs::remove_dir_all(home.path("second")).unwrap();
+
+    std::fs::rename(home.path("store"), home.path("elsewhere")).unwrap();
+    let plan = || Box::new(|_, _, _: &str| Fault::None);
+    let refused = home.open_faulty(&["first", "second"], plan()).await.err().map(|error| error.to_string());
+    assert!(refused.as_ref().is_some_and(|why| why.contains("holds nothing of this cluster")), "{refused:?}");
+    std::fs::remove_dir_all(home.path("store")).unwrap();
+    std::fs::rename(home.path("elsewhere"), home.path("store")).unwrap();
+    let broker = home.open().await;
+    for group in &groups {
+        assert_eq!(committed(&broker, group).await, Some(100));
+    }
+    broker.shutdown().await;
+}

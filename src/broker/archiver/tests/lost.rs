@@ -1,6 +1,7 @@
 //! What is lost of a data directory, or comes back old, and goes on where the archive ends.
 
 use super::*;
+use crate::archive::store::faulty::Fault;
 use crate::log::AppendError;
 use crate::metadata::topic_config::ConfigOperation;
 
@@ -34,6 +35,42 @@ async fn a_lost_directory_goes_on_where_the_archive_ends() {
         assert_eq!(read_all(&broker, index).await, expected);
         broker.shutdown().await;
     }
+}
+
+/// One whose head does not come holds up no other, whichever was asked for first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_of_a_lost_directory_wait_for_their_own_heads_alone() {
+    let home = Home::new();
+    let (broker, _) = home.begin().await;
+    broker.create_partitions(TOPIC, 8, None, false).await.unwrap();
+    let second = broker.directories()[1].identity().directory_id;
+    let topic = broker.image().topic_named(TOPIC).unwrap().clone();
+    let is_lost = |index: &i32| topic.partition(*index).unwrap().replica_on(NodeId(1)).unwrap().directory == second;
+    let lost: Vec<i32> = (0..8).filter(is_lost).collect();
+    for &index in &lost {
+        produce_all(&broker, index, 0..3, "kept").await;
+        archive(&broker, index).await;
+    }
+    broker.shutdown().await;
+    std::fs::remove_dir_all(home.path("second")).unwrap();
+
+    let (stuck, others) = lost.split_first().unwrap();
+    let head = format!("p={stuck:05}/head.json");
+    let plan = Box::new(move |_, _, key: &str| if key.ends_with(&head) { Fault::Hangs } else { Fault::None });
+    let broker = home.open_faulty(&["first", "second"], plan).await.unwrap();
+    let asked = broker.leader(broker.image().topic_named(TOPIC).unwrap(), *stuck, LeaderEpoch::NONE);
+    assert!(matches!(asked, Err(PartitionError::Behind)));
+    drop(asked);
+    tokio::time::sleep(PAUSE).await;
+    // An attempt at the first takes 30 s.
+    let read = async {
+        for &index in others {
+            assert_eq!(read_all(&broker, index).await.len(), 3);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), read).await.expect("others wait for one head");
+    assert!(!others.is_empty());
+    broker.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -121,6 +121,43 @@ async fn retention_passes_records_of_the_active_segment() {
     }
 }
 
+fn without_time() -> Bytes {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.append(Timestamp::NONE, None, Some(&[b'v'; 100]), std::iter::empty());
+    builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap().bytes().clone()
+}
+
+/// They are as young as the newest of their segment, and not as old as the oldest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_without_a_time_stay_for_the_time_of_retention() {
+    let mut home = Home::new();
+    home.retention_interval = Duration::from_millis(100);
+    let retention = Duration::from_secs(3);
+    let (broker, index) = home.begin_with(&[("remote.storage.enable", "false"), ("retention.ms", "3000")]).await;
+    let log = leader(&broker, index).await.partition.log().clone();
+    let clock = Arc::clone(&broker.runtime().clock);
+    let mut began = Vec::new();
+    for _ in 0..14 {
+        began.push(clock.monotonic());
+        produce(&broker, index, without_time()).await.unwrap();
+        tokio::time::sleep(retention / 6).await;
+        let start = usize::try_from(log.offsets().log_start.0).unwrap();
+        // Whatever is deleted was at least as old.
+        let oldest_kept = began.get(start.saturating_sub(1)).filter(|_| start > 0);
+        let is_old = oldest_kept.is_none_or(|&began| clock.monotonic().since(began) >= retention);
+        assert!(is_old, "{start} of {}", began.len());
+    }
+    for _ in 0..LOOKS {
+        if log.offsets().log_start == log.offsets().log_end {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    assert_eq!(log.offsets().log_start, Offset(14), "and no longer");
+    drop(log);
+    broker.shutdown().await;
+}
+
 /// Records need not have a time: -1 is not 1969.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_without_a_time_are_as_old_as_they_are_here() {
@@ -131,10 +168,7 @@ async fn records_without_a_time_are_as_old_as_they_are_here() {
             [("remote.storage.enable", is_archived), ("retention.ms", "3600000"), ("internal.segment.bytes", "200")];
         let (broker, index) = home.begin_with(&configs).await;
         for _ in 0..5 {
-            let mut builder = BatchBuilder::new(BatchOptions::default());
-            builder.append(Timestamp::NONE, None, Some(&[b'v'; 100]), std::iter::empty());
-            let batch = builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap();
-            produce(&broker, index, batch.bytes().clone()).await.unwrap();
+            produce(&broker, index, without_time()).await.unwrap();
         }
         if is_archived == "true" {
             archive(&broker, index).await;

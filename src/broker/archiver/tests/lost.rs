@@ -1,6 +1,7 @@
 //! What is lost of a data directory, or comes back old, and goes on where the archive ends.
 
 use super::*;
+use crate::archive::store::Operation;
 use crate::archive::store::faulty::Fault;
 use crate::log::AppendError;
 use crate::metadata::topic_config::ConfigOperation;
@@ -35,6 +36,64 @@ async fn a_lost_directory_goes_on_where_the_archive_ends() {
         assert_eq!(read_all(&broker, index).await, expected);
         broker.shutdown().await;
     }
+}
+
+/// A head may be there although its maker never heard so, and nothing was archived: it says nothing of a later log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_of_which_nobody_heard_takes_no_records_for_archived() {
+    let home = Home::new();
+    let mut is_made = false;
+    let plan = Box::new(move |_, operation, key: &str| match operation {
+        _ if !key.ends_with("head.json") => Fault::None,
+        Operation::Replace => {
+            is_made = true;
+            Fault::ReplyLost
+        }
+        _ if is_made => Fault::Refused,
+        _ => Fault::None,
+    });
+    let broker = home.open_faulty(&["first", "second"], plan).await.unwrap();
+    let (broker, index) = home.begin_on(broker, &[("remote.storage.enable", "false")]).await;
+    produce_all(&broker, index, 0..5, "deleted").await;
+    let leader = leader(&broker, index).await;
+    let log = leader.partition.log();
+    log.request_roll();
+    leader.advance_log_start(Offset(5)).await.unwrap();
+    while log.offsets().local_log_start < Offset(5) {
+        broker.directories()[1].request_checkpoint();
+        log.remove_local_below(Offset(5)).unwrap();
+        tokio::time::sleep(PAUSE).await;
+    }
+    produce_all(&broker, index, 5..8, "lost").await;
+    log.request_roll();
+    let archived =
+        ConfigEdit::Operations(vec![("remote.storage.enable".to_owned(), ConfigOperation::Set("true".to_owned()))]);
+    broker.alter_configs(&ConfigResource::Topic(TOPIC.to_owned()), &archived, false).await.unwrap();
+    let made = format!("p={index:05}/head.json");
+    for _ in 0..LOOKS {
+        if objects(&home.path("store")).iter().any(|path| path.ends_with(&made)) {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    assert!(objects(&home.path("store")).iter().any(|path| path.ends_with(&made)));
+    drop(leader);
+    broker.shutdown().await;
+    std::fs::remove_dir_all(home.path("second")).unwrap();
+
+    let broker = home.open().await;
+    let expected = produce_all(&broker, index, 0..8, "new").await;
+    assert_eq!(archive(&broker, index).await, Offset(8));
+    let leader = super::leader(&broker, index).await;
+    let log = leader.partition.log();
+    while log.offsets().local_log_start < Offset(8) {
+        broker.directories()[1].request_checkpoint();
+        log.remove_local_below(Offset(8)).unwrap();
+        tokio::time::sleep(PAUSE).await;
+    }
+    assert_eq!(read_all(&broker, index).await, expected);
+    drop(leader);
+    broker.shutdown().await;
 }
 
 /// One whose head does not come holds up no other, whichever was asked for first.

@@ -242,20 +242,30 @@ async fn released<T>(shared: &Arc<T>, clock: &dyn Clock) {
 /// What the data directories have. They are unused until the bucket was claimed once: a start that was refused changes nothing.
 fn local_data(settings: &BrokerSettings, metadata: &Metadata, directories: &[Arc<LogDirectory>]) -> LocalData {
     let image = metadata.image();
-    let logs = directories.iter().flat_map(|directory| directory.logs());
+    if image.broker(settings.node_id).is_none() {
+        return LocalData::Unused;
+    }
+    let online: BTreeSet<_> = directories.iter().map(|directory| directory.identity().directory_id).collect();
+    let directory_of = |id| Some(image.partition(id)?.replica_on(settings.node_id)?.directory);
+    // What an earlier placement left in another directory is not the partition's log.
+    let logs = directories.iter().flat_map(|directory| {
+        let directory_id = directory.identity().directory_id;
+        directory.logs().into_iter().filter(move |log| directory_of(log.partition()) == Some(directory_id))
+    });
     let logs: BTreeMap<_, _> = logs.map(|log| (log.partition(), log.offsets())).collect();
-    // What was lost with a data directory is in the archive alone too.
-    let is_local = |partition: TopicPartition, mark: ArchiveMark| {
-        logs.get(&partition)
-            .is_some_and(|offsets| offsets.local_log_start <= offsets.log_start && offsets.log_end >= mark.next_offset)
+    // What was lost with a data directory is in the archive alone, if it outlives processes. One that can't be opened is not lost.
+    let can_lose = settings.archive.location.is_durable() && directories.len() == settings.directories.len();
+    let is_remote = |(partition, mark): (TopicPartition, ArchiveMark)| match logs.get(&partition) {
+        Some(offsets) => offsets.local_log_start > offsets.log_start || can_lose && offsets.log_end < mark.next_offset,
+        None => can_lose,
     };
-    let is_outlived = settings.archive.location.is_durable();
-    match image.broker(settings.node_id) {
-        None => LocalData::Unused,
-        Some(_) if is_outlived && image.archive_marks().any(|(partition, mark)| !is_local(partition, mark)) => {
-            LocalData::Recent
-        }
-        Some(_) => LocalData::Whole,
+    let internal = image.topics().filter(|topic| topic.internal).flat_map(|topic| &topic.partitions);
+    let mut used = internal.filter_map(|partition| Some(partition.replica_on(settings.node_id)?.directory));
+    // Committed offsets are there too.
+    let has_lost_offsets = can_lose && (!image.unrestored().is_empty() || used.any(|used| !online.contains(&used)));
+    match has_lost_offsets || image.archive_marks().any(is_remote) {
+        true => LocalData::Recent,
+        false => LocalData::Whole,
     }
 }
 

@@ -306,7 +306,8 @@ impl PartitionLog {
         let from = from.max(state.offsets.local_log_start);
         let tail = state.tail.find_timestamp(timestamp, from, bound);
         let on_disk = state.disk_bound().min(bound);
-        TimestampPlan::new(state.segments.clone(), timestamp, from, on_disk, tail)
+        let segments = state.segments.iter().filter(|segment| segment.extent().next_offset > from);
+        TimestampPlan::new(segments.cloned().collect(), timestamp, from, on_disk, tail)
     }
 
     /// Moves the first readable offset up to `offset`; what is below is gone for clients once this is durable.
@@ -505,15 +506,17 @@ impl PartitionLog {
         if writer.new_name && self.has_sealed_below(below) {
             // What stays must be there whatever becomes of the names of what goes.
             sync()?;
+            writer.new_name = false;
         }
         let leaving = {
             let mut state = self.state.lock();
             let bound = below.min(state.removable());
-            if state.sealed().first().is_none_or(|segment| segment.extent().next_offset > bound) {
-                return Ok(false);
-            }
+            let goes = |segment: &&Arc<Segment>| segment.extent().next_offset <= bound;
+            let Some(last) = state.sealed().iter().take_while(goes).last() else { return Ok(false) };
+            // Nobody begins to read any of what goes.
+            let local_start = last.extent().next_offset;
             let leaving = state.segments.remove(0);
-            state.offsets.local_log_start = state.offsets.local_log_start.max(leaving.extent().next_offset);
+            state.offsets.local_log_start = state.offsets.local_log_start.max(local_start);
             state.offsets.check();
             leaving
         };

@@ -16,12 +16,24 @@ const LONGEST_S: u64 = 30 * 24 * 3600;
 #[derive(Debug, Default)]
 pub(super) struct Filling {
     seen: VecDeque<(Monotonic, u64)>,
+    last: Option<u64>,
 }
 
 impl Filling {
+    /// What was told last.
+    pub(super) fn last(&self) -> u64 {
+        self.last.unwrap_or(LONGEST_S)
+    }
+
     /// Takes note of the bytes that a disk has room for, those counted that can go from it; returns in how many seconds there
     /// are none.
     pub(super) fn observe(&mut self, now: Monotonic, room_bytes: u64) -> u64 {
+        let seconds = self.seconds(now, room_bytes);
+        self.last = Some(seconds);
+        seconds
+    }
+
+    fn seconds(&mut self, now: Monotonic, room_bytes: u64) -> u64 {
         while self.seen.front().is_some_and(|&(at, _)| now.since(at) > WINDOW) {
             self.seen.pop_front();
         }

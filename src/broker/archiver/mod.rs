@@ -70,6 +70,8 @@ use crate::types::{
 const STORE_LANES: usize = 2;
 /// Lanes that look after the local disks: one that hangs must not hide how full the others are.
 const LOCAL_LANES: usize = 2;
+/// Lanes that remove local segments, those of each directory one after another: so many may be slow before others wait.
+const REMOVAL_LANES: usize = 4;
 
 /// How the archive is worked.
 #[derive(Clone, Debug)]
@@ -156,6 +158,8 @@ pub struct Archiver {
     urgent: Workers,
     /// For what looks after the local disk, which waits for no segment to be encoded.
     local: Workers,
+    /// For what removes segments from there, which may take long.
+    removals: Workers,
     uploader: Uploader,
     reader: RemoteReader,
     images: watch::Receiver<Arc<Image>>,
@@ -224,6 +228,7 @@ impl Archiver {
         let workers = Workers::start(&*runtime.tasks, "archive", Priority::Background, settings.lanes);
         let urgent = Workers::start(&*runtime.tasks, "urgent", Priority::Foreground, settings.lanes);
         let local = Workers::start(&*runtime.tasks, "local", Priority::Foreground, LOCAL_LANES);
+        let removals = Workers::start(&*runtime.tasks, "remove", Priority::Foreground, REMOVAL_LANES);
         // Lanes of their own: a segment takes seconds to encode, and readers wait for a chunk.
         let decoders = Workers::start(&*runtime.tasks, "decode", Priority::Background, settings.lanes);
         let bucket = Bucket::new(store, runtime.clone(), owner.cluster_id);
@@ -248,6 +253,7 @@ impl Archiver {
             workers,
             urgent,
             local,
+            removals,
             images,
             partitions: Mutex::default(),
             attempts: Mutex::default(),

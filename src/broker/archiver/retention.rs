@@ -85,7 +85,7 @@ impl Broker {
             for (directory, removable) in removable.into_iter().filter(|(directory, _)| busy.insert(*directory)) {
                 removals.push(archiver.remove_all(directory, removable));
             }
-            self.note_filling(&held, &rooms, &mut fillings);
+            self.note_filling(&held, &rooms, &mut fillings, &busy);
             let heads = &self.metrics().memory.used_bytes.of(MemoryShare::Heads);
             heads.set(i64::try_from(archiver.heads.used().0).unwrap_or(i64::MAX));
         }
@@ -190,10 +190,14 @@ impl Broker {
 
     /// Tells when the first data directory will be full. Local copies of what is archived count as room, since they go when it
     /// is needed: what grows is what only this disk has.
-    fn note_filling(&self, held: &[Held], rooms: &[Room], fillings: &mut [Filling]) {
+    fn note_filling(&self, held: &[Held], rooms: &[Room], fillings: &mut [Filling], busy: &BTreeSet<DirectoryId>) {
         let now = self.runtime().clock.monotonic();
         let disks = self.directories().iter().zip(rooms).zip(fillings);
         let seconds = disks.map(|((directory, room), filling)| {
+            // What leaves just now would count as gone and as there.
+            if busy.contains(&directory.identity().directory_id) {
+                return filling.last();
+            }
             let here = held.iter().filter(|held| Arc::ptr_eq(held.directory(), directory));
             let can_go: u64 = here.flat_map(Held::archived).map(|segment| segment.bytes).sum();
             filling.observe(now, room.room_bytes().saturating_add(can_go))
@@ -379,7 +383,7 @@ impl Archiver {
     async fn remove_local(&self, Removable { log, directory, below }: Removable) {
         let removed = {
             let log = Arc::clone(&log);
-            self.local.run(move || log.remove_local_below(below)).await
+            self.removals.run(move || log.remove_local_below(below)).await
         };
         match removed {
             Ok(removed) => {

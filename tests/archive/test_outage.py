@@ -165,7 +165,7 @@ def test_the_archive_holds_all_of_the_load_once_and_in_order(scene):
     flush(scene.broker, "load")
     count = scene.load.acknowledged
     assert count == scene.load.sent
-    printed = archive(scene.direct, "cat", "load", "--format", "unused")
+    printed = archive(scene.direct, "cat", "load")
     assert [one["offset"] for one in printed] == list(range(count))
     assert numbers(topics.records(scene.broker.bootstrap, "load")) == list(range(count))
 

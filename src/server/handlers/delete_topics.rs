@@ -34,7 +34,11 @@ impl Handle for DeleteTopicsRequest {
             match named.meant_by(&topic, &image) {
                 Ok(meant) => results.push(delete(context, &meant, topic).await),
                 Err(refused) if told.insert((topic.name.clone(), topic.topic_id)) => {
-                    results.extend(refused.map(|text| refuse(context, topic, text)));
+                    // One that is named by its identity as well is told with it.
+                    let also =
+                        topic.name.as_ref().and_then(|name| id_of(&image, name)).filter(|id| named.ids.contains(id));
+                    let id = also.unwrap_or(topic.topic_id);
+                    results.extend(refused.map(|text| refuse(context, topic.with_topic_id(id), text)));
                 }
                 Err(_) => {}
             }

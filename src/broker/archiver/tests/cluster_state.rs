@@ -82,12 +82,10 @@ async fn committed_offsets_of_a_lost_directory_come_back_from_the_bucket() {
     }
 }
 
-/// Groups whose offsets were lost wait for the bucket, whatever happens meanwhile: begun anew, they would stay so.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lost_offsets_wait_for_a_bucket_that_does_not_answer() {
-    let home = Home::new();
+/// Groups that are at 100 and kept in the bucket, and of whose data directories the second is lost.
+async fn lost_groups(home: &Home) -> Vec<String> {
     let (broker, _) = home.begin().await;
-    let before = next_group_snapshot(&home, 0).await;
+    let before = next_group_snapshot(home, 0).await;
     broker.offsets_topic().await.unwrap();
     let groups: Vec<String> = (0..20).map(|number| format!("group {number}")).collect();
     for group in &groups {
@@ -95,9 +93,17 @@ async fn lost_offsets_wait_for_a_bucket_that_does_not_answer() {
     }
     broker.shutdown().await;
     let broker = home.open().await;
-    next_group_snapshot(&home, before).await;
+    next_group_snapshot(home, before).await;
     broker.shutdown().await;
     std::fs::remove_dir_all(home.path("second")).unwrap();
+    groups
+}
+
+/// Groups whose offsets were lost wait for the bucket, whatever happens meanwhile: begun anew, they would stay so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_offsets_wait_for_a_bucket_that_does_not_answer() {
+    let home = Home::new();
+    let groups = lost_groups(&home).await;
 
     let asked = |broker: &Arc<Broker>, group: &String| {
         let (broker, group_id) = (Arc::clone(broker), group.as_str().into());
@@ -187,18 +193,7 @@ async fn a_broker_that_stops_does_not_take_its_groups_for_gone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_offsets_are_not_given_up_for_a_bucket_that_is_not_mounted() {
     let home = Home::new();
-    let (broker, _) = home.begin().await;
-    let before = next_group_snapshot(&home, 0).await;
-    broker.offsets_topic().await.unwrap();
-    let groups: Vec<String> = (0..20).map(|number| format!("group {number}")).collect();
-    for group in &groups {
-        commit(&broker, group, 100).await;
-    }
-    broker.shutdown().await;
-    let broker = home.open().await;
-    next_group_snapshot(&home, before).await;
-    broker.shutdown().await;
-    std::fs::remove_dir_all(home.path("second")).unwrap();
+    let groups = lost_groups(&home).await;
 
     std::fs::rename(home.path("store"), home.path("elsewhere")).unwrap();
     let plan = || Box::new(|_, _, _: &str| Fault::None);

@@ -3,8 +3,17 @@
 use super::*;
 use crate::archive::store::Operation;
 use crate::archive::store::faulty::Fault;
-use crate::log::AppendError;
+use crate::log::{AppendError, PartitionLog};
 use crate::metadata::topic_config::ConfigOperation;
+
+/// Removes local segments of the second directory as soon as a checkpoint vouches for them.
+async fn remove_local(broker: &Broker, log: &PartitionLog, below: Offset) {
+    while log.offsets().local_log_start < below {
+        broker.directories()[1].request_checkpoint();
+        log.remove_local_below(below).unwrap();
+        tokio::time::sleep(PAUSE).await;
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_directory_goes_on_where_the_archive_ends() {
@@ -56,14 +65,10 @@ async fn a_head_of_which_nobody_heard_takes_no_records_for_archived() {
     let (broker, index) = home.begin_on(broker, &[("remote.storage.enable", "false")]).await;
     produce_all(&broker, index, 0..5, "deleted").await;
     let leader = leader(&broker, index).await;
-    let log = leader.partition.log();
+    let log = Arc::clone(leader.partition.log());
     log.request_roll();
     leader.advance_log_start(Offset(5)).await.unwrap();
-    while log.offsets().local_log_start < Offset(5) {
-        broker.directories()[1].request_checkpoint();
-        log.remove_local_below(Offset(5)).unwrap();
-        tokio::time::sleep(PAUSE).await;
-    }
+    remove_local(&broker, &log, Offset(5)).await;
     produce_all(&broker, index, 5..8, "lost").await;
     log.request_roll();
     let archived =
@@ -85,12 +90,8 @@ async fn a_head_of_which_nobody_heard_takes_no_records_for_archived() {
     let expected = produce_all(&broker, index, 0..8, "new").await;
     assert_eq!(archive(&broker, index).await, Offset(8));
     let leader = super::leader(&broker, index).await;
-    let log = leader.partition.log();
-    while log.offsets().local_log_start < Offset(8) {
-        broker.directories()[1].request_checkpoint();
-        log.remove_local_below(Offset(8)).unwrap();
-        tokio::time::sleep(PAUSE).await;
-    }
+    let log = Arc::clone(leader.partition.log());
+    remove_local(&broker, &log, Offset(8)).await;
     assert_eq!(read_all(&broker, index).await, expected);
     drop(leader);
     broker.shutdown().await;
@@ -185,11 +186,7 @@ async fn a_lost_checkpoint_costs_nothing_of_a_log_of_which_the_archive_has_the_r
         expected.extend(produce_all(&broker, index, 10..20, "second").await);
         archive(&broker, index).await;
         let log = Arc::clone(leader(&broker, index).await.partition.log());
-        while log.offsets().local_log_start < Offset(removed) {
-            broker.directories()[1].request_checkpoint();
-            log.remove_local_below(Offset(removed)).unwrap();
-            tokio::time::sleep(PAUSE).await;
-        }
+        remove_local(&broker, &log, Offset(removed)).await;
         drop(log);
         if has_more {
             expected.extend(produce_all(&broker, index, 20..25, "not archived").await);

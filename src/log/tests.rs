@@ -34,6 +34,7 @@ fn settings() -> DirectorySettings {
         checkpoint_bytes: 128 << 10,
         checkpoint_interval: std::time::Duration::from_secs(60),
         max_producers: 10_000,
+        removed_bytes: 1,
     }
 }
 
@@ -354,6 +355,37 @@ fn what_a_directory_does_is_counted() {
     assert_eq!((metrics.log.partitions.get(), metrics.log.segments.get()), (1, 1), "known from the start on");
     assert!(metrics.log.local_bytes.get() > 40_000 && metrics.journal.allocated_bytes.get() > 0);
     drop(opened);
+}
+
+#[test]
+fn a_lap_that_got_no_block_frees_no_file_that_is_needed() {
+    let mut fixture = Fixture::new();
+    fixture.append(3);
+    let Fixture { machine, mut random, directory } = fixture;
+    directory.close();
+    // The process ends between a lap's header and its first block, in the second file.
+    let directory = open(&machine).unwrap();
+    let mut writes = 0;
+    machine.disk.meanwhile(move |operation, path| {
+        let is_journal = path.extension().is_some_and(|extension| extension == "journal");
+        writes += usize::from(operation == Operation::Write && is_journal);
+        if writes > 1 { Err(std::io::Error::other("the process ends")) } else { Ok(()) }
+    });
+    directory.logs()[0].begin_epoch(LeaderEpoch(2)).unwrap();
+    machine.tasks.run_all(&mut random);
+    assert!(directory.is_offline());
+    let mut fixture = Fixture { machine, random, directory }.reopened();
+    // The next lap is in the first file, and the one after it may not be.
+    for value in 3..6 {
+        let log = fixture.directory.logs()[0].clone();
+        log.begin_epoch(LeaderEpoch(i32::from(value))).unwrap();
+        let offset = log.append(&batch(value), LeaderEpoch(value.into()), Timestamp(0), None).unwrap().next_offset;
+        fixture.run();
+        assert_eq!(log.offsets().durable, offset);
+        drop(log);
+        fixture = fixture.reopened();
+        assert_eq!(fixture.directory.logs()[0].offsets().log_end, offset);
+    }
 }
 
 #[test]

@@ -8,7 +8,9 @@
 //! `replay_sequence` is where replay would have started when the lap began. A file is used again only after that passed all
 //! its blocks, so the largest one of all files says which blocks must still be here, with or without a checkpoint.
 //! Blocks follow from 4096 on. A new lap writes a new header; the order of files is the order of `first_sequence`. Every
-//! start of the process begins a new lap, so a torn block at the end of the last one is never written around.
+//! start of the process begins a new lap, so a torn block at the end of the last one is never written around. A process that
+//! ends before its lap has a block leaves a header without any, and the next lap begins with the same sequence, mostly in
+//! another file: the lap with that block is the later one.
 //!
 //! After a crash: the blocks from the replay position on are the truth. The chain ends at the first position without a valid
 //! block of the right lap and sequence where no file continues it. A valid later block of the same lap, a file that begins
@@ -16,7 +18,7 @@
 //! and the directory stays offline. Only the loss of the newest file, as a whole or of its first bytes, can't be told from one
 //! never written.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -236,9 +238,39 @@ impl JournalFiles {
                 }
             }
         }
-        laps.sort_by_key(|lap| lap.first_sequence);
+        files.put_in_order(&mut laps)?;
         files.laps = laps.into();
         Ok(files)
+    }
+
+    fn put_in_order(&self, laps: &mut [Lap]) -> io::Result<()> {
+        laps.sort_by_key(|lap| lap.first_sequence);
+        for alike in laps.chunk_by_mut(|lap, next| lap.first_sequence == next.first_sequence) {
+            if alike.len() == 1 {
+                continue;
+            }
+            let with_block: BTreeSet<_> = alike
+                .iter()
+                .map(|lap| Ok(self.has_first_block(lap)?.then_some(lap.slot)))
+                .collect::<io::Result<_>>()?;
+            alike.sort_by_key(|lap| with_block.contains(&Some(lap.slot)));
+        }
+        Ok(())
+    }
+
+    fn has_first_block(&self, lap: &Lap) -> io::Result<bool> {
+        let content = self.read_from(lap.slot, FILE_HEADER_BYTES as u64)?;
+        let first = BlockPosition { lap: lap.lap, sequence: lap.first_sequence };
+        Ok(block::read(&content).is_some_and(|block| block.position == first))
+    }
+
+    /// The content of a file from `file_offset` on.
+    fn read_from(&self, slot: u32, file_offset: u64) -> io::Result<Bytes> {
+        let file = self.runtime.disk.open(&self.path(slot), Open::Read)?;
+        let length = file.length()?.saturating_sub(file_offset);
+        let mut content = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        file.read_exact_at(&mut content, file_offset)?;
+        Ok(content.into())
     }
 
     fn path(&self, slot: u32) -> PathBuf {
@@ -266,10 +298,7 @@ impl JournalFiles {
         if file.read_at(&mut begin, 0)? < begin.len() || begin.iter().all(|&byte| byte == 0) {
             return Ok(None);
         }
-        let content = usize::try_from(file.length()?).unwrap_or(usize::MAX) - FILE_HEADER_BYTES;
-        let mut content = vec![0; content];
-        file.read_exact_at(&mut content, FILE_HEADER_BYTES as u64)?;
-        let mut rest = Bytes::from(content);
+        let mut rest = self.read_from(slot, FILE_HEADER_BYTES as u64)?;
         let mut last_sequence = None;
         while !rest.is_empty() {
             let found = block::read(&rest);
@@ -340,11 +369,7 @@ impl JournalFiles {
         mut position: ReplayPosition,
         each: &mut impl FnMut(&Block) -> Result<(), OpenError>,
     ) -> Result<ReplayPosition, OpenError> {
-        let file = self.runtime.disk.open(&self.path(lap.slot), Open::Read)?;
-        let length = file.length()?.saturating_sub(position.file_offset);
-        let mut content = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-        file.read_exact_at(&mut content, position.file_offset)?;
-        let mut rest = Bytes::from(content);
+        let mut rest = self.read_from(lap.slot, position.file_offset)?;
         while let Some(found) = block::read(&rest) {
             let expected = BlockPosition { lap: lap.lap, sequence: position.sequence };
             if found.position != expected || found.file_bytes > rest.len() {

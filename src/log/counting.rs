@@ -37,6 +37,7 @@ pub(super) struct Counted {
     segments: u64,
     bytes: u64,
     producers: u64,
+    unavailable: u64,
     journal: u64,
 }
 
@@ -57,6 +58,7 @@ impl Shared {
             segments: sum(&|partition| partition.segments.len() as u64),
             bytes: sum(&|partition| partition.segments.iter().map(|segment| segment.bytes).sum()),
             producers: sum(&|partition| partition.producers.len() as u64),
+            unavailable: self.logs().iter().filter(|log| !log.missing().is_empty()).count() as u64,
             journal: self.journal.allocated_bytes(),
         };
         let before = std::mem::replace(&mut *self.counted.lock(), counted);
@@ -67,6 +69,7 @@ impl Shared {
             (&log.segments, now.segments, before.segments),
             (&log.local_bytes, now.bytes, before.bytes),
             (&log.producer_ids, now.producers, before.producers),
+            (&log.unavailable_partitions, now.unavailable, before.unavailable),
             (&self.metrics.journal.allocated_bytes, now.journal, before.journal),
         ] {
             gauge.inc_by(now.cast_signed() - before.cast_signed());

@@ -6,6 +6,7 @@
 //! <data>/checkpoint      see `checkpoint`
 //! <data>/journal/        see `journal`
 //! <data>/topics/<topic id>/<partition>/<base offset>.segment, .index
+//! <data>/removed/        see `removal`
 //! ```
 //! `broker` opens one [`LogDirectory`] per configured path, admits producers' bytes, and asks it for logs. When a write or a
 //! sync fails the directory is offline: its partitions refuse appends, nothing more is acknowledged, reads of what is in
@@ -96,6 +97,8 @@ pub(super) struct Shared {
     dirty: Mutex<Dirty>,
     logs: Mutex<Logs>,
     pub(super) checkpoint_clock: Mutex<CheckpointClock>,
+    /// Directories whose files are to be removed.
+    pub(super) moved_away: Mutex<BTreeSet<PathBuf>>,
     wakers: OnceLock<Wakers>,
 }
 
@@ -355,6 +358,7 @@ impl Shared {
             dirty: Mutex::default(),
             logs: Mutex::default(),
             checkpoint_clock: Mutex::new(clock),
+            moved_away: Mutex::default(),
             wakers: OnceLock::new(),
         }
     }
@@ -447,7 +451,7 @@ impl Shared {
         }
     }
 
-    fn wake_write_behind(&self) {
+    pub(super) fn wake_write_behind(&self) {
         if let Some(wakers) = self.wakers.get() {
             wakers.write_behind.wake();
         }
@@ -596,7 +600,7 @@ impl Shared {
         log
     }
 
-    /// Removes the files of a deleted partition, whose deletion is durable in the journal.
+    /// Gives up a deleted partition, whose deletion is durable in the journal; its files are removed later.
     pub(super) fn remove_log(&self, log: &Arc<PartitionLog>) -> io::Result<()> {
         // Whoever takes segments out of it is done, or finds none.
         let mut writer = log.writer.lock();
@@ -611,21 +615,7 @@ impl Shared {
             (state.active, state.active_since, state.unwritten_since) = (None, None, None);
         }
         self.logs.lock().by_partition.remove(&log.partition());
-        if self.runtime.disk.exists(&log.path)? {
-            self.runtime.disk.remove_directory(&log.path)?;
-        }
-        Ok(())
-    }
-
-    /// Makes removals of partitions' directories durable, before the journal forgets why they happened.
-    pub(super) fn sync_removed(&self, removed: &[Arc<PartitionLog>]) -> io::Result<()> {
-        let topics: BTreeSet<_> = removed.iter().filter_map(|log| log.path.parent()).collect();
-        for topic in topics {
-            if self.runtime.disk.exists(topic)? {
-                self.sync(|| self.runtime.disk.sync_directory(topic))?;
-            }
-        }
-        Ok(())
+        self.move_away(log.partition(), &log.path)
     }
 }
 

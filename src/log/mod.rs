@@ -26,6 +26,7 @@ mod producer_state;
 mod read;
 mod rebuild;
 mod recovery;
+mod removal;
 mod seal_times;
 mod segment;
 mod settings;

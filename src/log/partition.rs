@@ -486,14 +486,14 @@ impl PartitionLog {
     /// Blocks, and lets go of the log after each: what is written to it, and a checkpoint of all, waits for one at most.
     pub fn remove_local_below(&self, below: Offset) -> io::Result<usize> {
         let mut removed = 0;
-        while self.remove_one_below(below)? {
+        while self.remove_oldest_below(below)? {
             removed += 1;
         }
         Ok(removed)
     }
 
-    /// Removes the oldest sealed segment if it ends at or below `below` and can go.
-    fn remove_one_below(&self, below: Offset) -> io::Result<bool> {
+    /// Does that with the oldest sealed segment, if it ends at or below `below` and can go; else false.
+    pub fn remove_oldest_below(&self, below: Offset) -> io::Result<bool> {
         let mut writer = self.writer.lock();
         let below = match self.keep_a_segment(&mut writer, below) {
             // Room comes by what goes: the last one stays for now, in place of an empty one.
@@ -520,14 +520,15 @@ impl PartitionLog {
             state.offsets.check();
             leaving
         };
+        writer.new_name = true;
         if let Err(error) = leaving.remove() {
             // Nobody reads it, but it takes room and is tried again.
             self.state.lock().segments.insert(0, leaving);
             return Err(error);
         }
-        // Before the next, so that a power cut leaves no hole among what is there. Where this fails its name may come back with a
-        // power cut, as if that had come before.
+        // Before the next, here or in the call after a failure, so that a power cut leaves no hole among what is there.
         sync()?;
+        writer.new_name = false;
         MutexGuard::unlock_fair(writer);
         Ok(true)
     }

@@ -87,9 +87,6 @@ pub(super) fn rebuild(
         rebuilt.bytes += reader.record.segments.iter().map(|segment| segment.bytes).sum::<u64>();
         checkpoint.partitions.push(reader.record);
     }
-    if rebuilt.segments > 0 {
-        tracing::warn!(path = %path.display(), ?rebuilt, "the checkpoint was lost, and is rebuilt from segments and journal");
-    }
     Ok((checkpoint, rebuilt))
 }
 

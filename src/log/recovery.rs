@@ -100,10 +100,15 @@ pub(super) fn recover(
         survey.written.extend(checkpoint.partitions.iter().map(|stored| (stored.partition, stored.written_sequence)));
     }
     let end = journal.replay(start, |block| survey.add(block))?;
+    let was_damaged = matches!(stored, Stored::Damaged);
     let (checkpoint, rebuilt) = match stored {
         Stored::Found(checkpoint) => (checkpoint, Rebuilt::default()),
         Stored::Absent | Stored::Damaged => {
             let (checkpoint, rebuilt) = rebuild::rebuild(runtime, path, &identity, start, &survey)?;
+            // One is absent, too, when the first process was killed before it wrote any.
+            if was_damaged || rebuilt.segments > 0 {
+                tracing::warn!(path = %path.display(), ?rebuilt, "the checkpoint was lost, and is rebuilt from segments and journal");
+            }
             if rebuilt != Rebuilt::default() {
                 keep_rebuilt(runtime, path, &identity, &checkpoint)?;
             }
@@ -409,9 +414,10 @@ fn to_open_error(error: &ReadError) -> OpenError {
     }
 }
 
-/// Removes the files of partitions that no checkpoint vouches for: deleted ones, and new ones that the journal has whole.
+/// Moves partitions away that no checkpoint vouches for: deleted ones, and new ones that the journal has whole.
 fn remove_unknown(shared: &Shared, kept: &BTreeSet<TopicPartition>) -> Result<(), OpenError> {
     let disk = &shared.runtime.disk;
+    shared.find_moved_away()?;
     let topics = shared.path.join("topics");
     if !disk.exists(&topics)? {
         return Ok(());
@@ -422,10 +428,11 @@ fn remove_unknown(shared: &Shared, kept: &BTreeSet<TopicPartition>) -> Result<()
         let mut left = false;
         for partition in disk.list(&path)? {
             let Ok(index) = partition.name.parse::<i32>() else { continue };
-            if kept.contains(&TopicPartition::new(topic_id, index)) {
+            let id = TopicPartition::new(topic_id, index);
+            if kept.contains(&id) {
                 left = true;
             } else {
-                disk.remove_directory(&path.join(&partition.name))?;
+                shared.move_away(id, &path.join(&partition.name))?;
                 disk.sync_directory(&path)?;
             }
         }

@@ -55,6 +55,8 @@ pub struct DirectorySettings {
     pub checkpoint_interval: Duration,
     /// Most producers that all partitions remember together; each keeps its last.
     pub max_producers: usize,
+    /// Bytes of deleted partitions that are removed before what is to be written has its turn. More has it wait.
+    pub removed_bytes: u64,
 }
 
 impl Default for DirectorySettings {
@@ -68,6 +70,7 @@ impl Default for DirectorySettings {
             checkpoint_bytes: 192 << 20,
             checkpoint_interval: Duration::from_secs(60),
             max_producers: 100_000,
+            removed_bytes: 256 << 20,
         }
     }
 }

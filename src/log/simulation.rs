@@ -115,6 +115,7 @@ fn settings() -> DirectorySettings {
         checkpoint_bytes: 60 << 10,
         checkpoint_interval: std::time::Duration::from_secs(5),
         max_producers: 10_000,
+        removed_bytes: 1,
     }
 }
 

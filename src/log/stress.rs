@@ -31,6 +31,7 @@ fn open(path: &Path) -> LogDirectory {
         checkpoint_bytes: 2 << 20,
         checkpoint_interval: std::time::Duration::from_secs(60),
         max_producers: 10_000,
+        removed_bytes: 256 << 10,
     };
     LogDirectory::open(&Runtime::production(), path, owner, settings, DirectoryMetrics::default()).unwrap().0
 }

@@ -425,6 +425,7 @@ impl Shared {
         if let Err(error) = self.write_and_checkpoint() {
             self.handle_write_error(&error);
         }
+        self.remove_moved_away();
     }
 
     fn write_and_checkpoint(&self) -> io::Result<()> {

@@ -8,6 +8,7 @@
 mod by_hand;
 mod copy;
 mod meanwhile;
+mod moves;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -26,6 +27,7 @@ use crate::runtime::disk::{
 pub(crate) use copy::DiskCopy;
 use meanwhile::Meanwhile;
 pub(crate) use meanwhile::Operation;
+use moves::Moves;
 
 const SECTOR_BYTES: usize = 512;
 
@@ -92,6 +94,7 @@ struct World {
     next_inode: u64,
     visible: BTreeMap<PathBuf, Name>,
     durable: BTreeMap<PathBuf, Name>,
+    moves: Moves,
     random: Random,
     lies: Lies,
     /// Changes until the power goes.
@@ -127,6 +130,7 @@ impl SimDisk {
             next_inode: 1,
             visible: root.clone(),
             durable: root,
+            moves: Moves::default(),
             random: Random::new(seed),
             lies: Lies::default(),
             fuse: None,
@@ -188,6 +192,7 @@ impl SimDisk {
         self.restart();
         let mut guard = self.world.lock();
         let world = &mut *guard;
+        world.decide_moves();
         let mut names = world.durable.clone();
         let touched: BTreeSet<_> = world.visible.keys().chain(world.durable.keys()).cloned().collect();
         for path in touched {
@@ -304,6 +309,7 @@ impl World {
     }
 
     fn sync_names(&mut self, directory: &Path) {
+        self.settle_moves(directory);
         let is_in = |path: &Path| path.parent() == Some(directory);
         let visible: Vec<_> =
             self.visible.iter().filter(|(path, _)| is_in(path)).map(|(path, name)| (path.clone(), *name)).collect();
@@ -365,6 +371,7 @@ impl Disk for SimDisk {
             if !world.visible.contains_key(directory) {
                 world.change_names(&("mkdir", directory), |world| {
                     // A directory made anew has nothing of one that had its name.
+                    world.settle_moves(directory);
                     world.durable.retain(|path, _| !path.starts_with(directory));
                     world.visible.insert(directory.to_owned(), Name::Directory);
                     world.durable.insert(directory.to_owned(), Name::Directory);
@@ -410,12 +417,7 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut world = self.world.lock();
-        world.inode_at(from)?;
-        world.change_names(&("rename", from, to), |world| {
-            let name = world.visible.remove(from).expect("just looked at");
-            world.visible.insert(to.to_owned(), name);
-        })
+        self.world.lock().rename(from, to)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {

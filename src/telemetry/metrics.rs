@@ -143,6 +143,8 @@ metrics! {
         written_bytes: Counter,
         /// Data directories out of service.
         offline_directories: Gauge,
+        /// Partitions out of service, as local segments of theirs are missing.
+        unavailable_partitions: Gauge,
         /// Free bytes of the fullest data directory's file system.
         available_bytes: Gauge,
         /// Seconds until the first data directory is full at the pace of the last ten minutes, with local copies of archived

@@ -104,6 +104,7 @@ impl World {
             checkpoint_bytes: 60 << 10,
             checkpoint_interval: Duration::from_secs(4),
             max_producers: 10_000,
+            removed_bytes: 1,
         };
         let archiver = &mut settings.archive.archiver;
         archiver.cache_bytes = 24 << 10;

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::log::{Continuation, ProducerState};
@@ -101,6 +102,82 @@ fn what_is_given_up_on_its_way_to_a_segment_does_not_get_there() {
     });
     assert_eq!(fixture.log().offsets().log_end, Offset(20));
     check_goes_on(fixture, 20, &[]);
+}
+
+#[test]
+fn the_files_of_a_deleted_topic_let_others_be_written_between_them() {
+    let mut fixture = with_two_archived_segments();
+    let other = TopicPartition::new(TopicId::from_bytes([2; 16]), 0);
+    let log = fixture.directory.log_or_create(other, LogSettings::default());
+    log.begin_epoch(LeaderEpoch(1)).unwrap();
+    fixture.run();
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let (tasks, mut random, seen) = (Arc::clone(&fixture.machine.tasks), Random::new(1), Arc::clone(&steps));
+    fixture.machine.disk.meanwhile(move |operation, path| {
+        let is_removal = operation == Operation::Remove && path.starts_with("/data/removed");
+        if is_removal && seen.lock().is_empty() {
+            for value in 0..100 {
+                log.append(&batch(value), LeaderEpoch(1), Timestamp(0), None).unwrap();
+            }
+            tasks.run_all(&mut random);
+        }
+        if is_removal || (operation == Operation::Write && is_segment(path)) {
+            seen.lock().push(operation);
+        }
+        Ok(())
+    });
+    fixture.log().delete().unwrap();
+    fixture.run();
+    let steps = std::mem::take(&mut *steps.lock());
+    let written = steps.iter().position(|step| *step == Operation::Write).expect("the other is written");
+    assert!(steps[written..].contains(&Operation::Remove), "the other had to wait: {steps:?}");
+    let left = |fixture: &Fixture| fixture.directory.logs().iter().map(|log| log.partition()).collect::<Vec<_>>();
+    assert_eq!(left(&fixture), [other]);
+    assert_eq!(left(&fixture.reopened()), [other]);
+}
+
+#[test]
+fn what_a_crash_leaves_of_a_deleted_topic_goes_at_the_next_start() {
+    let mut fixture = with_two_archived_segments();
+    fixture.log().delete().unwrap();
+    let mut removals = 0;
+    fixture.machine.disk.meanwhile(move |operation, _| {
+        removals += usize::from(operation == Operation::Remove);
+        if removals > 1 { Err(std::io::ErrorKind::Other.into()) } else { Ok(()) }
+    });
+    fixture.run();
+    let files = |machine: &Machine, directory: &str| {
+        machine.disk.files().iter().filter(|path| path.starts_with(directory)).count()
+    };
+    assert_eq!((files(&fixture.machine, "/data/topics"), files(&fixture.machine, "/data/removed")), (0, 3));
+    let mut fixture = fixture.reopened();
+    assert!(fixture.directory.logs().is_empty());
+    fixture.checkpoint();
+    assert_eq!(files(&fixture.machine, "/data/removed"), 0);
+}
+
+#[test]
+fn a_segment_goes_only_once_it_is_certain_that_the_one_before_is_gone() {
+    let fixture = with_two_archived_segments();
+    let log = fixture.log();
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let (seen, mut failures) = (Arc::clone(&steps), 1);
+    fixture.machine.disk.meanwhile(move |operation, path| {
+        let is_removal = operation == Operation::Remove && is_segment(path);
+        let follows = seen.lock().last() == Some(&Operation::Remove);
+        if operation == Operation::SyncDirectory && follows && std::mem::take(&mut failures) > 0 {
+            return Err(std::io::Error::from_raw_os_error(crate::runtime::disk::EMFILE));
+        }
+        if is_removal || operation == Operation::SyncDirectory {
+            seen.lock().push(operation);
+        }
+        Ok(())
+    });
+    assert!(log.remove_local_below(Offset(6)).is_err());
+    assert_eq!(log.remove_local_below(Offset(6)).unwrap(), 1);
+    let steps = steps.lock();
+    let removals: Vec<_> = steps.iter().enumerate().filter(|(_, step)| **step == Operation::Remove).collect();
+    assert!(removals.len() == 2 && removals[1].0 > removals[0].0 + 1, "nothing is synced between them: {steps:?}");
 }
 
 #[test]

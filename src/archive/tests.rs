@@ -630,3 +630,35 @@ async fn many_readers_get_on_in_the_memory_of_one() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_that_nobody_waits_for_is_not_encoded_to_its_end() {
+    let broker = Broker::new(open_store("memory:///"));
+    broker.describe_topic().await;
+    let writer = writer(1);
+    broker.partition.take_over(writer).await.unwrap();
+    let producers = ProducerRun::new(ProducerState::default(), 1000, Timestamp(7));
+    let next = Offset(i64::MAX);
+    let plan = UploadPlan { writer, base: Offset(0), next, aborted: Vec::new(), producers };
+    let (began, has_begun) = tokio::sync::oneshot::channel();
+    let (ended, has_ended) = tokio::sync::oneshot::channel::<()>();
+    let source = move || {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.append(Timestamp(1), None, Some(b"value"), std::iter::empty());
+        let batch = builder.build(Offset(0), LeaderEpoch(1)).unwrap();
+        let (mut began, ended) = (Some(began), Some(ended));
+        (0..).map(move |offset| {
+            let _ = &ended;
+            began.take().map(|began| began.send(()));
+            Ok::<_, RecordError>(batch.placed(Offset(offset), LeaderEpoch(1)))
+        })
+    };
+    let upload = broker.uploader.archive(&broker.partition, plan, source);
+    tokio::select! {
+        biased;
+        uploaded = upload => panic!("it has no end: {uploaded:?}"),
+        began = has_begun => began.unwrap(),
+    }
+    // The source is dropped with the work.
+    assert!(has_ended.await.is_err());
+}

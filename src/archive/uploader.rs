@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::key::{SegmentName, SegmentUuid};
 use super::manifest::{Head, Segment, Writer};
-use super::parquet::{AbortedTransaction, ChunkLimits, EncodeError, SegmentRequest, Written, write};
+use super::parquet::{AbortedTransaction, ChunkLimits, EncodeError, SegmentRequest, write};
 use super::partition::{HeadError, PartitionArchive};
 use super::spool::Spool;
 use super::store::StoreError;
@@ -134,15 +134,24 @@ impl Uploader {
         let memory = self.memory.take(UPLOAD_BYTES).await;
         let slot = self.spool.acquire().await;
         let (limits, clock) = (self.limits, Arc::clone(&self.runtime.clock));
+        // A large segment takes seconds, which a broker that stops would have to wait for.
+        let waits = Arc::new(());
+        let caller = Arc::downgrade(&waits);
+        let is_wanted = move || caller.strong_count() > 0;
         let work = move || {
             let started = clock.monotonic();
-            let written = write(&request, limits, source(), &slot);
+            let batches = source().map(|batch| match is_wanted() {
+                true => batch.map_err(Into::into),
+                false => Err(EncodeError::Abandoned.into()),
+            });
+            let written = write::<Box<dyn std::error::Error + Send + Sync>>(&request, limits, batches, &slot);
             let encoded = clock.monotonic();
-            let verified = written.and_then(Written::verify);
+            let verified = written.and_then(|written| written.verify(&is_wanted));
             let times = (encoded.since(started), clock.monotonic().since(encoded));
             (verified, times, slot)
         };
         let (encoded, (encode, verify), slot) = self.workers.run(work).await;
+        drop(waits);
         let encoded = encoded?;
         let started = self.runtime.clock.monotonic();
         let (store, keys) = (partition.store(), partition.keys());

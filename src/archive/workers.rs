@@ -2,7 +2,7 @@
 //!
 //! Async drivers hand it closures and await the result; at most [`Workers::start`]'s `lanes` run at once and a bounded
 //! number wait, so a burst of cold readers queues instead of taking every core. Jobs run in the order they were
-//! accepted. A job whose caller goes away still runs to its end. Nothing here survives the process.
+//! accepted. A job whose caller goes away still runs to its end, unless it looks for itself. Nothing here survives the process.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::composition::{broker_settings, server_settings, tell_limits};
@@ -42,7 +43,10 @@ pub(super) fn run(arguments: &ServeArguments, context: &mut Context) -> Result<(
     }
     raise_file_limit();
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    tokio.block_on(serve(arguments, &config, context))
+    let ended = tokio.block_on(serve(arguments, &config, context));
+    // What is to outlive the process is safe by now. A lane of the archive may be in a call that takes long, or hangs.
+    tokio.shutdown_background();
+    ended
 }
 
 async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Context) -> Result<(), Failure> {
@@ -76,12 +80,16 @@ async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Contex
         why = server.broker().stopped() => Some(Failure::new(Exit::Failed, format!("the broker can't go on: {why}"))),
     };
     tracing::info!("stopping; a second signal ends at once");
-    let drained = async {
-        server.shutdown().await;
-        http.stop(HTTP_STOP_LIMIT).await;
-    };
+    // On a thread of its own, since it waits for lanes in their last call, and signals are heeded meanwhile.
+    let tokio = Handle::current();
+    let drained = tokio::task::spawn_blocking(move || {
+        tokio.block_on(async {
+            server.shutdown().await;
+            http.stop(HTTP_STOP_LIMIT).await;
+        });
+    });
     tokio::select! {
-        () = drained => broken.map_or(Ok(()), Err),
+        drained = drained => drained.map_err(Failure::of).and(broken.map_or(Ok(()), Err)),
         () = stop.wait() => end_at_once(Exit::Failed, "ended by a second signal before everything was drained"),
     }
 }

@@ -3,6 +3,7 @@
     tests/tools pytest tests/chaos/test_signals.py
 """
 
+import os
 import signal
 import socket
 import time
@@ -68,6 +69,31 @@ def test_a_second_signal_ends_it_at_once(broker, idler):
     assert broker.process.wait(timeout=2) == 1
     assert "second signal" in broker.log.read_text()
     everything_is_there_again(broker)
+
+
+def test_a_store_that_hangs_is_not_waited_for(tmp_path):
+    broker = Alluvium(tmp_path / "broker", "--set", "archive.cache=0B", "--set", "network.drain_timeout=1s")
+    try:
+        topics.create(broker.bootstrap, "old", configs={"local.retention.ms": "1", "local.retention.bytes": "1", "segment.ms": "500"})
+        with Connection(broker.bootstrap) as connection:
+            entry = {"Name": "old", "PartitionData": [{"Index": 0, "Records": batch.build([batch.Record(b"value")])}]}
+            connection.ask("Produce", 9, {"Acks": -1, "TimeoutMs": 10_000, "TopicData": [entry]})
+        while topics.offset(broker.bootstrap, "old", 0, -4) == 0:
+            time.sleep(0.2)
+        # Whoever opens a pipe without a writer waits for one.
+        (store,) = (tmp_path / "broker").rglob("object-store")
+        (segment,) = store.rglob("*.parquet")
+        segment.unlink()
+        os.mkfifo(segment)
+        with Connection(broker.bootstrap) as connection:
+            wanted = {"Partition": 0, "FetchOffset": 0, "PartitionMaxBytes": 1000}
+            body = {"MaxWaitMs": 500, "MinBytes": 1, "MaxBytes": 1000, "IsolationLevel": 0}
+            connection.send("Fetch", 12, body | {"Topics": [{"Topic": "old", "Partitions": [wanted]}]})
+            time.sleep(1)
+            tell(broker)
+            assert broker.process.wait(timeout=20) == 0
+    finally:
+        broker.kill()
 
 
 def join(connection, group, member="", metadata=b""):

@@ -41,6 +41,9 @@ pub enum EncodeError {
         /// First offset after.
         next: Offset,
     },
+    /// Whoever asked for it does not wait any more, as when the broker stops. The segment stays as it is.
+    #[error("nobody waits for the segment any more")]
+    Abandoned,
     /// The spool could not be written; a full disk is the usual reason.
     #[error("the spool cannot be written: {0}")]
     Spool(#[from] io::Error),

@@ -103,7 +103,7 @@ pub fn encode<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     batches: impl Iterator<Item = Result<Batch, E>>,
     slot: &SpoolSlot,
 ) -> Result<Encoded, EncodeError> {
-    write(request, limits, batches, slot)?.verify()
+    write(request, limits, batches, slot)?.verify(|| true)
 }
 
 /// An encoded segment that was not verified yet, and so can't be uploaded.
@@ -121,15 +121,15 @@ pub fn write<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
 }
 
 impl Written {
-    /// Verifies that what was encoded reads back: the second half of [`encode()`].
-    pub fn verify(self) -> Result<Encoded, EncodeError> {
-        verify(&self.0)?;
+    /// Verifies that what was encoded reads back, as long as that `is_wanted`: the second half of [`encode()`].
+    pub fn verify(self, is_wanted: impl Fn() -> bool) -> Result<Encoded, EncodeError> {
+        verify(&self.0, is_wanted)?;
         Ok(self.0)
     }
 }
 
 /// Reads what was spooled from its first to its last byte, decodes it and compares it with what was read from the log.
-fn verify(encoded: &Encoded) -> Result<(), DecodeError> {
+fn verify(encoded: &Encoded, is_wanted: impl Fn() -> bool) -> Result<(), EncodeError> {
     let segment = &encoded.segment;
     if let Err(error) = segment.check() {
         // The numbers are this process's own.
@@ -145,10 +145,13 @@ fn verify(encoded: &Encoded) -> Result<(), DecodeError> {
     let companion = [read(&encoded.companion, before)?, read(&encoded.companion, after)?];
     let mut check = SegmentCheck::begin(segment.clone(), parquet, companion)?;
     for chunk in segment.chunks() {
+        if !is_wanted() {
+            return Err(EncodeError::Abandoned);
+        }
         let (parquet, companion) = (chunk.parquet.clone(), chunk.companion.clone());
         check.add(&chunk, read(&encoded.parquet, parquet)?, read(&encoded.companion, companion)?)?;
     }
-    check.finish()
+    Ok(check.finish()?)
 }
 
 /// What the objects of a segment say about themselves, so that a lost head can be made again from them. Lengths and hashes

@@ -381,13 +381,19 @@ impl Archiver {
     }
 
     async fn remove_local(&self, Removable { log, directory, below }: Removable) {
-        let removed = {
-            let log = Arc::clone(&log);
-            self.removals.run(move || log.remove_local_below(below)).await
+        let removed = loop {
+            // One by one, as nobody can stop a job: a large file takes its time.
+            let shared = Arc::clone(&log);
+            match self.removals.run(move || shared.remove_oldest_below(below)).await {
+                Ok(true) => {
+                    self.metrics.log.deleted_segments.inc();
+                }
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
         };
         match removed {
-            Ok(removed) => {
-                self.metrics.log.deleted_segments.inc_by(removed as u64);
+            Ok(()) => {
                 // The newest checkpoint may not know yet that these records are archived.
                 if log.has_sealed_below(below) {
                     directory.request_checkpoint();

@@ -229,13 +229,29 @@ fn a_lost_or_damaged_head_is_found_and_hides_no_other_partition() {
     let of_partition_0 = archive.object("kafka_partition=0").parent().unwrap().to_owned();
     let of_partition_1 = of_partition_0.with_file_name("kafka_partition=1");
     std::fs::create_dir(&of_partition_1).unwrap();
-    for object in objects(&of_partition_0) {
-        std::fs::copy(&object, of_partition_1.join(object.file_name().unwrap())).unwrap();
-    }
+    let copy = |is_wanted: &dyn Fn(&str) -> bool| {
+        for object in objects(&of_partition_0) {
+            let name = object.file_name().unwrap();
+            if is_wanted(name.to_str().unwrap()) {
+                std::fs::copy(&object, of_partition_1.join(name)).unwrap();
+            }
+        }
+    };
+    let is_first = |name: &str| name.starts_with(&format!("{:020}-", 0));
+    copy(&is_first);
     let young = archive.run("verify", &[]);
     assert_eq!(young.status.code(), Some(0), "{}", said(&young));
     assert!(said(&young).contains("new flights partition 1: objects without a head"), "{}", said(&young));
     assert_eq!(list().status.code(), Some(0));
+
+    // Those of a second segment came after a head.
+    copy(&|name| !is_first(name));
+    assert!(archive.damage().contains("DAMAGED flights partition 1"));
+    objects(&of_partition_1)
+        .iter()
+        .filter(|object| !is_first(object.file_name().unwrap().to_str().unwrap()))
+        .for_each(|object| std::fs::remove_file(object).unwrap());
+    assert_eq!(archive.run("verify", &[]).status.code(), Some(0));
 
     for object in objects(&of_partition_1) {
         let file = std::fs::File::options().write(true).open(object).unwrap();
@@ -256,6 +272,11 @@ fn a_lost_or_damaged_head_is_found_and_hides_no_other_partition() {
     let head = archive.object("head.json");
     let of_partition_1 = head.parent().unwrap().with_file_name("p=00001");
     std::fs::create_dir(&of_partition_1).unwrap();
+    // Of the other partition, of whom all would be told twice.
+    std::fs::copy(&head, of_partition_1.join("head.json")).unwrap();
+    let verified = archive.damage();
+    assert!(verified.contains("manifest belongs to another partition expected=1 found=0"), "{verified}");
+    assert!(verified.starts_with("ok flights partition 0") && verified.contains("p=00001/head.json"), "{verified}");
     std::fs::write(of_partition_1.join("head.json"), b"{}").unwrap();
     let verified = archive.damage();
     assert!(verified.starts_with("ok flights partition 0") && verified.contains("p=00001/head.json"), "{verified}");

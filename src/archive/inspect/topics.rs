@@ -1,6 +1,6 @@
 //! Which topics and partitions the bucket holds, and which of them can't be told from their heads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use futures_util::stream::TryStreamExt;
 
 use super::{InspectError, Inspector};
 use crate::archive::key::{parse_partition, parse_topic, shown_name};
-use crate::archive::manifest::{Head, TopicDescription, TopicState};
+use crate::archive::manifest::{Head, HeadIdentity, TopicDescription, TopicState, check_identity};
 use crate::types::{PartitionIndex, Timestamp, TopicId};
 
 /// The first commit of a partition follows its first upload at once. Objects that have waited for longer than this are no
@@ -69,12 +69,14 @@ pub struct Headless {
     pub objects: u64,
     /// When the newest of them was written, where the store tells.
     pub newest: Option<Timestamp>,
+    /// They are of more than one segment, and so a head was committed between them.
+    pub had_head: bool,
 }
 
 impl Headless {
     /// Whether the objects are too old to be of a first upload that is under way.
     pub fn is_lost(&self, now: Timestamp) -> bool {
-        self.newest.is_none_or(|newest| now.0.saturating_sub(newest.0) > FIRST_COMMIT_MS)
+        self.had_head || self.newest.is_none_or(|newest| now.0.saturating_sub(newest.0) > FIRST_COMMIT_MS)
     }
 }
 
@@ -105,7 +107,7 @@ impl Inspector {
                 Some("topic.json") => {
                     self.read(&object.key, TopicDescription::parse).await.map(|found| topic.description = Some(found))
                 }
-                Some("head.json") => self.read(&object.key, Head::parse_any).await.map(|head| {
+                Some("head.json") => self.head(&object.key, topic_id).await.map(|head| {
                     topic.heads.insert(head.identity.partition, Arc::new(head));
                 }),
                 _ => continue,
@@ -130,6 +132,16 @@ impl Inspector {
         Ok(topics)
     }
 
+    /// The head under a key. One that was put there from elsewhere would hide what belongs there.
+    async fn head(&self, key: &str, topic_id: TopicId) -> Result<Head, InspectError> {
+        let head = self.read(key, Head::parse_any).await?;
+        let partition = parse_partition(key).unwrap_or(head.identity.partition);
+        let expected = HeadIdentity { topic_id, partition, ..head.identity.clone() };
+        check_identity(&expected, &head.identity)
+            .map_err(|source| InspectError::Manifest { key: key.to_owned(), source })?;
+        Ok(head)
+    }
+
     /// The topic of this name; of several that had it, one by one, the live one, or else any.
     pub async fn topic(&self, name: &str) -> Result<ArchivedTopic, InspectError> {
         let shown = shown_name(name);
@@ -152,19 +164,21 @@ impl Inspector {
         for name in self.store.directories(keys.log_directory()).await? {
             let directory = format!("{}{name}/", keys.log_directory());
             let Some(partition) = parse_partition(&directory) else { continue };
-            let key = keys.partition(partition.0).head();
+            let partition_keys = keys.partition(partition.0);
+            let key = partition_keys.head();
             if topic.heads.contains_key(&partition) || topic.unreadable.contains_key(&key) {
                 continue;
             }
-            let (mut objects, mut newest) = (0, None);
+            let (mut objects, mut newest, mut bases) = (0, None, BTreeSet::new());
             let mut listing = self.store.list(&directory);
             while let Some(object) = listing.try_next().await? {
                 objects += 1;
                 newest = newest.max(object.modified);
+                bases.extend(partition_keys.parse_segment(&object.key).map(|name| name.base));
             }
             // A head that is there by now was committed during this look.
             if objects > 0 && self.store.get_if_present(&key).await?.is_none() {
-                found.push(Headless { partition, key, objects, newest });
+                found.push(Headless { partition, key, objects, newest, had_head: bases.len() > 1 });
             }
         }
         Ok(found)

@@ -310,7 +310,8 @@ impl Head {
     }
 }
 
-fn check_identity(expected: &HeadIdentity, found: &HeadIdentity) -> Result<(), ManifestError> {
+/// Compares whose a head is with whose it should be. The topic's name is not compared.
+pub fn check_identity(expected: &HeadIdentity, found: &HeadIdentity) -> Result<(), ManifestError> {
     let misplaced = |what, expected: String, found: String| Err(ManifestError::Misplaced { what, expected, found });
     if expected.cluster_id != found.cluster_id {
         return misplaced("cluster", expected.cluster_id.to_string(), found.cluster_id.to_string());

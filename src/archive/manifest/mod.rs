@@ -28,7 +28,7 @@ pub use cluster::{ClusterStamp, GroupSnapshotMark, ProducerIdMark, Registered, T
 pub use error::{ManifestError, TransitionError};
 pub use head::{
     EpochStart, Head, HeadIdentity, MAX_INLINE_SEGMENTS, MAX_TOMBSTONES, Position, SPILL_SEGMENTS, SnapshotRef,
-    SpillList, SpillRef, Tombstone, Tombstoned, Writer,
+    SpillList, SpillRef, Tombstone, Tombstoned, Writer, check_identity,
 };
 pub use segment::{Chunk, ChunkRow, Segment};
 pub use transition::CommitFacts;

@@ -206,7 +206,7 @@ impl Backend for CloudBackend {
 
 /// Sorts the crate's errors by what the caller must do. `AlreadyExists` may stand for 412 on a create, or for 409 on any
 /// write, which says nothing about the object: both are contention until a read has told them apart. A refused listing is
-/// told apart by its text alone.
+/// told apart by its text alone, and so is what the store does not implement, such as conditions.
 fn failure(key: &str, error: Error) -> StoreError {
     let (key, text) = (key.to_owned(), error.to_string());
     let cause = told(&text).into();
@@ -220,15 +220,21 @@ fn failure(key: &str, error: Error) -> StoreError {
         | Error::NotImplemented { .. }
         | Error::UnknownConfigurationKey { .. } => StoreError::Rejected { key, cause },
         _ if is_denied(&text) => StoreError::Denied { key, cause },
+        _ if status(&text).starts_with("501 ") => StoreError::Rejected { key, cause },
         _ => StoreError::Unavailable { key, cause },
     }
 }
 
 /// What the crate has no error of its own for: a listing that was denied, and a removal that was denied within a good answer.
 fn is_denied(text: &str) -> bool {
-    // The first is the crate's; what a body quotes comes after it.
-    let status = text.split_once("non-2xx status code: ").map_or("", |(_, status)| status);
+    let status = status(text);
     status.starts_with("401 ") || status.starts_with("403 ") || text.ends_with("(code: AccessDenied)")
+}
+
+/// The HTTP status and what follows it, where the crate tells no more.
+fn status(text: &str) -> &str {
+    // The first is the crate's; what a body quotes comes after it.
+    text.split_once("non-2xx status code: ").map_or("", |(_, status)| status)
 }
 
 /// What an error says, with no more of a body in XML than its code and message: a store repeats there what it refuses, such as
@@ -320,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_that_is_denied_is_told_as_such() {
+    fn what_is_denied_or_not_implemented_is_told_as_such() {
         let listing = |status: &str| {
             let source =
                 format!("Error performing list request: Server returned non-2xx status code: {status}: ").into();
@@ -328,6 +334,7 @@ mod tests {
         };
         assert!(matches!(listing("403 Forbidden"), StoreError::Denied { .. }));
         assert!(matches!(listing("503 Slow Down"), StoreError::Unavailable { .. }));
+        assert!(matches!(listing("501 Not Implemented"), StoreError::Rejected { .. }));
         let quoted = listing("502 Bad Gateway: Server returned non-2xx status code: 403 Forbidden");
         assert!(matches!(quoted, StoreError::Unavailable { .. }));
     }

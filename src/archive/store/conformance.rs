@@ -200,6 +200,16 @@ async fn a_store_that_ignores_conditions_is_refused() {
     });
     let error = racy.probe().await.unwrap_err();
     assert!(matches!(error, ProbeError::ConditionIgnored { check } if check.contains("concurrent")), "{error}");
+    // One that does not know them, and says so.
+    let old = store.wrapped(|inner| {
+        let plan = Box::new(|_, operation, _: &str| match operation {
+            Operation::Replace => Fault::Rejected,
+            _ => Fault::None,
+        });
+        Arc::new(FaultyBackend::new(inner, plan))
+    });
+    let error = old.probe().await.unwrap_err();
+    assert!(matches!(error, ProbeError::ConditionRefused { .. }), "{error}");
 }
 
 #[test]

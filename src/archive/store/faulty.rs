@@ -21,6 +21,8 @@ pub enum Fault {
     Refused,
     /// It fails without any effect, as by 403.
     Denied,
+    /// It fails without any effect, as by 501.
+    Rejected,
     /// The client panics.
     Panics,
     /// It is carried out, and the answer is lost.
@@ -84,6 +86,7 @@ impl FaultyBackend {
             Fault::None | Fault::ConditionIgnored => request.await,
             Fault::Refused => Err(unavailable(key)),
             Fault::Denied => Err(denied(key)),
+            Fault::Rejected => Err(rejected(key)),
             Fault::Panics => panic!("planned panic"),
             Fault::ReplyLost => {
                 // A failure of the request itself is lost too.
@@ -123,6 +126,7 @@ impl Backend for FaultyBackend {
             Fault::None | Fault::ConditionIgnored => self.inner.list(prefix),
             Fault::Hangs => stream::pending().boxed(),
             Fault::Denied => stream::iter([Err(denied(prefix))]).boxed(),
+            Fault::Rejected => stream::iter([Err(rejected(prefix))]).boxed(),
             Fault::Panics => panic!("planned panic"),
             Fault::Refused | Fault::ReplyLost => stream::iter([Err(unavailable(prefix))]).boxed(),
         }
@@ -143,6 +147,7 @@ impl Backend for FaultyBackend {
                 Fault::None => self.inner.replace(key, content, expected).await,
                 Fault::Refused => Err(unavailable(key)),
                 Fault::Denied => Err(denied(key)),
+                Fault::Rejected => Err(rejected(key)),
                 Fault::Panics => panic!("planned panic"),
                 Fault::ReplyLost => {
                     let _ = self.inner.replace(key, content, expected).await;
@@ -160,6 +165,10 @@ impl Backend for FaultyBackend {
 
 fn denied(key: &str) -> StoreError {
     StoreError::Denied { key: key.to_owned(), cause: "planned fault".into() }
+}
+
+fn rejected(key: &str) -> StoreError {
+    StoreError::Rejected { key: key.to_owned(), cause: "planned fault".into() }
 }
 
 fn unavailable(key: &str) -> StoreError {

@@ -28,6 +28,12 @@ pub enum ProbeError {
         /// What was tried.
         check: &'static str,
     },
+    /// Conditional writes are refused, whatever their condition.
+    #[error("the object store does not take conditional writes: {source}; use a store that does")]
+    ConditionRefused {
+        /// What it said.
+        source: StoreError,
+    },
     /// What was written could not be read, found or removed.
     #[error("the object store does not give back what it was given: {check}")]
     Inconsistent {
@@ -155,6 +161,7 @@ fn during_replace(during: &'static str, error: super::ReplaceError) -> ProbeErro
         super::ReplaceError::Conflict { .. } => {
             ProbeError::Inconsistent { check: "a conditional write of an untouched object was refused" }
         }
+        super::ReplaceError::Store(source @ StoreError::Rejected { .. }) => ProbeError::ConditionRefused { source },
         super::ReplaceError::Unknown { source, .. } | super::ReplaceError::Store(source) => {
             ProbeError::Failed { during, source }
         }

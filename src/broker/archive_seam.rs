@@ -3,6 +3,7 @@
 //! [`super::archiver`] stands behind it. What is at hand, in the archive's cache, is read like a local segment; what is not is
 //! fetched first, by futures that can be dropped: what a dropped one had begun to rebuild is completed into the cache.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -98,10 +99,12 @@ pub trait ArchiveReader: Send + Sync {
         from: Offset,
     ) -> BoxFuture<'_, Result<Option<FoundOffset>, ArchiveError>>;
 
-    /// The archived record with the largest timestamp at or after `from`, the first of them if several have it.
+    /// The archived record with the largest timestamp in segments that reach into `offsets`, the first of them if several have it;
+    /// none if all of those are older than `least`, which takes no look at them.
     fn max_timestamp(
         &self,
         partition: TopicPartition,
-        from: Offset,
+        offsets: Range<Offset>,
+        least: Timestamp,
     ) -> BoxFuture<'_, Result<Option<FoundOffset>, ArchiveError>>;
 }

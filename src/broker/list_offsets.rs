@@ -147,7 +147,9 @@ impl Broker {
         if offsets.log_start == offsets.local_log_start {
             return Ok(local);
         }
-        let archived = self.archive.max_timestamp(partition.log().partition(), offsets.log_start).await?;
+        let (range, least) =
+            (offsets.log_start..offsets.local_log_start, local.map_or(Timestamp(i64::MIN), |found| found.timestamp));
+        let archived = self.archive.max_timestamp(partition.log().partition(), range, least).await?;
         Ok(match (archived, local) {
             // The earlier offset wins a tie.
             (Some(archived), Some(local)) if archived.timestamp < local.timestamp => Some(local),

@@ -1,5 +1,6 @@
 //! Reads of archived records, as the fetch path asks for them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -112,15 +113,18 @@ impl ArchiveReader for Archiver {
     fn max_timestamp(
         &self,
         partition: TopicPartition,
-        from: Offset,
+        offsets: Range<Offset>,
+        least: Timestamp,
     ) -> BoxFuture<'_, Result<Option<FoundOffset>, ArchiveError>> {
         Box::pin(async move {
-            let (archive, head) = self.known_from(partition, from).await?;
-            let spilled = head.spills.iter().filter(|spill| spill.next > from).map(|spill| spill.max_timestamp);
-            let listed = head.segments.iter().filter(|segment| segment.next() > from);
-            match spilled.chain(listed.map(|segment| segment.max_timestamp)).max() {
-                Some(largest) => self.find_largest(&archive, &head, largest).await,
-                None => Ok(None),
+            let (archive, head) = self.known_from(partition, offsets.start).await?;
+            let reaches = |first: Offset, next: Offset| first < offsets.end && next > offsets.start;
+            let spills = head.spills.iter().filter(|spill| reaches(spill.first, spill.next));
+            let segments = head.segments.iter().filter(|segment| reaches(segment.base(), segment.next()));
+            let spilled = spills.map(|spill| spill.max_timestamp);
+            match spilled.chain(segments.map(|segment| segment.max_timestamp)).max() {
+                Some(largest) if largest >= least => self.find_largest(&archive, &head, largest).await,
+                _ => Ok(None),
             }
         })
     }

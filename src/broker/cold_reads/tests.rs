@@ -1,5 +1,7 @@
 //! What is read from the archive finds its fetch, and what nobody wants is given up.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
@@ -54,7 +56,12 @@ impl ArchiveReader for Gated {
         Box::pin(std::future::ready(Ok(None)))
     }
 
-    fn max_timestamp(&self, _: TopicPartition, _: Offset) -> BoxFuture<'_, Result<Option<FoundOffset>, ArchiveError>> {
+    fn max_timestamp(
+        &self,
+        _: TopicPartition,
+        _: Range<Offset>,
+        _: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<FoundOffset>, ArchiveError>> {
         Box::pin(std::future::ready(Ok(None)))
     }
 }

@@ -1,5 +1,6 @@
 //! Bugs that are planted in the disk, in the bucket or between two layers, and have to be found.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::archive::store::simulated::BucketLies;
@@ -121,8 +122,9 @@ impl ArchiveReader for OffByOne {
     fn max_timestamp(
         &self,
         partition: TopicPartition,
-        from: Offset,
+        offsets: Range<Offset>,
+        least: Timestamp,
     ) -> BoxFuture<'_, Result<Option<FoundOffset>, ArchiveError>> {
-        self.reader.max_timestamp(partition, from)
+        self.reader.max_timestamp(partition, offsets, least)
     }
 }

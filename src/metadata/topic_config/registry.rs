@@ -324,7 +324,8 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         "-1",
         Rule::AtLeast(-1),
         &[("log.retention.ms", 1), ("log.retention.minutes", MINUTE_IN_MS), ("log.retention.hours", HOUR_IN_MS)],
-        "How long records are kept, in all tiers; -1 keeps them for ever.",
+        "How long records are kept, in all tiers; -1 keeps them for ever. Records of an archived topic that are not in a \
+         sealed segment yet may stay for ten minutes, or for segment.ms if that is less.",
     ),
     active(
         "segment.bytes",

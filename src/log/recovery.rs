@@ -256,12 +256,12 @@ fn set_back(
     cut: Option<&LowestCut>,
 ) -> Result<Recovered, OpenError> {
     let end = cut.map_or(stored.recovery_point, |cut| cut.end);
-    let Found { segments, mut missing, last_length } = open_segments(shared, stored, end)?;
+    let Found { segments, mut missing, last_length, is_begun } = open_segments(shared, stored, end)?;
     // A segment of which something is missing is left as it is, and gets nothing more.
     let is_whole = |segment: &Arc<Segment>| !missing.iter().any(|missing| missing.from == segment.base_offset());
-    let active = segments.last().filter(|last| (stored.has_active || cut.is_some()) && is_whole(last));
+    let active = segments.last().filter(|last| (stored.has_active || cut.is_some() || is_begun) && is_whole(last));
     let mut has_active = active.is_some();
-    let mut unsynced = false;
+    let mut unsynced = is_begun;
     if let Some(active) = active.filter(|active| cut.is_some() || active.extent().file_bytes < last_length) {
         match set_length(shared, active, cut.map(|cut| cut.end)) {
             Err(error @ ReadError::Corrupt { .. }) => {
@@ -330,6 +330,8 @@ struct Found {
     missing: Vec<Missing>,
     /// Length of the last segment's file.
     last_length: u64,
+    /// The only segment is a new one.
+    is_begun: bool,
 }
 
 /// Takes the segments of the checkpoint that begin below `end`, and removes the files of others: those beyond, and those
@@ -366,9 +368,16 @@ fn open_segments(shared: &Arc<Shared>, stored: &PartitionCheckpoint, end: Offset
     let first = expected.first().map_or(end, |(record, _)| record.base_offset);
     let strays =
         files.keys().copied().filter(|&base| base < first || !expected.iter().any(|(r, _)| r.base_offset == base));
-    remove_files(shared, &path, &strays.collect::<Vec<_>>())?;
+    let mut strays: Vec<_> = strays.collect();
+    let mut segments = Vec::with_capacity(expected.len().max(1));
+    if expected.is_empty() && !strays.is_empty() {
+        segments.extend(begin_segment(shared, &path, stored.partition, end)?);
+        strays.retain(|&base| segments.is_empty() || base != end);
+    }
+    let (is_begun, last_length) = (!segments.is_empty(), SEGMENT_HEADER_BYTES);
+    remove_files(shared, &path, &strays)?;
 
-    let mut found = Found { segments: Vec::with_capacity(expected.len()), missing: Vec::new(), last_length: 0 };
+    let mut found = Found { segments, missing: Vec::new(), last_length, is_begun };
     for &(record, next) in expected {
         let SegmentRecord { base_offset, bytes, created_at, max_timestamp } = *record;
         let next_offset = next.min(end);
@@ -388,6 +397,25 @@ fn open_segments(shared: &Arc<Shared>, stored: &PartitionCheckpoint, end: Offset
         found.segments.push(Arc::new(segment));
     }
     Ok(found)
+}
+
+/// Begins a segment that is to be the only one, durably before all others go: its name tells where the log goes on. `None` where
+/// there is no room for it.
+fn begin_segment(
+    shared: &Shared,
+    path: &Path,
+    partition: TopicPartition,
+    base_offset: Offset,
+) -> Result<Option<Arc<Segment>>, OpenError> {
+    let header = SegmentHeader { partition, base_offset, created_at: shared.runtime.clock.wall() };
+    match Segment::create(&shared.segment_home, path, header) {
+        Err(error) if is_shortage(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+        Ok((segment, _)) => {
+            shared.runtime.disk.sync_directory(path)?;
+            Ok(Some(Arc::new(segment)))
+        }
+    }
 }
 
 fn remove_files(shared: &Shared, path: &Path, segments: &[Offset]) -> Result<(), OpenError> {

@@ -14,7 +14,6 @@ mod flush;
 mod format;
 mod lines;
 mod log;
-mod log_index;
 mod output;
 mod produce;
 mod progress;

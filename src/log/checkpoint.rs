@@ -15,17 +15,15 @@
 //! ```
 //! Little-endian. Written after everything that it vouches for is synced; journal files are released after it is durable.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::{Buf, BufMut};
 
-use super::directory::partition_path;
 use super::epoch_cache::EpochCache;
 use super::error::OpenError;
 use super::journal::ReplayPosition;
 use super::producer_snapshot::{put_producers, take_producers};
 use super::producer_state::ProducerState;
-use super::segment::segment_file_name;
 use super::stamp::{Identity, Kind, STAMP_BYTES, StampError};
 use crate::runtime::disk::{Disk, read_file, replace_file};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
@@ -119,6 +117,19 @@ impl Checkpoint {
         Ok(decode(&content[STAMP_BYTES..]).map_or(Stored::Damaged, Stored::Found))
     }
 
+    /// Reads the checkpoint of a directory, whosever it is; `None` where there is no file. For inspection.
+    pub fn inspect(disk: &dyn Disk, directory: &Path) -> Result<Option<(Identity, Self)>, OpenError> {
+        let path = directory.join(FILE_NAME);
+        if !disk.exists(&path)? {
+            return Ok(None);
+        }
+        let content = read_file(disk, &path, LIMIT_BYTES)?;
+        let stamped = |error| OpenError::Stamp { path: path.clone(), error };
+        let identity = KIND.read(&content).map_err(stamped)?;
+        let damaged = || stamped(StampError::Damaged { kind: KIND.name });
+        Ok(Some((identity, decode(&content[STAMP_BYTES..]).ok_or_else(damaged)?)))
+    }
+
     fn encode(&self, identity: &Identity) -> Vec<u8> {
         let mut body = Vec::new();
         body.put_u64_le(self.replay.lap);
@@ -133,20 +144,6 @@ impl Checkpoint {
         content.extend_from_slice(&frame(&body));
         content
     }
-}
-
-/// The segment files that the checkpoint of a directory vouches for; none where there is no whole checkpoint. For inspection.
-pub fn checkpointed_segments(
-    disk: &dyn Disk,
-    directory: &Path,
-    identity: &Identity,
-) -> Result<Vec<PathBuf>, OpenError> {
-    let Stored::Found(checkpoint) = Checkpoint::load(disk, directory, identity)? else { return Ok(Vec::new()) };
-    let files = checkpoint.partitions.iter().flat_map(|partition| {
-        let of_partition = partition_path(directory, partition.partition);
-        partition.segments.iter().map(move |segment| of_partition.join(segment_file_name(segment.base_offset)))
-    });
-    Ok(files.collect())
 }
 
 /// A body behind its length and checksum.

@@ -39,6 +39,9 @@ use crate::runtime::Runtime;
 use crate::runtime::disk::{is_shortage, same_error};
 use crate::types::{Offset, Timestamp, TopicPartition};
 
+/// Where the journal of a data directory is.
+pub(super) const JOURNAL_DIRECTORY: &str = "journal";
+
 /// A truncation in the journal below everything else that concerns the partition.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LowestCut {
@@ -88,17 +91,17 @@ pub(super) fn recover(
     metrics: DirectoryMetrics,
 ) -> Result<(Arc<Shared>, RecoveryReport), OpenError> {
     let began = runtime.clock.monotonic();
-    let journal_path = path.join("journal");
+    let journal_path = path.join(JOURNAL_DIRECTORY);
     let journal = JournalFiles::open(runtime.clone(), &journal_path, identity, settings.journal)?;
     let stored = Checkpoint::load(&*runtime.disk, path, &identity)?;
     let start = match &stored {
         Stored::Found(checkpoint) => checkpoint.replay,
         Stored::Absent | Stored::Damaged => rebuild::replay_start(runtime, path, &journal)?,
     };
-    let mut survey = Survey::default();
-    if let Stored::Found(checkpoint) = &stored {
-        survey.written.extend(checkpoint.partitions.iter().map(|stored| (stored.partition, stored.written_sequence)));
-    }
+    let mut survey = match &stored {
+        Stored::Found(checkpoint) => Survey::after(checkpoint),
+        Stored::Absent | Stored::Damaged => Survey::default(),
+    };
     let end = journal.replay(start, |block| survey.add(block))?;
     let was_damaged = matches!(stored, Stored::Damaged);
     let (checkpoint, rebuilt) = match stored {
@@ -214,7 +217,13 @@ fn entries(
 }
 
 impl Survey {
-    fn add(&mut self, block: &Block) -> Result<(), OpenError> {
+    /// One of what a checkpoint does not know yet.
+    pub(super) fn after(checkpoint: &Checkpoint) -> Self {
+        let written = checkpoint.partitions.iter().map(|stored| (stored.partition, stored.written_sequence));
+        Self { written: written.collect(), ..Self::default() }
+    }
+
+    pub(super) fn add(&mut self, block: &Block) -> Result<(), OpenError> {
         self.blocks += 1;
         entries(block, |at, partition, entry| {
             match entry {

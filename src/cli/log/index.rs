@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::format::date;
-use super::{Exit, Failure, Output};
+use crate::cli::format::date;
+use crate::cli::{Exit, Failure, Output};
 use crate::log::{Extent, SegmentIndex, parse_index_file_name};
 use crate::runtime::disk::{Disk, read_file};
 use crate::types::Offset;

@@ -240,9 +240,31 @@ fn check_combinations(loaded: &Loaded, problems: &mut Vec<Problem>) {
         "groups.offset_metadata_max",
         format!("must be at most {}, the longest text of the protocol", OFFSET_METADATA_LIMIT.0),
     );
-    if let Err(error) = check_filter(&settings.telemetry.log_filter) {
-        check(false, "telemetry.log_filter", error.to_string());
+    let filter = &settings.telemetry.log_filter;
+    let understood = check_filter(filter).map_err(|error| error.to_string());
+    if let Err(error) = understood.and_then(|()| check_filter_words(filter)) {
+        check(false, "telemetry.log_filter", error);
     }
+}
+
+const LOG_LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+/// Whose lines there may be in the log.
+const LOG_SOURCES: [&str; 9] =
+    ["alluvium", "openraft", "object_store", "reqwest", "hyper", "hyper_util", "h2", "rustls", "axum"];
+
+/// Refuses words that are no level and name nobody who writes to the log: a mistyped level would pass for the name of a module,
+/// and everything else be silent.
+fn check_filter_words(filter: &str) -> Result<(), String> {
+    let is_level = |word: &str| {
+        let is_named = LOG_LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+        is_named || word.parse::<u8>().is_ok_and(|number| number <= 5)
+    };
+    let is_source = |word: &str| LOG_SOURCES.contains(&word.split("::").next().unwrap_or(word));
+    let mut words = filter.split(',').filter(|part| !part.is_empty() && !part.contains(['=', '[', ']', '{', '}']));
+    let Some(wrong) = words.find(|word| !is_level(word) && !is_source(word)) else { return Ok(()) };
+    let near = LOG_LEVELS.iter().min_by_key(|level| strsim::damerau_levenshtein(level, &wrong.trim().to_lowercase()));
+    let near = near.copied().unwrap_or_default();
+    Err(format!("{wrong:?} is not a level; did you mean {near}? A module takes one as alluvium::archive=debug does"))
 }
 
 /// Refuses defaults for topics that a topic could not have.
@@ -410,7 +432,7 @@ mod tests {
     }
 
     /// Settings that can't work together, and what the refusal says.
-    const REFUSED: [(&[(&str, &str)], &str); 29] = [
+    const REFUSED: [(&[(&str, &str)], &str); 32] = [
         (&[("listeners.kafka.default.address", "0.0.0.0:9092")], "say --allow-insecure"),
         (&[("listeners.http", "192.168.1.1:80")], "flag: listeners.http: 192.168.1.1:80 can be reached"),
         (
@@ -455,6 +477,9 @@ mod tests {
         (&[("topics.defaults.retention.ms", "long")], "topics.defaults.retention.ms: Invalid value long"),
         (&[("topics.defaults.retention.ms", "5"), ("topics.defaults.local.retention.ms", "50")], "topics.defaults: "),
         (&[("telemetry.log_filter", "alluvium=loud")], "log filter is not understood"),
+        (&[("telemetry.log_filter", "infoo")], "\"infoo\" is not a level; did you mean info?"),
+        (&[("telemetry.log_filter", "info, debug")], "\" debug\" is not a level; did you mean debug?"),
+        (&[("telemetry.log_filter", "alluvium=debug,warning")], "\"warning\" is not a level; did you mean warn?"),
     ];
 
     #[test]
@@ -462,6 +487,15 @@ mod tests {
         for (flags, expected) in REFUSED {
             let error = resolve_with(flags).expect_err(&format!("{flags:?}"));
             assert!(error.contains(expected) && !error.contains('\n'), "{flags:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn levels_and_those_who_write_to_the_log_are_a_filter() {
+        for filter in
+            ["", "WARN", "3", "off,alluvium", "alluvium::archive,hyper_util::client", "other=info", "[span{a=1}]=warn"]
+        {
+            assert!(resolve_with(&[("telemetry.log_filter", filter)]).is_ok(), "{filter}");
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) async fn flush(
     context: &mut Context,
 ) -> Result<(), Failure> {
     let mut cluster = arguments.cluster(context);
-    let topic = cluster.topic(name, false).await?;
+    let topic = cluster.topic(name, false, |_| true).await?;
     for setting in describe_settings(&mut cluster, name).await? {
         // It would be waited for for ever.
         let what = match (&*setting.name, setting.value.as_deref()) {
@@ -41,7 +41,7 @@ pub(super) async fn flush(
     let mut is_done = !wait;
     while !is_done {
         cluster.pause().await;
-        if cluster.topic(name, false).await?.topic_id != topic.topic_id {
+        if cluster.topic(name, false, |_| false).await?.topic_id != topic.topic_id {
             let text = format!("topic {name} was deleted meanwhile, and another has its name");
             return Err(Failure::new(Exit::Failed, text));
         }

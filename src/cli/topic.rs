@@ -212,7 +212,7 @@ async fn describe(
     json: bool,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let topic = cluster.topic(name, false).await?;
+    let topic = cluster.topic(name, false, |_| false).await?;
     let mut settings = admin::describe_settings(cluster, name).await?;
     settings.retain(|setting| all || setting.is_own);
     settings.sort_by(|one, other| one.name.cmp(&other.name));
@@ -230,7 +230,7 @@ async fn describe(
         let nodes = |nodes: &[i32]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         vec![
             partition.index.to_string(),
-            partition.leader.to_string(),
+            if partition.is_led() { partition.leader.to_string() } else { "none".to_owned() },
             nodes(&partition.replicas),
             nodes(&partition.in_sync),
         ]

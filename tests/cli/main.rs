@@ -3,6 +3,7 @@
 mod archive;
 mod hostile;
 mod kafka;
+mod leaderless;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;

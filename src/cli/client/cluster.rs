@@ -30,9 +30,10 @@ pub struct Topic {
 }
 
 impl Topic {
-    /// Whether every partition has a leader.
-    fn is_led(&self) -> bool {
-        !self.partitions.is_empty() && self.partitions.iter().all(|partition| partition.leader >= 0)
+    /// Which of these partitions have no leader.
+    fn leaderless(&self, needs: impl Fn(i32) -> bool) -> Vec<String> {
+        let without = self.partitions.iter().filter(|partition| !partition.is_led() && needs(partition.index));
+        without.map(|partition| partition.index.to_string()).collect()
     }
 }
 
@@ -47,6 +48,13 @@ pub struct Partition {
     pub replicas: Vec<i32>,
     /// Brokers that are in sync.
     pub in_sync: Vec<i32>,
+}
+
+impl Partition {
+    /// Whether it has a leader.
+    pub const fn is_led(&self) -> bool {
+        self.leader >= 0
+    }
 }
 
 /// A cluster, reached through any of its brokers. Connections are opened when they are needed and dropped on failure.
@@ -142,22 +150,20 @@ impl Cluster {
         Ok(answer.topics.into_iter().map(read_topic).collect())
     }
 
-    /// One topic with a leader for each partition. Waits for a topic that is being made, up to the usual limit.
-    pub async fn topic(&mut self, name: &str, create: bool) -> Result<Topic, ClientError> {
+    /// One topic with a leader for each partition that `needs` one. Waits for a topic that is being made, and for leaders, up to
+    /// the usual limit.
+    pub async fn topic(&mut self, name: &str, create: bool, needs: impl Fn(i32) -> bool) -> Result<Topic, ClientError> {
         let deadline = self.runtime.clock.monotonic() + self.limit;
         loop {
             let found = self.describe(Some(&[name]), create).await?.pop();
-            let missing = || ClientError::Refused {
-                what: format!("topic {name}"),
-                code: ResponseError::UnknownTopicOrPartition,
-                message: None,
-            };
-            let error = match found.unwrap_or_else(|| Err(missing())) {
-                Ok(topic) if topic.is_led() => return Ok(topic),
-                Ok(_) => ClientError::Refused {
-                    what: format!("topic {name}"),
-                    code: ResponseError::LeaderNotAvailable,
-                    message: None,
+            let refused = |code, message| ClientError::Refused { what: format!("topic {name}"), code, message };
+            let error = match found.unwrap_or_else(|| Err(refused(ResponseError::UnknownTopicOrPartition, None))) {
+                Ok(topic) => match topic.leaderless(&needs) {
+                    without if without.is_empty() && !topic.partitions.is_empty() => return Ok(topic),
+                    without => {
+                        let message = format!("no leader at the moment for partitions {}", without.join(", "));
+                        refused(ResponseError::LeaderNotAvailable, Some(message).filter(|_| !without.is_empty()))
+                    }
                 },
                 Err(error) => error,
             };

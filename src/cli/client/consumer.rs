@@ -97,7 +97,8 @@ pub struct Consumer<'a> {
 impl<'a> Consumer<'a> {
     /// Finds the topic and turns the bounds into offsets.
     pub async fn open(cluster: &'a mut Cluster, topic: &str, bounds: &Bounds) -> Result<Self, ClientError> {
-        let topic = cluster.topic(topic, false).await?;
+        let needs = |index| bounds.partitions.is_empty() || bounds.partitions.contains(&index);
+        let topic = cluster.topic(topic, false, needs).await?;
         let partitions = topic.partitions.len();
         let unknown = |index: &&i32| !topic.partitions.iter().any(|partition| partition.index == **index);
         if let Some(&partition) = bounds.partitions.iter().find(unknown) {
@@ -138,7 +139,8 @@ impl<'a> Consumer<'a> {
                 }
                 self.cluster.disconnect();
                 self.cluster.pause().await;
-                self.topic = self.cluster.topic(&self.topic.name, false).await?;
+                let needs = |index| self.progress.contains_key(&index);
+                self.topic = self.cluster.topic(&self.topic.name, false, needs).await?;
             }
         }
     }

@@ -86,7 +86,8 @@ pub struct Producer<'a> {
 impl<'a> Producer<'a> {
     /// Finds the topic, which the broker may make on the way, and asks for an identity if records are sent idempotently.
     pub async fn open(cluster: &'a mut Cluster, topic: &str, options: ProducerOptions) -> Result<Self, ClientError> {
-        let topic = cluster.topic(topic, true).await?;
+        // Which partitions need a leader, their records tell.
+        let topic = cluster.topic(topic, true, |_| false).await?;
         let mut identity = (ProducerId::NONE, ProducerEpoch::NONE);
         if options.acks == Acks::All {
             identity = Self::identify(cluster).await?;
@@ -157,7 +158,11 @@ impl<'a> Producer<'a> {
         let index = match (record.partition, &record.key) {
             (Some(index), _) => index,
             (None, Some(key)) => key_partition(key, i32::try_from(partitions).unwrap_or(i32::MAX)),
-            (None, None) => self.topic.partitions[self.sticky % partitions].index,
+            (None, None) => {
+                let (before, from) = self.topic.partitions.split_at(self.sticky % partitions);
+                let led = from.iter().chain(before).find(|partition| partition.is_led());
+                led.unwrap_or(&from[0]).index
+            }
         };
         if usize::try_from(index).is_ok_and(|index| index < partitions) {
             return Ok(index);
@@ -220,7 +225,7 @@ impl<'a> Producer<'a> {
                 self.cluster.disconnect();
             }
             self.cluster.pause().await;
-            if let Ok(topic) = self.cluster.topic(&self.topic.name, false).await {
+            if let Ok(topic) = self.cluster.topic(&self.topic.name, false, |_| false).await {
                 self.topic = topic;
             }
         }
@@ -228,7 +233,10 @@ impl<'a> Producer<'a> {
 
     async fn attempt(&mut self, index: i32, request: &ProduceRequest, limit: Duration) -> Result<(), ClientError> {
         let leader = self.topic.partitions.iter().find(|partition| partition.index == index);
-        let leader = leader.map_or(-1, |partition| partition.leader);
+        let Some(leader) = leader.filter(|partition| partition.is_led()).map(|partition| partition.leader) else {
+            let what = format!("producing to {} partition {index}", self.topic.name);
+            return Err(ClientError::Refused { what, code: ResponseError::LeaderNotAvailable, message: None });
+        };
         let connection = self.cluster.broker(leader).await?;
         if self.options.acks == Acks::None {
             return connection.send_only(request, PRODUCE_BY_NAME_NEWEST).await;

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::composition::{broker_settings, server_settings, tell_limits};
 use super::config::SettingArguments;
 use super::{Context, Exit, Failure};
+use crate::broker::StartError;
 use crate::config::{Config, TelemetrySettings};
 use crate::http::{HttpServer, HttpState};
 use crate::log::Rebuilt;
@@ -189,7 +190,10 @@ fn not_started(config: &Config, error: ServerError) -> Failure {
             let text = format!("cannot listen on {address} for Kafka: {error}; choose another with {flag}");
             Failure::new(Exit::Failed, text)
         }
-        error @ ServerError::Broker(_) => Failure::of(error),
+        ServerError::Broker(error) => {
+            let may_help_later = matches!(&error, StartError::Archive { error, .. } if error.is_transient());
+            Failure::of(error).with_exit(if may_help_later { Exit::Unreachable } else { Exit::Failed })
+        }
     }
 }
 

@@ -181,6 +181,19 @@ fn the_ready_file_names_the_addresses_that_were_bound() {
 }
 
 #[test]
+fn a_start_whose_bucket_can_not_be_reached_is_told_by_its_exit_code() {
+    let directory = tempfile::tempdir().unwrap();
+    // Nobody listens there any more.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let endpoint = format!("archive.endpoint=http://{closed}");
+    let mut serve = command(&["serve", "--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    serve.args(["--object-store", "s3://lake/case", "--set", &endpoint]).current_dir(directory.path());
+    serve.envs([("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_ALLOW_HTTP", "true")]);
+    let ended = serve.output().unwrap();
+    assert_eq!(ended.status.code(), Some(4), "{}", standard_error(&ended));
+}
+
+#[test]
 fn a_data_directory_in_use_is_refused_in_words() {
     let directory = tempfile::tempdir().unwrap();
     let (mut child, _) = serve(directory.path(), &[]);

@@ -32,7 +32,7 @@ impl ArchiveStartError {
     }
 
     /// Whether the store only did not answer, as it may later.
-    fn is_transient(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         matches!(self, Self::Silent) || self.store_error().is_some_and(StoreError::is_transient)
     }
 

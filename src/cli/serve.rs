@@ -36,6 +36,7 @@ pub struct ServeArguments {
 
 /// Runs `alluvium serve`.
 pub(super) fn run(arguments: &ServeArguments, context: &mut Context) -> Result<(), Failure> {
+    forget_ready_file(arguments, context)?;
     let (_, config) = arguments.settings.resolve(context)?;
     let TelemetrySettings { log_format, log_filter } = &config.telemetry;
     install_logs(*log_format, log_filter)?;
@@ -52,7 +53,6 @@ pub(super) fn run(arguments: &ServeArguments, context: &mut Context) -> Result<(
 
 async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Context) -> Result<(), Failure> {
     let mut stop = StopSignal::listen()?;
-    forget_ready_file(arguments, context)?;
     let runtime = context.runtime.clone();
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     readiness.not_ready("kafka", "starting");

@@ -181,6 +181,16 @@ fn the_ready_file_names_the_addresses_that_were_bound() {
 }
 
 #[test]
+fn a_start_that_is_refused_leaves_no_ready_file_of_an_earlier_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let ready = directory.path().join("ready.json");
+    std::fs::write(&ready, "of an earlier start").unwrap();
+    let refused = alluvium(&["--ready-file", ready.to_str().unwrap(), "--set", "network.max_frame=nonsense"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", standard_error(&refused));
+    assert!(!ready.exists());
+}
+
+#[test]
 fn a_start_whose_bucket_can_not_be_reached_is_told_by_its_exit_code() {
     let directory = tempfile::tempdir().unwrap();
     // Nobody listens there any more.

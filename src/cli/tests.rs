@@ -113,6 +113,10 @@ fn a_partition_is_one_of_a_topic() {
 
 #[test]
 fn the_flags_of_serve_do_without_its_name() {
+    let error = alluvium(&["config", "check", "--set", "network.max_frame="], &[]).unwrap_err();
+    assert!(error.starts_with("--set network.max_frame: \"\" is not a size"), "{error}");
+    let error = alluvium(&["config", "check"], &[("ALLUVIUM__NETWORK__MAX_FRAME", "x")]).unwrap_err();
+    assert!(error.starts_with("ALLUVIUM__NETWORK__MAX_FRAME: \"x\" is not a size"), "{error}");
     let error = alluvium(&["--data-dir", "/d", "--set", "network.max_frme=1"], &[]).unwrap_err();
     assert!(error.starts_with("--set network.max_frme: network.max_frme is not a setting"), "{error}");
     let error = alluvium(&["--data-dir", "/d", "topic", "list"], &[]).unwrap_err();

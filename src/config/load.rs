@@ -68,7 +68,7 @@ impl Loaded {
 
     /// A problem with a setting, carrying its origin.
     pub(super) fn problem(&self, key: &str, text: impl std::fmt::Display) -> Problem {
-        Problem { origin: self.origin(key).unwrap_or_default().to_owned(), text: format!("{key}: {text}") }
+        problem(self.origin(key), key, text)
     }
 }
 
@@ -76,6 +76,14 @@ fn origin<'a>(assignments: &'a [Assignment], key: &str) -> Option<&'a str> {
     let covers =
         |assigned: &str| assigned.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     assignments.iter().rev().find(|assignment| covers(&assignment.key)).map(|assignment| assignment.origin.as_str())
+}
+
+/// What is wrong with the value of a setting, which `--set` and variables name themselves.
+fn problem(origin: Option<&str>, key: &str, text: impl std::fmt::Display) -> Problem {
+    let origin = origin.unwrap_or_default().to_owned();
+    let is_named = origin.strip_prefix("--set ") == Some(key) || variable(&origin, "").is_some_and(|it| it.key == key);
+    let text = if is_named { text.to_string() } else { format!("{key}: {text}") };
+    Problem { origin, text }
 }
 
 /// Reads all sources into settings. Nothing is checked beyond names and types; that is the work of `resolve`.
@@ -209,7 +217,7 @@ fn unreadable(error: &FigmentError, assignments: &[Assignment]) -> Problem {
         Kind::UnknownVariant(found, expected) => format!("found `{found}`, expected one of {}", expected.join(", ")),
         other => other.to_string(),
     };
-    Problem { origin: origin(assignments, &key).unwrap_or_default().to_owned(), text: format!("{key}: {what}") }
+    problem(origin(assignments, &key), &key, what)
 }
 
 /// What fits into an integer of a type.
@@ -379,8 +387,7 @@ mod tests {
         }
         for text in [r#"["a","b""#, "[a", "[a]b", r#"["a",["b"]]"#] {
             let error = load_all(None, &[], &[("data.directories", text)]).unwrap_err();
-            let expected =
-                "--set data.directories: data.directories: needs a list of paths, as [\"/a\", \"/b\"], or in a";
+            let expected = "--set data.directories: needs a list of paths, as [\"/a\", \"/b\"], or in a";
             assert!(error.starts_with(expected), "{error}");
         }
     }

@@ -16,7 +16,7 @@ use crate::types::Timestamp;
 
 /// What `--help` says about templates.
 pub(super) const TEMPLATE_HELP: &str = "Text for each record: %s value, %k key, %o offset, %p partition, %t topic, %T timestamp in ms, %D timestamp as date, \
-     %h headers, %S value length, %K key length, %% percent; \\n, \\r, \\t, \\0, \\xHH and \\\\ as usual";
+     %h headers (of null, NULL), %S value length, %K key length, %% percent; \\n, \\r, \\t, \\0, \\xHH and \\\\ as usual";
 
 /// A record with its place, ready to be shown.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,14 @@ enum Piece {
 
 /// A parsed template.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Template(Vec<Piece>);
+pub(super) struct Template {
+    pieces: Vec<Piece>,
+    /// What stands for a null key or value.
+    null: &'static str,
+}
+
+/// What stands for null where it must not pass for nothing, as in kcat.
+const NULL: &str = "NULL";
 
 impl Template {
     /// Reads a template.
@@ -61,17 +68,22 @@ impl Template {
             }
         }
         pieces.push(Piece::Literal(literal));
-        Ok(Self(pieces))
+        Ok(Self { pieces, null: "" })
     }
 
-    /// Appends a record. A null key or value is shown as nothing.
+    /// Tells a null key or value from an empty one.
+    pub(super) fn with_nulls(self) -> Self {
+        Self { null: NULL, ..self }
+    }
+
+    /// Appends a record. A null key or value is shown as nothing, unless nulls are to be told apart.
     pub(super) fn render(&self, placed: &Placed<'_>, out: &mut Vec<u8>) {
         let record = &placed.record;
-        for piece in &self.0 {
+        for piece in &self.pieces {
             match piece {
                 Piece::Literal(bytes) => out.extend_from_slice(bytes),
-                Piece::Field('s') => out.extend_from_slice(record.value.unwrap_or_default()),
-                Piece::Field('k') => out.extend_from_slice(record.key.unwrap_or_default()),
+                Piece::Field('s') => out.extend_from_slice(record.value.unwrap_or(self.null.as_bytes())),
+                Piece::Field('k') => out.extend_from_slice(record.key.unwrap_or(self.null.as_bytes())),
                 Piece::Field(field) => out.extend_from_slice(text_field(*field, placed).as_bytes()),
             }
         }
@@ -127,7 +139,7 @@ fn text_field(field: char, placed: &Placed<'_>) -> String {
             for header in record.headers {
                 let gap = if text.is_empty() { "" } else { "," };
                 let (key, value) = (String::from_utf8_lossy(header.key), header.value.map(String::from_utf8_lossy));
-                write!(text, "{gap}{key}={}", value.unwrap_or_default()).expect("writing to a string does not fail");
+                write!(text, "{gap}{key}={}", value.unwrap_or(NULL.into())).expect("writing to a string does not fail");
             }
             text
         }
@@ -300,11 +312,25 @@ mod tests {
         with_record(Some(b"UA"), Some(b"v%"), |placed| {
             let mut out = Vec::new();
             Template::parse(r"%t/%p@%o %k=%s %T %D [%h] %K %S 100%%\n").unwrap().render(placed, &mut out);
-            let expected = "flights/2@7 UA=v% 1357016400000 2013-01-01T05:00:00.000Z [a=1,a=] 2 2 100%\n";
+            let expected = "flights/2@7 UA=v% 1357016400000 2013-01-01T05:00:00.000Z [a=1,a=NULL] 2 2 100%\n";
             assert_eq!(String::from_utf8(out).unwrap(), expected);
         });
         assert!(Template::parse("%q").unwrap_err().to_string().starts_with("--format: %q is not a field."));
         assert!(Template::parse("%").is_err());
+    }
+
+    #[test]
+    fn a_null_key_or_value_is_told_from_an_empty_one_where_that_is_asked_for() {
+        for (bytes, plain, apart) in [(None, "[]", "[NULL]"), (Some(&b""[..]), "[]", "[]")] {
+            with_record(bytes, bytes, |placed| {
+                for field in ["[%k]", "[%s]"] {
+                    let (mut out, mut told) = (Vec::new(), Vec::new());
+                    Template::parse(field).unwrap().render(placed, &mut out);
+                    Template::parse(field).unwrap().with_nulls().render(placed, &mut told);
+                    assert_eq!((&out[..], &told[..]), (plain.as_bytes(), apart.as_bytes()), "{field}");
+                }
+            });
+        }
     }
 
     #[test]

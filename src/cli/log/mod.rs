@@ -145,7 +145,7 @@ fn dump(disk: &Arc<dyn Disk>, path: &Path, records: bool, json: bool, output: &m
     let opened =
         open(disk, path).map_err(|flaw| Failure::new(flaw.exit(), format!("{}: {}", path.display(), flaw.why)))?;
     let header = opened.header;
-    let template = Template::parse(RECORD_TEMPLATE)?;
+    let template = Template::parse(RECORD_TEMPLATE)?.with_nulls();
     let topic = header.partition.topic_id.to_string();
     let mut bad = 0;
     if !json {

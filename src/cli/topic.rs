@@ -175,7 +175,10 @@ async fn create(arguments: &CreateArguments, context: &mut Context) -> Result<()
     if exists && arguments.if_not_exists {
         return tell(&mut context.output, arguments.json, name, "exists");
     }
-    created?;
+    created.map_err(|error| match exists {
+        true => Failure::new(Exit::Failed, format!("{error}; with --if-not-exists that is no error")),
+        false => error.into(),
+    })?;
     tell(&mut context.output, arguments.json, name, "created")
 }
 

@@ -85,7 +85,8 @@ fn topics_are_created_described_altered_and_deleted() {
     let created = fixture.run(&["topic", "create", topic, "--partitions", "2", "--config", "retention.ms=86400000"]);
     assert_eq!(created, format!("created {topic}\n"));
     let (code, error) = fixture.fail(&["topic", "create", topic]);
-    assert!(code == 1 && error.contains("TopicAlreadyExists"), "{error}");
+    let hint = "; with --if-not-exists that is no error";
+    assert!(code == 1 && error.contains("TopicAlreadyExists") && error.contains(hint), "{error}");
     assert_eq!(fixture.run(&["topic", "create", topic, "--if-not-exists"]), format!("exists {topic}\n"));
     fixture.run(&["topic", "alter", topic, "--partitions", "3", "--config", "segment.bytes=1048576"]);
     fixture.run(&["topic", "alter", topic, "--unset", "retention.ms"]);

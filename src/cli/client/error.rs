@@ -97,6 +97,9 @@ fn refusal(code: ResponseError, message: Option<&str>) -> String {
     let ours = match code {
         ResponseError::UnknownTopicOrPartition => Some("there is no such topic or partition"),
         ResponseError::OffsetOutOfRange => Some("there are no records at that offset any more, or not yet"),
+        ResponseError::KafkaStorageError => {
+            Some("the partition's directory is offline or misses segments; the broker's log says what to do")
+        }
         ResponseError::LeaderNotAvailable => Some("a partition has no leader at the moment"),
         ResponseError::MessageTooLarge => Some("a batch is larger than the topic allows; try a smaller --batch-size"),
         _ => None,
@@ -133,5 +136,16 @@ impl ClientError {
             Self::NoSuchPartition { .. } => Exit::Usage,
             _ => Exit::Failed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_without_words_of_the_broker_has_ours() {
+        let refused = ClientError::check("fetching", ResponseError::KafkaStorageError.code(), None).unwrap_err();
+        assert!(refused.to_string().contains("; the broker's log says what to do (KafkaStorageError)"), "{refused}");
     }
 }

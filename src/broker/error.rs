@@ -1,6 +1,6 @@
 //! Why the broker can't start, or refuses something about one partition.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -33,7 +33,7 @@ pub enum StartError {
         error: std::io::Error,
     },
     /// The metadata can't be opened.
-    #[error("metadata can't be opened path={path}: {error}{}", advice(error))]
+    #[error("metadata can't be opened{}: {error}{}", place(path, error), advice(error))]
     Metadata {
         /// The metadata's directory.
         path: PathBuf,
@@ -84,6 +84,12 @@ const fn advice_on_archive(error: &ArchiveStartError) -> &'static str {
         ArchiveStartError::Directory(_) => "; see that the first data directory is writable",
         _ => "",
     }
+}
+
+/// Where it is, unless the error itself says so.
+fn place(path: &Path, error: &MetadataError) -> String {
+    let place = format!(" path={}", path.display());
+    if error.to_string().contains(&place) { String::new() } else { place }
 }
 
 fn advice(error: &MetadataError) -> &'static str {

@@ -252,6 +252,12 @@ fn a_start_that_is_refused_says_why_and_what_to_do() {
     }
     std::fs::write(&database, bytes).unwrap();
 
+    let error = refused(directory.path(), &["--set", "cluster.node_id=77"]);
+    assert!(
+        error.contains("; set cluster.node_id to the one found") && error.matches(" path=").count() == 1,
+        "{error}"
+    );
+
     let other = tempfile::tempdir().unwrap();
     let (mut child, _) = serve(other.path(), &[]);
     signal(&child, "-TERM");

@@ -30,7 +30,9 @@ pub enum StoreError {
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// The directory belongs to another node.
-    #[error("metadata directory belongs to another node path={path} found_node_id={found} our_node_id={ours}")]
+    #[error(
+        "metadata directory belongs to another node path={path} found_node_id={found} our_node_id={ours}; set cluster.node_id to the one found, or give this broker a data directory of its own"
+    )]
     ForeignNode {
         /// The directory.
         path: PathBuf,

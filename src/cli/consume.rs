@@ -1,6 +1,6 @@
 //! `alluvium consume`: records of a topic as text or JSON.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::str::FromStr;
 
 use clap::Args;
@@ -99,6 +99,14 @@ pub(super) fn run(arguments: &ConsumeArguments, context: &mut Context) -> Result
     block_on(async {
         let mut cluster = arguments.client.cluster(context);
         let mut consumer = Consumer::open(&mut cluster, &arguments.topic, &bounds).await?;
+        for (index, first, end) in consumer.ended().await? {
+            // There is nobody left to tell when standard error is closed.
+            let _ = writeln!(
+                std::io::stderr(),
+                "partition {index} of {} has offsets from {first} up to {end}, and none from --from on",
+                arguments.topic
+            );
+        }
         let mut line = Vec::new();
         while left > 0
             && let Some(read) = consumer.next().await?

@@ -145,3 +145,14 @@ fn a_partition_without_a_leader_keeps_no_command_from_the_others() {
     let error = standard_error(&run(&["produce", "flights", "-p", "1"]));
     assert!(error.contains("producing to flights partition 1: a partition has no leader"), "{error}");
 }
+
+#[test]
+fn reading_from_beyond_the_end_says_where_that_is() {
+    for (from, expected) in
+        [("2", "partition 0 of flights has offsets from 0 up to 1, and none from --from on\n"), ("1", "")]
+    {
+        let consumed = run(&["consume", "flights", "-p", "0", "--from", from]);
+        assert_eq!((consumed.status.code(), &*consumed.stdout), (Some(0), &b""[..]), "{from}");
+        assert_eq!(standard_error(&consumed), expected);
+    }
+}

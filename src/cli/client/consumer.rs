@@ -121,6 +121,16 @@ impl<'a> Consumer<'a> {
         Ok(consumer)
     }
 
+    /// The partitions that end before the offset at which reading them begins, with the first offset and the end of each.
+    pub async fn ended(&mut self) -> Result<Vec<(i32, Offset, Offset)>, ClientError> {
+        let ended = self.progress.iter().filter(|(_, progress)| progress.next > progress.until);
+        let ended: BTreeSet<i32> = ended.map(|(&index, _)| index).collect();
+        let first = self.list_offsets(&ended, EARLIEST).await?;
+        let end = self.list_offsets(&ended, LATEST).await?;
+        let still = end.into_iter().filter(|(index, end)| self.progress[index].next > *end);
+        Ok(still.map(|(index, end)| (index, first[&index], end)).collect())
+    }
+
     /// The next batch; `None` once every partition is at its end. Waits for more when there is no end.
     pub async fn next(&mut self) -> Result<Option<Read>, ClientError> {
         let mut failures_left = 3;

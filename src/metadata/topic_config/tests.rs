@@ -21,6 +21,14 @@ const OTHER_DEFAULTS: &[&str] = &[
 /// What Kafka does not have.
 const OURS: &[&str] = &["archive.fetch.compression", "archive.flush.timestamp", "write.caching"];
 
+#[test]
+fn what_kafka_does_not_have_is_explained_to_operators() {
+    let page = include_str!("../../docs/operations.md");
+    for name in OURS {
+        assert!(page.contains(&format!("\n| `{name}` | ")), "{name}");
+    }
+}
+
 fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
     text.lines().filter(|line| !line.starts_with('#')).map(|line| line.split('\t').collect())
 }

@@ -81,14 +81,12 @@ async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Contex
         why = server.broker().stopped() => Some(Failure::new(Exit::Failed, format!("the broker can't go on: {why}"))),
     };
     tracing::info!("stopping; a second signal ends at once");
-    // On a thread of its own, since it waits for lanes in their last call, and signals are heeded meanwhile.
-    let tokio = Handle::current();
-    let drained = tokio::task::spawn_blocking(move || {
-        tokio.block_on(async {
-            server.shutdown().await;
-            http.stop(HTTP_STOP_LIMIT).await;
-        });
-    });
+    // It waits for lanes in their last call, which keeps its thread; signals are heeded meanwhile.
+    let drain = async {
+        server.shutdown().await;
+        http.stop(HTTP_STOP_LIMIT).await;
+    };
+    let drained = tokio::spawn(async { tokio::task::block_in_place(|| Handle::current().block_on(drain)) });
     tokio::select! {
         drained = drained => drained.map_err(Failure::of).and(broken.map_or(Ok(()), Err)),
         () = stop.wait() => end_at_once(Exit::Failed, "ended by a second signal before everything was drained"),

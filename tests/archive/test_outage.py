@@ -26,6 +26,7 @@ from harness.broker import Alluvium
 from harness.faulty_proxy import FAULTS, FaultyProxy
 from harness.patience import wait_until
 from harness.steady_load import SteadyLoad, numbers, percentile
+from harness.wire import Connection
 
 FAULT_S = float(os.environ.get("ALLUVIUM_FAULT_SECONDS", "4"))
 ROUNDS = 3  # in each of which a fault is off for as long, and then on
@@ -34,6 +35,7 @@ RESTLESS = {"segment.ms": 500, "local.retention.ms": 1, "local.retention.bytes":
 HISTORY = [Record(b"%d" % number * 100, b"key") for number in range(300)]
 # Old records are read from the bucket each time, and a request that hangs is given up soon.
 IMPATIENT = ["archive.cache=0B", "archive.request_timeout=2s", "archive.read_ahead=0B"]
+MAX_TIMESTAMP, KAFKA_STORAGE_ERROR = -3, 56
 # By what the p99 of most seconds, and of most rounds, may differ with a fault: by factor or by milliseconds.
 OF_SECONDS, OF_ROUNDS = (2, 10), (5, 100)
 # Faults that let no request through, or none that reads.
@@ -146,6 +148,20 @@ def by_second(who, phases):
 def by_round(who, phases):
     """The p99 of each phase."""
     return [percentile(sum(one.latencies[who], []), 0.99) for one in phases]
+
+
+def test_the_newest_record_is_told_without_the_bucket_and_the_oldest_is_not(scene):
+    topics.create(scene.broker.bootstrap, "newest", configs={"local.retention.ms": 1, "local.retention.bytes": 1})
+    client = LibRdKafka(scene.broker.bootstrap)
+    client.produce("newest", [Record(b"old", timestamp=1000)], "none")
+    flush(scene.broker, "newest")
+    wait_until(lambda: topics.offset(scene.broker.bootstrap, "newest", 0, topics.EARLIEST_LOCAL) == 1)
+    client.produce("newest", [Record(b"new", timestamp=2000)], "none")
+    with scene.proxy.failing("errors"), Connection(scene.broker.bootstrap, 60) as connection:
+        (found,) = topics.list_offsets(connection, "newest", [0], MAX_TIMESTAMP)
+        assert (found["ErrorCode"], found["Offset"], found["Timestamp"]) == (0, 1, 2000)
+        (found,) = topics.list_offsets(connection, "newest", [0], 1000)
+        assert found["ErrorCode"] == KAFKA_STORAGE_ERROR
 
 
 def test_a_broker_that_is_killed_comes_back_while_the_bucket_is_gone(scene):

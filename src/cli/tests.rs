@@ -112,9 +112,15 @@ fn a_partition_is_one_of_a_topic() {
 }
 
 #[test]
+fn a_wrong_value_names_its_setting_once() {
+    let flag = alluvium(&["config", "check", "--set", "network.max_frame="], &[]).unwrap_err();
+    assert!(flag.starts_with("--set network.max_frame: \"\" is not a size"), "{flag}");
+    let variable = alluvium(&["config", "check"], &[("ALLUVIUM__NETWORK__MAX_FRAME", "x")]).unwrap_err();
+    assert!(variable.starts_with("ALLUVIUM__NETWORK__MAX_FRAME: \"x\" is not a size"), "{variable}");
+}
+
+#[test]
 fn the_flags_of_serve_do_without_its_name() {
-    let error = alluvium(&["config", "check", "--set", "network.max_frame="], &[]).unwrap_err();
-    assert!(error.starts_with("--set network.max_frame: \"\" is not a size"), "{error}");
     let error = alluvium(&["config", "check"], &[("ALLUVIUM__NETWORK__MAX_FRAME", "x")]).unwrap_err();
     assert!(error.starts_with("ALLUVIUM__NETWORK__MAX_FRAME: \"x\" is not a size"), "{error}");
     let error = alluvium(&["--data-dir", "/d", "--set", "network.max_frme=1"], &[]).unwrap_err();

@@ -2,7 +2,8 @@
 //!
 //! The checkpoint says what is in segments; what was deleted or cut off since then is in the journal behind it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::epoch_cache::EpochCache;
 use super::error::OpenError;
 use super::journal::JournalFiles;
 use super::recovery::{JOURNAL_DIRECTORY, Survey};
-use super::segment::{SEGMENT_HEADER_BYTES, segment_file_name};
+use super::segment::{SEGMENT_HEADER_BYTES, parse_segment_file_name, segment_file_name};
 use super::settings::DirectorySettings;
 use super::stamp::Identity;
 use crate::runtime::Runtime;
@@ -99,9 +100,17 @@ impl Vouched {
         self.segments.get(path)
     }
 
-    /// The segments at or below a path whose records are nowhere else.
-    pub fn needed(&self, path: &Path) -> impl Iterator<Item = &Path> {
-        let needed = self.segments.iter().filter(move |(file, known)| known.is_needed && file.starts_with(path));
-        needed.map(|(file, _)| &**file)
+    /// The segments at or below a path that are not among these files and should be. What is archived or deleted goes, and leaves
+    /// a later segment of its partition behind.
+    pub fn missing(&self, path: &Path, files: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+        let segments = files.iter().filter(|file| file.file_name().is_some_and(is_segment_file_name));
+        let kept: BTreeSet<_> = segments.map(|file| file.parent()).collect();
+        let absent = self.segments.iter().filter(|(file, _)| file.starts_with(path) && !files.contains(*file));
+        let missing = absent.filter(|(file, known)| known.is_needed || !kept.contains(&file.parent()));
+        missing.map(|(file, _)| file.clone()).collect()
     }
+}
+
+fn is_segment_file_name(name: &OsStr) -> bool {
+    name.to_str().and_then(parse_segment_file_name).is_some()
 }

@@ -327,6 +327,9 @@ fn what_is_archived_or_deleted_may_be_gone_before_the_next_checkpoint() {
     run(&machine);
     assert_eq!(log.remove_local_below(Offset(2)).unwrap(), 1);
     assert_eq!(verified(&machine, DATA).1, 0);
+    // But then there is a later one, though it be empty.
+    machine.runtime().disk.remove_directory(segment_of(1, 0, 0).parent().unwrap()).unwrap();
+    assert_eq!(verified(&machine, DATA).1, 2);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! What a segment can't tell of itself, the checkpoint of its data directory does: how long it is, which leader epochs its
 //! batches have, and that it was there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -105,7 +105,7 @@ pub(super) fn verify_all(runtime: &Runtime, path: &Path, json: bool, output: &mu
         bad += u64::from(checked.is_err());
         before = checked.ok();
     }
-    let lost = lost_segments(runtime, path, vouched.as_ref())?;
+    let lost = lost_segments(runtime, path, vouched)?;
     for (path, why) in &lost {
         say_damaged(path, &Flaw::of(why), json, output)?;
         bad += 1;
@@ -187,7 +187,7 @@ fn verify_lone_index(
 fn lost_segments(
     runtime: &Runtime,
     path: &Path,
-    known: Option<&Vouched>,
+    known: Option<Vouched>,
 ) -> Result<BTreeMap<PathBuf, &'static str>, Failure> {
     let disk = &*runtime.disk;
     if disk.list(path).is_err() {
@@ -196,18 +196,20 @@ fn lost_segments(
     }
     let mut files = Vec::new();
     collect(disk, path, MAX_DEPTH, &mut files)?;
-    let indexed = files.iter().filter(|file| is_index(file));
-    let mut lost: BTreeMap<PathBuf, &'static str> =
-        indexed.map(|file| (file.with_extension("segment"), "it is missing, and its index is there")).collect();
-    let listed = known.iter().flat_map(|known| known.needed(path));
-    lost.extend(listed.map(|file| (file.to_owned(), "it is missing, and the checkpoint lists it")));
-    lost.retain(|file, _| !files.contains(file));
-    if known.is_some() && !lost.is_empty() {
-        // What left a broker at work meanwhile, archived or deleted, did so by the word of a later checkpoint or of the journal.
-        let now = vouched(runtime, path).map_err(Failure::of)?;
-        let needed = |file: &PathBuf| now.as_ref().is_some_and(|now| now.needed(path).any(|needed| needed == file));
-        lost.retain(|file, _| files.contains(&file.with_extension("index")) || needed(file));
+    let files = BTreeSet::from_iter(files);
+    let indexed = files.iter().filter(|file| is_index(file)).map(|file| file.with_extension("segment"));
+    let mut lost: BTreeMap<PathBuf, &'static str> = indexed
+        .filter(|file| !files.contains(file))
+        .map(|file| (file, "it is missing, and its index is there"))
+        .collect();
+    let missing = |known: Option<Vouched>| known.map(|known| known.missing(path, &files)).unwrap_or_default();
+    let mut listed = missing(known);
+    if !listed.is_empty() {
+        // What left a broker at work meanwhile did so by the word of a later checkpoint, or of the journal.
+        let now = missing(vouched(runtime, path).map_err(Failure::of)?);
+        listed.retain(|file| now.contains(file));
     }
+    lost.extend(listed.into_iter().map(|file| (file, "it is missing, and the checkpoint lists it")));
     Ok(lost)
 }
 

@@ -55,6 +55,7 @@ pub use producer_snapshot::{ProducerRun, ProducerSnapshot};
 pub use producer_state::{BatchMark, ProducerEntry, ProducerState, SequenceError};
 pub use read::{DiskRead, ReadPlan, TimestampPlan};
 pub use rebuild::Rebuilt;
+pub use removal::REMOVED_DIRECTORY;
 pub use segment::{
     BatchScan, Extent, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentHome, SegmentIndex,
     parse_index_file_name, parse_segment_file_name,

@@ -16,12 +16,14 @@ use super::partition::PartitionLog;
 use crate::runtime::disk::is_shortage;
 use crate::types::TopicPartition;
 
+/// Where in a data directory nothing counts any more.
+pub const REMOVED_DIRECTORY: &str = "removed";
 /// What the removal of a file counts for at least.
 const REMOVED_FILE_BYTES: u64 = 64 << 10;
 
 impl Shared {
     fn removed_path(&self) -> PathBuf {
-        self.path.join("removed")
+        self.path.join(REMOVED_DIRECTORY)
     }
 
     /// Moves a partition's directory, if there is one, to where its files are removed. The name is gone for good once the

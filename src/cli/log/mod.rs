@@ -17,7 +17,7 @@ use self::verify::{Flaw, verify_all};
 use super::format::{Placed, Template, date, to_json};
 use super::{Context, Exit, Failure, Output};
 use crate::log::{
-    Extent, Identity, ReadError, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentHome,
+    Extent, Identity, REMOVED_DIRECTORY, ReadError, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentHome,
     parse_index_file_name, parse_segment_file_name,
 };
 use crate::record::{Batch, MAX_DECOMPRESSED_BYTES};
@@ -26,8 +26,6 @@ use crate::types::Offset;
 
 /// The deepest directory that is looked into, counted from the one given.
 const MAX_DEPTH: usize = 8;
-/// Where partitions are that were deleted and are yet to go.
-const REMOVED: &str = "removed";
 const RECORD_TEMPLATE: &str = r"  %o %D key=%k headers=[%h] value=%s\n";
 
 /// Segment files.
@@ -109,7 +107,7 @@ fn collect(disk: &dyn Disk, directory: &Path, depth: usize, found: &mut Vec<Path
         let is_ours = parse_segment_file_name(&entry.name).or_else(|| parse_index_file_name(&entry.name)).is_some();
         if !entry.is_directory && is_ours {
             found.push(path);
-        } else if entry.is_directory && depth > 0 && entry.name != REMOVED {
+        } else if entry.is_directory && depth > 0 && entry.name != REMOVED_DIRECTORY {
             collect(disk, &path, depth - 1, found)?;
         }
     }

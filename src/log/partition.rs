@@ -485,11 +485,8 @@ impl PartitionLog {
     /// checkpoint knows to be archived, and the archive was seen to hold, or below the log start, can go, whatever is asked.
     /// Blocks, and lets go of the log after each: what is written to it, and a checkpoint of all, waits for one at most.
     pub fn remove_local_below(&self, below: Offset) -> io::Result<usize> {
-        let mut removed = 0;
-        while self.remove_oldest_below(below)? {
-            removed += 1;
-        }
-        Ok(removed)
+        let removals = std::iter::from_fn(|| self.remove_oldest_below(below).map(|went| went.then_some(1)).transpose());
+        removals.sum()
     }
 
     /// Does that with the oldest sealed segment, if it ends at or below `below` and can go; else false.

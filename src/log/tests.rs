@@ -149,6 +149,35 @@ fn what_a_killed_process_only_wrote_is_on_stable_storage_before_anything_follows
 }
 
 #[test]
+fn what_a_checkpoint_has_of_a_block_that_was_only_written_hides_no_later_one() {
+    for seed in 0..20 {
+        let mut fixture = Fixture::seeded(seed);
+        let partition = TopicPartition::new(TopicId::from_bytes([1; 16]), 0);
+        let append = |fixture: &mut Fixture, values: std::ops::Range<u8>| {
+            let settings = LogSettings { write_caching: true, ..LogSettings::default() };
+            let log = fixture.directory.log_or_create(partition, settings);
+            for value in values {
+                log.append(&batch(value), LeaderEpoch(1), Timestamp(0), None).unwrap();
+                fixture.run();
+            }
+        };
+        fixture.log();
+        fixture.run();
+        append(&mut fixture, 0..5);
+        fixture.machine.pass_ms(1000);
+        fixture.directory.request_checkpoint();
+        fixture.run();
+        drop(fixture.directory);
+        fixture.machine.power_cut();
+        fixture.directory = open(&fixture.machine).unwrap();
+        assert_eq!(fixture.directory.logs()[0].offsets().log_end, Offset(5));
+        append(&mut fixture, 5..10);
+        let fixture = fixture.reopened();
+        assert_eq!(fixture.directory.logs()[0].offsets().log_end, Offset(10), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_read_that_finds_its_segment_gone_says_so() {
     let mut fixture = Fixture::new();
     let log = fixture.log();

@@ -507,6 +507,9 @@ impl Shared {
         let Some(partitions) = alive.map(|log| log.checkpoint(now)).collect::<Option<Vec<_>>>() else {
             return Ok(None);
         };
+        // A block that it says is in segments, and that a power cut takes, would give its sequence to another one, which the next
+        // replay would pass over.
+        self.sync(|| self.journal.sync())?;
         let checkpoint = Checkpoint { replay: position, partitions };
         let bytes = checkpoint.store(&*self.runtime.disk, &self.path, &self.identity)?;
         for stored in &checkpoint.partitions {

@@ -119,8 +119,11 @@ impl Machine {
     pub(crate) fn let_journals_go_on(&self, seed: u64) {
         // The lanes hold the disk, which is not to hold them in turn.
         let (tasks, mut random) = (Arc::downgrade(&self.tasks), Random::new(seed));
-        self.disk.meanwhile(move |_, _| {
+        self.disk.meanwhile(move |operation, path| {
+            // Whoever syncs one of its files holds the journal.
+            let is_held = operation == Operation::Sync && path.extension().is_some_and(|found| found == "journal");
             if let Some(tasks) = tasks.upgrade()
+                && !is_held
                 && random.chance(30)
             {
                 tasks.run_named(&mut random, "journal");

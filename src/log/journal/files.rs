@@ -522,8 +522,8 @@ impl JournalFiles {
         Ok(Appended::Written { bytes, end, took })
     }
 
-    /// Brings blocks that were only written to stable storage.
-    fn sync(&mut self) -> io::Result<()> {
+    /// Brings blocks that were only written to stable storage. A failure is final.
+    pub fn sync(&mut self) -> io::Result<()> {
         if self.synced + 1 < self.next_sequence
             && let Some(active) = &self.active
         {

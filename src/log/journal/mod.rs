@@ -188,6 +188,11 @@ impl<C: Client> Journal<C> {
         self.written.lock().files.release_below(sequence)
     }
 
+    /// Brings all blocks that were handed to partitions to stable storage. A failure is final.
+    pub fn sync(&self) -> std::io::Result<()> {
+        self.written.lock().files.sync()
+    }
+
     /// Bytes of all files.
     pub fn allocated_bytes(&self) -> u64 {
         self.written.lock().files.allocated_bytes()

@@ -14,7 +14,7 @@ from harness.broker import Alluvium
 from harness.lax_s3 import LaxS3
 from harness.patience import wait_until
 
-FAILED = 1
+FAILED, UNREACHABLE = 1, 4
 
 
 @pytest.fixture
@@ -28,13 +28,13 @@ def owned(serve, store):
     return broker
 
 
-def refusal(store, directory):
+def refusal(store, directory, status=FAILED):
     """The one line of a broker that can't start."""
     (directory / "broker.log").unlink(missing_ok=True)
     with pytest.raises(RuntimeError) as refused:
         Alluvium(directory, *flags(store), environment=store.environment)
     text = str(refused.value)
-    assert f"ended with {FAILED}:" in text and "panicked" not in text, text
+    assert f"ended with {status}:" in text and "panicked" not in text, text
     lines = [line for line in text.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, text
     return lines[0]
@@ -171,5 +171,5 @@ def test_a_store_that_ignores_conditions_is_refused(tmp_path):
 
 def test_a_store_that_is_not_there_is_refused_in_a_line(tmp_path):
     store = s3.S3Store(s3.free_ports(1), "nowhere")
-    error = refusal(store, tmp_path / "broker")
+    error = refusal(store, tmp_path / "broker", UNREACHABLE)
     assert "object store" in error, error

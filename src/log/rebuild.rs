@@ -2,7 +2,7 @@
 //!
 //! The journal's files say themselves from where on they must be there (see `journal/files`): everything before is in
 //! synced segments. So if the chain of blocks is whole from there, nothing acknowledged is missing, and each partition is:
-//! its segments up to the first batch that the journal has of it, which are read whole, every checksum checked; then the
+//! its segments up to where the journal goes on with it, which are read whole, every checksum checked; then the
 //! journal, as in any recovery. Epochs and producers are what those batches say. Where a partition's segments and
 //! the journal do not meet, or a segment is damaged, the directory is refused.
 //!
@@ -112,7 +112,7 @@ struct Reader<'a> {
     identity: &'a Identity,
     /// Where the segments end and the journal goes on; without a word of the journal, where the segments end.
     end: Option<Offset>,
-    first_append: Option<Offset>,
+    first_offset: Option<Offset>,
     record: PartitionCheckpoint,
 }
 
@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
         partition: TopicPartition,
         survey: &Survey,
     ) -> Self {
-        let first_append = survey.first_appends.get(&partition).copied();
+        let first_offset = survey.first_offsets.get(&partition).copied();
         let cut = survey.cuts.get(&partition).map(|cut| cut.end);
         let record = PartitionCheckpoint {
             partition,
@@ -139,8 +139,8 @@ impl<'a> Reader<'a> {
             epochs: EpochCache::default(),
             producers: ProducerState::default(),
         };
-        let end = first_append.into_iter().chain(cut).min();
-        Self { runtime, path: partition_path(directory, partition), identity, end, first_append, record }
+        let end = first_offset.into_iter().chain(cut).min();
+        Self { runtime, path: partition_path(directory, partition), identity, end, first_offset, record }
     }
 
     fn read_segments(&mut self) -> Result<(), OpenError> {
@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
         // Local records go only when they are archived or deleted.
         record.archived_to = record.local_log_start;
         // A cut below is made by the recovery, which knows what the journal had before it.
-        record.recovery_point = self.first_append.unwrap_or(end).max(end);
+        record.recovery_point = self.first_offset.unwrap_or(end).max(end);
         record.high_watermark = record.recovery_point;
         Ok(())
     }

@@ -59,8 +59,8 @@ pub(super) struct Survey {
     written: BTreeMap<TopicPartition, u64>,
     pub(super) deleted: BTreeSet<TopicPartition>,
     pub(super) cuts: BTreeMap<TopicPartition, LowestCut>,
-    /// Offset of the first batch of each partition.
-    pub(super) first_appends: BTreeMap<TopicPartition, Offset>,
+    /// Where the journal goes on with each partition: the offset of its first batch or leader epoch there.
+    pub(super) first_offsets: BTreeMap<TopicPartition, Offset>,
     blocks: u64,
 }
 
@@ -233,10 +233,13 @@ impl Survey {
                 Entry::Mark(Mark::Truncate(end)) => self.note_cut(partition, LowestCut { end, at }),
                 // All segments go.
                 Entry::Mark(Mark::Continue(_)) => self.note_cut(partition, LowestCut { end: Offset::ZERO, at }),
-                Entry::Append(mut bytes) if !self.first_appends.contains_key(&partition) => {
+                Entry::Mark(Mark::EpochStart(_, start)) => {
+                    self.first_offsets.entry(partition).or_insert(start);
+                }
+                Entry::Append(mut bytes) if !self.first_offsets.contains_key(&partition) => {
                     // A batch that can't be read is reported when it is applied.
                     if let Ok(batch) = Batch::split_from(&mut bytes) {
-                        self.first_appends.insert(partition, batch.header().base_offset);
+                        self.first_offsets.insert(partition, batch.header().base_offset);
                     }
                 }
                 Entry::Append(_) | Entry::Mark(_) => {}

@@ -113,6 +113,24 @@ fn a_power_cut_while_a_lost_checkpoint_is_rebuilt_leaves_enough_to_rebuild_it_ag
 }
 
 #[test]
+fn a_partition_that_a_power_cut_took_before_its_first_segment_keeps_no_directory_closed() {
+    for seed in 0..20 {
+        let mut fixture = Fixture::seeded(seed);
+        let log = fixture.log();
+        log.configure(LogSettings { write_caching: true, ..LogSettings::default() });
+        fixture.run();
+        for value in 0..8 {
+            log.append(&batch(value), LeaderEpoch(1), Timestamp(0), None).unwrap();
+        }
+        fixture.run();
+        drop(log);
+        let machine = fixture.crash();
+        let directory = open(&machine).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(directory.logs()[0].offsets().log_end <= Offset(8));
+    }
+}
+
+#[test]
 fn a_checkpoint_is_not_rebuilt_over_a_hole_in_the_segments() {
     let (machine, segments) = stopped(with_segments(120));
     machine.disk.lose(&checkpoint());

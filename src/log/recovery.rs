@@ -424,6 +424,8 @@ fn begin_segment(
         Err(error) if is_shortage(&error) => Ok(None),
         Err(error) => Err(error.into()),
         Ok((segment, _)) => {
+            // Of a longer one that had the name; grown to the same length again it would take that one for its own.
+            segment.remove_index()?;
             shared.runtime.disk.sync_directory(path)?;
             Ok(Some(Arc::new(segment)))
         }

@@ -489,7 +489,7 @@ impl PartitionLog {
         removals.sum()
     }
 
-    /// Does that with the oldest sealed segment, if it ends at or below `below` and can go; else false.
+    /// Does that with the oldest sealed segment alone, if it ends at or below `below` and can go; else false.
     pub fn remove_oldest_below(&self, below: Offset) -> io::Result<bool> {
         let mut writer = self.writer.lock();
         let below = match self.keep_a_segment(&mut writer, below) {

@@ -1,4 +1,4 @@
-"""A broker that is told to stop while a client does not take its answers: it waits so long and no longer.
+"""A broker that is told to stop while a client does not take its answers, or its store hangs: it waits so long and no longer.
 
     tests/tools pytest tests/chaos/test_signals.py
 """

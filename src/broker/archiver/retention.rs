@@ -6,7 +6,7 @@
 //!
 //! A log start moves in the log first, where it is durable before anything follows; then in the head; objects go after
 //! their grace. Local files go only below what the newest checkpoint vouches for and this process has seen the archive hold (see
-//! [`PartitionLog::remove_local_below`]): the first pass of the loop that retains looks at each head.
+//! [`PartitionLog::remove_oldest_below`]): the first pass of the loop that retains looks at each head.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -23,7 +23,8 @@ pub struct SettingArguments {
     /// Address of the Kafka listener; port 0 picks a free port [default: 127.0.0.1:9092]
     #[arg(long, value_name = "ADDR")]
     kafka_listen: Option<String>,
-    /// Host and port that Kafka clients are told to connect to [default: the listener's]
+    /// Host and port that Kafka clients are told to connect to [default: the listener's; where that is every address, the
+    /// machine's]
     #[arg(long, value_name = "ADDR")]
     kafka_advertise: Option<String>,
     /// Address of health and metrics over HTTP; port 0 picks a free port [default: 127.0.0.1:8080]
@@ -49,7 +50,6 @@ impl SettingArguments {
     /// The settings that flags give, the general ones last, so that they win.
     fn assignments(&self) -> Result<Vec<Assignment>, Failure> {
         let named = [
-            ("--data-dir", "data.directories", &self.data_dir),
             ("--kafka-listen", "listeners.kafka.default.address", &self.kafka_listen),
             ("--kafka-advertise", "listeners.kafka.default.advertised", &self.kafka_advertise),
             ("--http-listen", "listeners.http", &self.http_listen),
@@ -59,6 +59,7 @@ impl SettingArguments {
             .into_iter()
             .filter_map(|(flag, key, text)| Some(Assignment::text(key, text.as_ref()?, flag)))
             .collect();
+        assignments.extend(self.data_dir.iter().map(|path| Assignment::one("data.directories", path, "--data-dir")));
         if self.allow_insecure {
             assignments.push(Assignment::text("listeners.allow_insecure", "true", "--allow-insecure"));
         }

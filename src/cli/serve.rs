@@ -14,7 +14,7 @@ use super::composition::{broker_settings, server_settings, tell_limits};
 use super::config::SettingArguments;
 use super::{Context, Exit, Failure};
 use crate::broker::StartError;
-use crate::config::{Config, TelemetrySettings};
+use crate::config::{Config, DEFAULT_LISTENER, TelemetrySettings};
 use crate::http::{HttpServer, HttpState};
 use crate::log::Rebuilt;
 use crate::runtime::disk::replace_file;
@@ -162,7 +162,9 @@ fn write_ready_file(
     http: &HttpServer,
 ) -> Result<(), Failure> {
     let Some(path) = &arguments.ready_file else { return Ok(()) };
-    let kafka = server.addresses().values().next().map(ToString::to_string);
+    // The listener that --kafka-listen sets, where there are several.
+    let addresses = server.addresses();
+    let kafka = addresses.get(DEFAULT_LISTENER).or_else(|| addresses.values().next()).map(ToString::to_string);
     let ready = serde_json::json!({ "kafka": kafka, "http": http.address().to_string() });
     let path = context.working_directory.join(path);
     replace_file(&*context.runtime.disk, &path, ready.to_string().as_bytes())

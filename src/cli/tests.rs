@@ -146,9 +146,9 @@ fn the_unit_of_systemd_starts_a_broker_as_the_command_line_takes_it() {
 fn config_print_shows_where_each_value_comes_from() {
     let environment = [("ALLUVIUM__CLUSTER__NODE_ID", "7")];
     let printed =
-        alluvium(&["config", "print", "--data-dir", "/d", "--set", "network.max_frame=1MiB"], &environment).unwrap();
+        alluvium(&["config", "print", "--data-dir", "/d,e", "--set", "network.max_frame=1MiB"], &environment).unwrap();
     for line in [
-        "directories = [\"/d\"]  # --data-dir",
+        "directories = [\"/d,e\"]  # --data-dir",
         "max_frame = \"1MiB\"  # --set network.max_frame",
         "node_id = 7  # ALLUVIUM__CLUSTER__NODE_ID",
         "auto_create = true  # default",

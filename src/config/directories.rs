@@ -78,7 +78,8 @@ mod tests {
         let text = directories.join(",").replace("ROOT", shown);
         let flags = vec![Assignment::text(KEY, text, "flag")];
         let loaded = load(&Sources { flags, ..Sources::default() }, &LocalDisk).unwrap();
-        let machine = Machine { memory_bytes: 0, working_directory: root.clone() };
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        let machine = Machine { memory_bytes: 0, working_directory: root.clone(), address };
         let mut problems = Vec::new();
         resolve(&loaded, &machine, &LocalDisk, &mut problems);
         problems.iter().map(|problem| problem.to_string().replace(shown, "ROOT")).collect()

@@ -1,5 +1,6 @@
 //! What the configuration has to know of the machine, looked up once at the start.
 
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use rustix::system::sysinfo;
@@ -16,6 +17,8 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// What relative paths start from.
     pub working_directory: PathBuf,
+    /// The address from which it would send to other networks; loopback where it has no way to any.
+    pub address: IpAddr,
 }
 
 impl Machine {
@@ -25,8 +28,21 @@ impl Machine {
         let installed = info.totalram.saturating_mul(u64::from(info.mem_unit));
         let groups = read(disk, Path::new("/proc/self/cgroup"), GROUPS_BYTES).unwrap_or_default();
         let limit = memory_limit(disk, Path::new("/sys/fs/cgroup"), &groups);
-        Self { memory_bytes: installed.min(limit.unwrap_or(u64::MAX)), working_directory }
+        let memory_bytes = installed.min(limit.unwrap_or(u64::MAX));
+        let address = outgoing_address().unwrap_or(Ipv4Addr::LOCALHOST.into());
+        Self { memory_bytes, working_directory, address }
     }
+}
+
+/// The address that the routes give packets to other networks. Connecting a datagram socket sends nothing; the addresses
+/// are kept for documents (RFC 5737, RFC 3849), and so lie behind the default route.
+fn outgoing_address() -> Option<IpAddr> {
+    let routed = |from: &str, to: &str| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_unspecified())
+    };
+    routed("0.0.0.0:0", "192.0.2.1:9").or_else(|| routed("[::]:0", "[2001:db8::1]:9"))
 }
 
 /// The least limit on the process's way to the root, in both versions of control groups (`cgroups(7)`). In a container

@@ -17,6 +17,8 @@ use crate::runtime::disk::{Disk, read_file};
 
 /// The beginning of the variables that are settings.
 pub const VARIABLE_PREFIX: &str = "ALLUVIUM__";
+/// The beginning of listeners' settings; a name and a dot follow.
+const LISTENERS_PREFIX: &str = "listeners.kafka.";
 /// The largest configuration file that is read.
 const FILE_LIMIT_BYTES: u64 = 1 << 20;
 
@@ -32,6 +34,11 @@ impl Assignment {
     /// A value given as text, by a variable or a flag; `origin` is what the user would recognise.
     pub fn text(key: impl Into<String>, text: impl Into<String>, origin: impl Into<String>) -> Self {
         Self { key: key.into(), value: Value::from(text.into()), origin: origin.into() }
+    }
+
+    /// The same for a list of one text, which is not looked into.
+    pub fn one(key: impl Into<String>, text: impl Into<String>, origin: impl Into<String>) -> Self {
+        Self { key: key.into(), value: Value::from(vec![text.into()]), origin: origin.into() }
     }
 
     /// The setting, as `section.key`.
@@ -89,7 +96,8 @@ fn problem(origin: Option<&str>, key: &str, text: impl std::fmt::Display) -> Pro
 /// Reads all sources into settings. Nothing is checked beyond names and types; that is the work of `resolve`.
 pub fn load(sources: &Sources, disk: &dyn Disk) -> Result<Loaded, ConfigError> {
     let file = sources.file.as_deref().map(|path| read_assignments(path, disk)).transpose()?.unwrap_or_default();
-    let environment = sources.environment.iter().filter_map(|(name, text)| variable(name, text)).collect();
+    let mut environment: Vec<_> = sources.environment.iter().filter_map(|(name, text)| variable(name, text)).collect();
+    take_listener_names(&mut environment, file.iter().chain(&sources.flags));
     let mut problems = Vec::new();
     let mut figment = Figment::from(Serialized::defaults(Settings::default()));
     let mut assignments = Vec::new();
@@ -244,6 +252,22 @@ fn variable(name: &str, text: &str) -> Option<Assignment> {
     Some(Assignment::text(key, text, name))
 }
 
+/// Variables give listeners no capitals: a name that another source has is meant whatever its case.
+fn take_listener_names<'a>(variables: &mut [Assignment], others: impl Iterator<Item = &'a Assignment>) {
+    let names: Vec<_> = others.filter_map(|other| Some(listener_setting(&other.key)?.0)).collect();
+    for variable in variables {
+        let Some((name, field)) = listener_setting(&variable.key) else { continue };
+        if let Some(known) = names.iter().find(|known| known.eq_ignore_ascii_case(name)) {
+            variable.key = format!("{LISTENERS_PREFIX}{known}.{field}");
+        }
+    }
+}
+
+/// A listener's name and setting.
+fn listener_setting(key: &str) -> Option<(&str, &str)> {
+    key.strip_prefix(LISTENERS_PREFIX)?.split_once('.')
+}
+
 /// Reads a file into assignments that know their lines.
 fn read_assignments(path: &Path, disk: &dyn Disk) -> Result<Vec<Assignment>, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
@@ -363,6 +387,10 @@ mod tests {
         let external = &settings.listeners.kafka["external"];
         assert_eq!((external.address.as_str(), external.advertised.as_deref()), ("0.0.0.0:9093", Some("broker:9093")));
         assert_eq!(settings.data.directories.0, [PathBuf::from("/c"), PathBuf::from("/d")]);
+        let file = file.replace("external", "EXTERNAL");
+        let settings = load_all(Some(&file), &environment, &[]).unwrap().settings;
+        assert_eq!(settings.listeners.kafka.len(), 1);
+        assert_eq!(settings.listeners.kafka["EXTERNAL"].advertised.as_deref(), Some("broker:9093"));
         let defaults: Vec<_> = settings.topics.defaults.0.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         assert_eq!(defaults, [("retention.ms", "1000"), ("segment.bytes", "1048576"), ("segment.ms", "5")]);
     }

@@ -23,7 +23,7 @@ pub use host::Machine;
 pub use listeners::{HostPort, Listener};
 pub use load::{Assignment, Loaded, Sources, VARIABLE_PREFIX, load};
 pub use reference::{print, print_json, reference};
-pub use resolved::{Config, DataConfig, MemoryConfig, resolve, resolve_store};
+pub use resolved::{Config, DEFAULT_LISTENER, DataConfig, MemoryConfig, resolve, resolve_store};
 pub use secret::Secret;
 pub use settings::{
     ArchiveSettings, ClusterSettings, DataSettings, GroupsSettings, ListenerSettings, ListenersSettings,

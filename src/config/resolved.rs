@@ -22,7 +22,7 @@ use crate::telemetry::{Label, MemoryShare, check_filter};
 use crate::types::NodeId;
 
 /// The listener there is when none is set.
-const DEFAULT_LISTENER: &str = "default";
+pub const DEFAULT_LISTENER: &str = "default";
 const DEFAULT_LISTEN_ADDRESS: &str = "127.0.0.1:9092";
 /// Bounds of the memory budget when it is not set.
 const DEFAULT_BUDGET: std::ops::RangeInclusive<u64> = 128 << 20..=4 << 30;
@@ -117,7 +117,7 @@ pub fn resolve(
     let mut warnings = Vec::new();
     let http = resolve_address(loaded, "listeners.http", &settings.listeners.http, &mut warnings);
     let http = http.map_err(|problem| problems.push(problem)).ok();
-    let listeners = resolve_listeners(loaded, &mut warnings, &mut problems);
+    let listeners = resolve_listeners(loaded, machine, &mut warnings, &mut problems);
     if let Some(http) = http.filter(|http| http.port() != 0)
         && let Some(listener) = listeners.iter().find(|listener| listener.address == http)
     {
@@ -319,7 +319,12 @@ fn resolve_memory(loaded: &Loaded, machine: &Machine, problems: &mut Vec<Problem
     MemoryConfig { budget_bytes, shares_bytes: percents.map(|percent| budget_bytes / 100 * percent) }
 }
 
-fn resolve_listeners(loaded: &Loaded, warnings: &mut Vec<String>, problems: &mut Vec<Problem>) -> Vec<Listener> {
+fn resolve_listeners(
+    loaded: &Loaded,
+    machine: &Machine,
+    warnings: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
+) -> Vec<Listener> {
     let mut wanted = loaded.settings.listeners.kafka.clone();
     let default = ListenerSettings { address: DEFAULT_LISTEN_ADDRESS.to_owned(), advertised: None };
     if wanted.is_empty() {
@@ -330,7 +335,7 @@ fn resolve_listeners(loaded: &Loaded, warnings: &mut Vec<String>, problems: &mut
     }
     let mut listeners: Vec<Listener> = Vec::new();
     for (name, settings) in wanted {
-        match resolve_listener(loaded, &name, &settings, warnings) {
+        match resolve_listener(loaded, machine, (&name, &settings), warnings) {
             Ok(listener) => {
                 let address = listener.address;
                 if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
@@ -347,15 +352,15 @@ fn resolve_listeners(loaded: &Loaded, warnings: &mut Vec<String>, problems: &mut
 
 fn resolve_listener(
     loaded: &Loaded,
-    name: &str,
-    settings: &ListenerSettings,
+    machine: &Machine,
+    (name, settings): (&str, &ListenerSettings),
     warnings: &mut Vec<String>,
 ) -> Result<Listener, Problem> {
     let key = format!("listeners.kafka.{name}.address");
     let advertised_key = format!("listeners.kafka.{name}.advertised");
     let address = resolve_address(loaded, &key, &settings.address, warnings)?;
     let advertised = settings.advertised.as_deref().map(str::parse::<HostPort>).transpose();
-    let advertised = advertised.map_err(|text| loaded.problem(&advertised_key, text))?;
+    let mut advertised = advertised.map_err(|text| loaded.problem(&advertised_key, text))?;
     let unreachable = |host: &str| host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
     if let Some(advertised) = &advertised
         && unreachable(&advertised.host)
@@ -364,9 +369,13 @@ fn resolve_listener(
         return Err(loaded.problem(&advertised_key, text));
     }
     if address.ip().is_unspecified() && advertised.is_none() {
+        let host = machine.address.to_string();
         let flag = if name == DEFAULT_LISTENER { "--kafka-advertise HOST:PORT or " } else { "" };
-        let text = format!("clients can't connect to {address}; say what they can reach with {flag}{advertised_key}");
-        return Err(loaded.problem(&key, text));
+        warnings.push(format!(
+            "{key}={address} is no address to connect to: clients are told {host}, by which this machine reaches others; \
+             where they reach it by another, say so with {flag}{advertised_key}"
+        ));
+        advertised = Some(HostPort { host, port: address.port() });
     }
     Ok(Listener { name: name.to_owned(), address, advertised })
 }
@@ -397,7 +406,8 @@ mod tests {
     use crate::runtime::production::LocalDisk;
 
     fn machine() -> Machine {
-        Machine { memory_bytes: 8 << 30, working_directory: PathBuf::from("/srv") }
+        let address = "10.1.2.3".parse().unwrap();
+        Machine { memory_bytes: 8 << 30, working_directory: PathBuf::from("/srv"), address }
     }
 
     fn resolve_with(flags: &[(&str, &str)]) -> Result<Config, String> {
@@ -432,13 +442,9 @@ mod tests {
     }
 
     /// Settings that can't work together, and what the refusal says.
-    const REFUSED: [(&[(&str, &str)], &str); 32] = [
+    const REFUSED: [(&[(&str, &str)], &str); 31] = [
         (&[("listeners.kafka.default.address", "0.0.0.0:9092")], "say --allow-insecure"),
         (&[("listeners.http", "192.168.1.1:80")], "flag: listeners.http: 192.168.1.1:80 can be reached"),
-        (
-            &[("listeners.kafka.default.address", "0.0.0.0:9092"), ("listeners.allow_insecure", "true")],
-            "with --kafka-advertise HOST:PORT or listeners.kafka.default.advertised",
-        ),
         (&[("listeners.kafka.default.advertised", "0.0.0.0:9092")], "clients can't connect to 0.0.0.0:9092"),
         (&[("listeners.kafka.a.advertised", "h:1")], "listeners.kafka.a.address: \"\" is not an address"),
         (
@@ -512,6 +518,19 @@ mod tests {
     }
 
     #[test]
+    fn clients_of_every_address_are_told_the_one_by_which_the_machine_reaches_others() {
+        for (address, told) in [("0.0.0.0:9092", "10.1.2.3:9092"), ("[::]:0", "10.1.2.3:4711")] {
+            let flags = [("listeners.kafka.default.address", address), ("listeners.allow_insecure", "true")];
+            let config = resolve_with(&flags).unwrap();
+            let bound =
+                SocketAddr::new(config.listeners[0].address.ip(), told.rsplit_once(':').unwrap().1.parse().unwrap());
+            assert_eq!(config.listeners[0].advertise(bound).to_string(), told);
+            let expected = "say so with --kafka-advertise HOST:PORT or listeners.kafka.default.advertised";
+            assert!(config.warnings[1].contains("told 10.1.2.3, ") && config.warnings[1].contains(expected));
+        }
+    }
+
+    #[test]
     fn variables_that_no_store_could_be_reached_with_are_refused_by_name() {
         for (url, variable, value, expected) in [
             ("s3://b", "AWS_ENDPOINT_URL", "localhost:9000", "is not the address of a server"),
@@ -554,5 +573,7 @@ mod tests {
         assert_eq!(options, expected);
         assert!(!format!("{config:?}").contains("\"key\""));
         assert_eq!(config.archive.sweep_interval, Interval::hours(24));
+        let hosted = resolve_with(&[("archive.url", "s3://bucket/p"), ("archive.path_style", "false")]).unwrap();
+        assert_eq!(hosted.store.options["aws_virtual_hosted_style_request"].expose(), "true");
     }
 }

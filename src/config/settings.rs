@@ -87,8 +87,9 @@ settings! {
         /// reaches the port can read, write and delete everything.
         allow_insecure: bool = false;
         /// Kafka listeners by name, each with `address`, and `advertised` where clients reach it by another
-        /// host or port than it listens on (containers, NAT). Without any there is one, named default, on
-        /// 127.0.0.1:9092. Each costs a port.
+        /// host or port than it listens on (containers, NAT; with 0.0.0.0 they are told the address by which
+        /// the machine reaches other networks). Without any there is one, named default, on 127.0.0.1:9092.
+        /// Each costs a port.
         kafka: BTreeMap<String, ListenerSettings> = BTreeMap::new(),
             example "{ default = { address = \"127.0.0.1:9092\", advertised = \"localhost:9092\" } }";
     }
@@ -97,7 +98,7 @@ settings! {
     data: DataSettings {
         /// Data directories, each with its own journal and a lock; partitions are spread over them. More
         /// directories on one device gain nothing: each costs a journal and its synchronous writes. In a
-        /// variable or flag `/a,/b` will do.
+        /// variable or with --set `/a,/b` will do; --data-dir is one directory.
         directories: Directories = Directories(vec![PathBuf::from("alluvium-data")]);
         /// Size of one journal file, written once in full when it is made. Larger files make fewer, longer
         /// pauses for preallocation; the smallest journal is two of them.
@@ -160,9 +161,10 @@ settings! {
         /// Region of the bucket. Unset means AWS_REGION or AWS_DEFAULT_REGION. Another one than the machine's
         /// costs latency and transfer fees.
         region: Option<String> = None, example "\"eu-central-1\"";
-        /// Name the bucket in the path and not in the host name, as most S3-compatible servers
-        /// want it. Costs nothing.
-        path_style: bool = false;
+        /// Name the bucket in the path, as every S3-compatible server takes it; with false in the host name,
+        /// where an endpoint has to have it. Unset means AWS_VIRTUAL_HOSTED_STYLE_REQUEST, and then the path.
+        /// Costs nothing.
+        path_style: Option<bool> = None, example "true";
         /// Allow an endpoint without TLS: data and signatures can be read on the way. Unless this is set, or
         /// AWS_ALLOW_HTTP=true, one that begins with http:// is refused.
         allow_http: bool = false;
@@ -302,7 +304,8 @@ settings! {
 pub struct ListenerSettings {
     /// The address to listen on, with its port; port 0 picks a free one.
     pub address: String,
-    /// The host and port that clients are told; the address itself when unset.
+    /// The host and port that clients are told. Unset it is the address itself, or where that stands for every address of
+    /// the machine, the one by which the machine reaches others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertised: Option<String>,
 }

@@ -54,7 +54,11 @@ impl StoreConfig {
             ("region", "aws_region", archive.region.clone().map(Secret::new)),
             ("access_key_id", "aws_access_key_id", archive.access_key_id.clone()),
             ("secret_access_key", "aws_secret_access_key", archive.secret_access_key.clone()),
-            ("path_style", "aws_virtual_hosted_style_request", archive.path_style.then(|| text("false"))),
+            (
+                "path_style",
+                "aws_virtual_hosted_style_request",
+                archive.path_style.map(|path| Secret::new((!path).to_string())),
+            ),
             ("allow_http", "aws_allow_http", archive.allow_http.then(|| text("true"))),
         ];
         let mut options = from_environment(environment);

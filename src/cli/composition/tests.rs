@@ -93,7 +93,8 @@ fn loaded(flags: impl Iterator<Item = (&'static str, &'static str)>) -> Loaded {
 }
 
 fn config(flags: impl Iterator<Item = (&'static str, &'static str)>) -> Result<Config, String> {
-    let machine = Machine { memory_bytes: 8 << 30, working_directory: PathBuf::from("/srv") };
+    let address = std::net::Ipv4Addr::LOCALHOST.into();
+    let machine = Machine { memory_bytes: 8 << 30, working_directory: PathBuf::from("/srv"), address };
     resolve(&loaded(flags), &[], &machine, &LocalDisk).map_err(|error| error.to_string())
 }
 

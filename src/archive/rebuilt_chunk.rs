@@ -191,7 +191,7 @@ impl ChunkWriter {
             self.write()?;
         }
         let content = match self.place {
-            Place::File(file) => Payload::Spooled { file, length: self.position },
+            Place::File(file) => Payload::Spooled { file, length: self.position, hash: None },
             Place::Memory | Place::Planned(..) => Payload::Memory(self.buffer.into()),
         };
         Ok(RebuiltChunk { content, blocks: self.blocks, memory: None })

@@ -122,8 +122,9 @@ impl SpoolWriter {
     /// Ends writing: what was written can be read and uploaded, and should hash to what is given with it.
     pub(super) fn finish(&mut self) -> io::Result<(Payload, Hex128)> {
         self.flush()?;
-        let payload = Payload::Spooled { file: Arc::clone(&self.file), length: self.written };
-        Ok((payload, Hex128(self.hash.digest128())))
+        let hash = self.hash.digest128();
+        let payload = Payload::Spooled { file: Arc::clone(&self.file), length: self.written, hash: Some(hash) };
+        Ok((payload, Hex128(hash)))
     }
 }
 

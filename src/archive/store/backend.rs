@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::StoreError;
 use crate::runtime::disk::File;
@@ -52,6 +53,8 @@ pub enum Payload {
         file: Arc<dyn File>,
         /// Bytes of it that count.
         length: u64,
+        /// What they hash to (XXH3, 128 bits), where who reads them all is to know that it reads what was verified.
+        hash: Option<u128>,
     },
 }
 
@@ -78,6 +81,45 @@ impl Payload {
                 Ok(part.into())
             }
         }
+    }
+}
+
+/// Reads a payload from its beginning to its end, as it is sent.
+pub struct PayloadReader {
+    payload: Payload,
+    offset: u64,
+    hash: Xxh3,
+}
+
+impl PayloadReader {
+    /// At the beginning.
+    pub fn new(payload: &Payload) -> Self {
+        Self { payload: payload.clone(), offset: 0, hash: Xxh3::new() }
+    }
+
+    /// Whether everything was read.
+    pub const fn is_at_end(&self) -> bool {
+        self.offset == self.payload.length()
+    }
+
+    /// The next bytes, up to `limit` of them. Blocks on the disk for a spooled payload.
+    ///
+    /// # Errors
+    /// Those of the disk; `InvalidData` with the last bytes, if all of them are not those that were spooled. Nothing is to be
+    /// made of what was read before, then.
+    pub fn read(&mut self, limit: usize) -> io::Result<Bytes> {
+        let part = self.payload.read(self.offset, limit)?;
+        self.offset += part.len() as u64;
+        if let Payload::Spooled { hash: Some(expected), .. } = self.payload {
+            self.hash.update(&part);
+            if self.is_at_end() && self.hash.digest128() != expected {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the spooled file changed since it was written",
+                ));
+            }
+        }
+        Ok(part)
     }
 }
 

@@ -18,7 +18,7 @@ use object_store::{
     ClientOptions, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig, UpdateVersion,
 };
 
-use super::backend::{Attempt, Backend, Expected, Listed, Payload, Version};
+use super::backend::{Attempt, Backend, Expected, Listed, Payload, PayloadReader, Version};
 use super::location::{Location, Scheme};
 use super::{LocationError, StoreError, StoreSettings};
 use crate::archive::workers::Workers;
@@ -26,7 +26,7 @@ use crate::runtime::net::BoxFuture;
 use crate::types::Timestamp;
 
 /// Objects above this size go up in parts of this size; parts also bound the memory of an upload.
-const PART_BYTES: usize = 8 << 20;
+const PART_BYTES: usize = super::PART_BYTES as usize;
 /// Parts of one upload that are in flight at once.
 const PARTS_IN_FLIGHT: usize = 2;
 /// What is told of a store's answer, at most.
@@ -75,17 +75,18 @@ impl CloudBackend {
     async fn put_in_parts(&self, key: &str, payload: &Payload) -> Attempt<()> {
         let path = self.path(key)?;
         let mut upload = self.client.put_multipart(&path).await.map_err(|error| failure(key, error))?;
-        let result = self.put_parts(key, payload, upload.as_mut()).await;
-        match result {
+        let result = match self.put_parts(key, payload, upload.as_mut()).await {
             Ok(()) => upload.complete().await.map(drop).map_err(|error| failure(key, error)),
-            Err(error) => {
-                // Best effort: the bucket's rule for incomplete uploads removes what this leaves behind.
-                if let Err(error) = upload.abort().await {
-                    tracing::debug!(key, %error, "parts of a failed upload stay until the bucket expires them");
-                }
-                Err(error)
-            }
+            Err(error) => Err(error),
+        };
+        // Best effort: the bucket's rule for incomplete uploads removes what this leaves behind. One that was completed after all
+        // stays.
+        if result.is_err()
+            && let Err(error) = upload.abort().await
+        {
+            tracing::debug!(key, %error, "parts of a failed upload stay until the bucket expires them");
         }
+        result
     }
 
     async fn put_parts(
@@ -95,10 +96,10 @@ impl CloudBackend {
         upload: &mut dyn object_store::MultipartUpload,
     ) -> Attempt<()> {
         let mut in_flight = futures_util::stream::FuturesUnordered::new();
-        let mut offset = 0;
-        while offset < payload.length() {
-            let part = self.read_part(key, payload, offset).await?;
-            offset += part.len() as u64;
+        let mut reader = PayloadReader::new(payload);
+        while !reader.is_at_end() {
+            let part;
+            (part, reader) = self.read_part(key, reader).await?;
             in_flight.push(upload.put_part(PutPayload::from_bytes(part)));
             if in_flight.len() >= PARTS_IN_FLIGHT {
                 in_flight.next().await.transpose().map_err(|error| failure(key, error))?;
@@ -110,9 +111,9 @@ impl CloudBackend {
         Ok(())
     }
 
-    async fn read_part(&self, key: &str, payload: &Payload, offset: u64) -> Attempt<Bytes> {
-        let payload = payload.clone();
-        let part = self.workers.run(move || payload.read(offset, PART_BYTES)).await;
+    async fn read_part(&self, key: &str, mut reader: PayloadReader) -> Attempt<(Bytes, PayloadReader)> {
+        let read = move || reader.read(PART_BYTES).map(|part| (part, reader));
+        let part = self.workers.run(read).await;
         part.map_err(|error| StoreError::Rejected { key: key.to_owned(), cause: Box::new(error) })
     }
 }
@@ -123,7 +124,7 @@ impl Backend for CloudBackend {
             if payload.length() > PART_BYTES as u64 {
                 return self.put_in_parts(key, payload).await;
             }
-            let content = self.read_part(key, payload, 0).await?;
+            let (content, _) = self.read_part(key, PayloadReader::new(payload)).await?;
             let sent = self.client.put(&self.path(key)?, PutPayload::from_bytes(content)).await;
             sent.map(drop).map_err(|error| failure(key, error))
         })

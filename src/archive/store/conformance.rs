@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::stream::TryStreamExt;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::faulty::{Fault, FaultyBackend};
 use super::simulated::{BucketLies, SimBucket, Weather};
@@ -63,7 +64,14 @@ async fn conforms(store: &Store) {
     std::fs::write(spool.path(), &content).unwrap();
     let file = store.inner.runtime.disk.open(spool.path(), crate::runtime::disk::Open::Read).unwrap();
     let length = content.len() as u64 - 1;
-    store.put_immutable(&large, Payload::Spooled { file, length }).await.unwrap();
+    let hash = xxh3_128(&content[..content.len() - 1]);
+    let spooled = |hash, length| Payload::Spooled { file: Arc::clone(&file), length, hash: Some(hash) };
+    for length in [length, 1000] {
+        let refused = store.put_immutable(&large, spooled(hash + 1, length)).await;
+        assert!(matches!(refused, Err(StoreError::Rejected { .. })), "other bytes than were verified");
+        assert!(matches!(store.size(&large).await, Err(StoreError::NotFound { .. })));
+    }
+    store.put_immutable(&large, spooled(hash, length)).await.unwrap();
     let tail = store.get_ranges(&large, std::slice::from_ref(&(length - 5..length))).await.unwrap();
     assert_eq!(tail[0][..], content[content.len() - 6..content.len() - 1]);
 

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::Mutex;
 
-use super::backend::{Attempt, Backend, Expected, Listed, Payload, Version};
+use super::backend::{Attempt, Backend, Expected, Listed, Payload, PayloadReader, Version};
 use super::{LocationError, StoreError};
 use crate::archive::workers::Workers;
 use crate::runtime::Runtime;
@@ -177,9 +177,9 @@ impl Files {
 
     fn write_whole(&self, temporary: &Path, payload: &Payload, is_wanted: &dyn Fn() -> bool) -> io::Result<()> {
         let file = self.disk.open(temporary, Open::CreateEmpty)?;
-        let mut offset = 0;
-        while offset < payload.length() {
-            let part = payload.read(offset, COPY_BYTES)?;
+        let (mut reader, mut offset) = (PayloadReader::new(payload), 0);
+        while !reader.is_at_end() {
+            let part = reader.read(COPY_BYTES)?;
             file.write_all_at(&part, offset)?;
             offset += part.len() as u64;
         }
@@ -363,9 +363,10 @@ fn failure(key: &str, error: io::Error) -> StoreError {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             StoreError::Denied { key, cause: Box::new(error) }
         }
-        io::ErrorKind::InvalidFilename | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
-            StoreError::Rejected { key, cause: Box::new(error) }
-        }
+        io::ErrorKind::InvalidData
+        | io::ErrorKind::InvalidFilename
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::NotADirectory => StoreError::Rejected { key, cause: Box::new(error) },
         _ => StoreError::Unavailable { key, cause: Box::new(error) },
     }
 }

@@ -28,7 +28,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::Semaphore;
 
-pub use backend::{Attempt, Backend, Expected, Listed, Payload, Version};
+pub use backend::{Attempt, Backend, Expected, Listed, Payload, PayloadReader, Version};
 pub use error::{LocationError, ReplaceError, StoreError};
 pub use location::{Location, Scheme};
 pub use probe::ProbeError;
@@ -39,8 +39,11 @@ use crate::runtime::Runtime;
 use crate::runtime::clock::{self, Clock};
 use retry::Backoff;
 
-/// Slowest upload that is still waited for; added to the time limit of an attempt by the length of the object.
-const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 1 << 20;
+/// Bytes of an upload that one request takes at most. Where there are more it has the time limit of an attempt for each of its
+/// requests, which end by themselves: an upload that is given up from outside leaves its parts behind.
+const PART_BYTES: u64 = 8 << 20;
+/// Requests of such an upload beside its parts, some of which are sent side by side: it is begun, completed or aborted.
+const OTHER_REQUESTS: u64 = 2;
 
 /// How the store is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,7 +275,10 @@ impl Store {
     pub async fn put_immutable(&self, key: &str, payload: impl Into<Payload>) -> Result<(), StoreError> {
         let payload = payload.into();
         let expected = payload.length();
-        let slowness = Duration::from_secs(expected / SLOWEST_UPLOAD_BYTES_PER_SECOND);
+        let parts = expected.div_ceil(PART_BYTES);
+        let requests = if parts > 1 { parts + OTHER_REQUESTS } else { 0 };
+        let slowness_ms = self.inner.settings.attempt_timeout_ms.saturating_mul(requests);
+        let slowness = Duration::from_millis(slowness_ms);
         self.retried(Operation::Put, key, slowness, || self.inner.backend.put(key, &payload)).await?;
         self.inner.observer.transferred(Operation::Put, expected);
         let found = self.size(key).await?;

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::backend::{Attempt, Backend, Expected, Listed, Payload, Version};
+use super::backend::{Attempt, Backend, Expected, Listed, Payload, PayloadReader, Version};
 use super::error::StoreError;
 use crate::archive::manifest::Head;
 use crate::runtime::net::BoxFuture;
@@ -343,7 +343,7 @@ impl Backend for SimBucket {
     fn put<'a>(&'a self, key: &'a str, payload: &'a Payload) -> BoxFuture<'a, Attempt<()>> {
         Box::pin(async move {
             let length = usize::try_from(payload.length()).expect("small");
-            let content = payload.read(0, length).map_err(|cause| broken(key, cause))?;
+            let content = PayloadReader::new(payload).read(length).map_err(|cause| broken(key, cause))?;
             self.ask(key, Ask::Put(content)).await.map(|_| ())
         })
     }

@@ -582,13 +582,13 @@ impl PartitionLog {
 
     /// True when the oldest record that is not in a sealed segment has reached the age at which segments are sealed.
     pub(super) fn has_old_segment(&self, now: Timestamp) -> bool {
-        self.state.lock().seal_time().is_some_and(|time| time <= now)
+        self.state.lock().seal_time(now).is_some_and(|time| time <= now)
     }
 
     /// Has the active segment looked at when it reaches its age, but not before `now` has passed.
     pub(super) fn enter_seal_time(self: &Arc<Self>, now: Timestamp) {
         let mut state = self.state.lock();
-        let time = state.seal_time();
+        let time = state.seal_time(now);
         state.seal_time_entered = time.is_some();
         if let Some(time) = time {
             self.shared.seal_times.enter(time.max(Timestamp(now.0 + 1)), self.number, self);

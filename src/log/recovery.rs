@@ -18,6 +18,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+
 use super::checkpoint::{Checkpoint, PartitionCheckpoint, SegmentRecord, Stored};
 use super::counting::DirectoryMetrics;
 use super::directory::{RecoveryReport, Shared, partition_path};
@@ -537,7 +539,9 @@ impl Replay<'_> {
         let before = state.unwritten_bytes;
         let mut tail_bytes = 0;
         match entry {
-            Entry::Append(mut bytes) => {
+            Entry::Append(bytes) => {
+                // A copy: of a slice the tail would keep the journal's whole file in memory.
+                let mut bytes = Bytes::copy_from_slice(&bytes);
                 let batch =
                     Batch::split_from(&mut bytes).map_err(|error| damaged_block(log, sequence, &error.to_string()))?;
                 let (log_end, found) = (state.offsets.log_end, batch.header().base_offset);

@@ -251,12 +251,14 @@ impl State {
         }
     }
 
-    /// When the oldest record that is not in a sealed segment reaches the age at which segments are sealed.
-    pub(super) fn seal_time(&self) -> Option<Timestamp> {
+    /// When the oldest record that is not in a sealed segment reaches the age at which segments are sealed: now, if that would
+    /// be farther off than the age of one that is appended a whole age from now, as the clock was set back since.
+    pub(super) fn seal_time(&self, now: Timestamp) -> Option<Timestamp> {
         let active = self.active.as_ref().filter(|active| !active.is_empty()).map(|active| self.oldest_of(active));
         let oldest = active.or(self.unwritten_since)?;
         let age_ms = i64::try_from(self.settings.segment_age.as_millis()).unwrap_or(i64::MAX);
-        Some(Timestamp(oldest.0.saturating_add(age_ms)))
+        let latest = now.0.saturating_add(age_ms);
+        Some(if oldest.0 > latest { now } else { Timestamp(oldest.0.saturating_add(age_ms)) })
     }
 
     /// When the oldest record of a segment was appended, about.

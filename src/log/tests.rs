@@ -339,6 +339,16 @@ fn a_segment_is_sealed_at_its_age_and_waits_for_the_archive_once_that_is_certain
     tick(&mut fixture, 1000);
     tick(&mut fixture, 100);
     assert_eq!(fixture.directory.logs_to_archive().len(), 1);
+    log.advance_archived(Offset(4));
+    // One from a time that has not come is as good as old.
+    fixture.machine.set_wall(864_000_000);
+    fixture.append(1);
+    tick(&mut fixture, 100);
+    assert!(fixture.directory.logs_to_archive().is_empty());
+    fixture.machine.set_wall(0);
+    tick(&mut fixture, 100);
+    tick(&mut fixture, 100);
+    assert_eq!(fixture.directory.logs_to_archive().len(), 1);
 }
 
 /// A reader that is behind goes through all segments, whose indexes would fill the memory of a machine with a large disk.

@@ -16,6 +16,8 @@ const WALL_START_MS: i64 = 1_700_000_000_000;
 #[derive(Debug, Default)]
 struct State {
     elapsed_ns: u64,
+    /// How far somebody set the wall clock ahead, or back.
+    wall_offset_ms: i64,
     next_sleeper: u64,
     /// Who sleeps, by when to wake up.
     sleepers: BTreeMap<(u64, u64), Waker>,
@@ -40,6 +42,11 @@ impl SimClock {
         due.into_values().for_each(Waker::wake);
     }
 
+    /// Sets the wall clock to so much ahead of the time that passed.
+    pub(super) fn set_wall(&self, offset_ms: i64) {
+        self.state.lock().wall_offset_ms = offset_ms;
+    }
+
     /// Time until somebody has to wake up.
     pub(super) fn until_next(&self) -> Option<Duration> {
         let state = self.state.lock();
@@ -60,7 +67,8 @@ impl Clock for SimClock {
     }
 
     fn wall(&self) -> Timestamp {
-        Timestamp(WALL_START_MS + (self.state.lock().elapsed_ns / 1_000_000).cast_signed())
+        let state = self.state.lock();
+        Timestamp(WALL_START_MS + state.wall_offset_ms + (state.elapsed_ns / 1_000_000).cast_signed())
     }
 
     fn sleep(&self, duration: Duration) -> Sleep {

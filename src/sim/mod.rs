@@ -109,6 +109,11 @@ impl Machine {
         self.clock.pass(Duration::from_millis(ms));
     }
 
+    /// Sets the wall clock to so much ahead of the time that passed.
+    pub(crate) fn set_wall(&self, offset_ms: i64) {
+        self.clock.set_wall(offset_ms);
+    }
+
     /// Lets time pass until somebody has to wake up, at most for so long.
     pub(crate) fn pass_until_next(&self, longest: Duration) {
         self.clock.pass(self.clock.until_next().map_or(longest, |wait| wait.min(longest)));

@@ -1,6 +1,7 @@
 //! Changes that administrators ask for: topics, partitions, configurations, and records to be deleted.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,14 +17,16 @@ use crate::metadata::config_definition::ConfigError;
 use crate::metadata::image::{Configs, Topic};
 use crate::metadata::machine::check_new_name;
 use crate::metadata::topic_config::{ConfigOperation, TopicKind};
-use crate::metadata::{Command, CommandError, Image, Rejection, broker_config, placement, topic_config};
+use crate::metadata::{Command, CommandError, Image, Rejection, broker_config, placement, topic_config, topic_name};
 use crate::runtime::clock;
 use crate::types::{NodeId, Offset, TopicId};
 
+/// With a single replica Kafka deletes records at once, whatever the client says; here that is a sync of the journal.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// The topic that holds committed offsets.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// Names of topics that Kafka's brokers keep for themselves and this one does not have yet.
-const RESERVED_TOPICS: [&str; 2] = ["__transaction_state", "__share_group_state"];
+const RESERVED_TOPICS: [&str; 3] = ["__transaction_state", "__share_group_state", "__cluster_metadata"];
 /// Size at which its segments are sealed. The coordinators rewrite their live state long before, and what they passed goes by
 /// whole segments: this bounds the disk that each of its partitions takes.
 pub const OFFSETS_SEGMENT_BYTES: u32 = 16 << 20;
@@ -66,6 +69,9 @@ pub enum AdminError {
         /// Partitions that it has, or will have.
         existing: i32,
     },
+    /// The metadata would grow on a disk of which only the reserve is left, which it may need for what is there.
+    #[error("only the reserve of the metadata's disk is left; free space, and try again")]
+    DiskFull,
     /// The broker would hold more partitions than it may.
     #[error("the broker would hold more partitions than it may requested={requested} limit={limit}")]
     TooManyPartitions {
@@ -208,8 +214,11 @@ impl Broker {
     async fn create(&self, topic: NewTopic, kind: TopicKind, validate_only: bool) -> Result<Arc<Topic>, AdminError> {
         let image = self.image();
         check_new_name(&image, &topic.name)?;
-        let assignment = self.place_topic(&image, &topic)?;
         let configs = topic_config::create(&topic.configs, kind, &self.layers(&image))?;
+        let assignment = self.place_topic(&image, &topic)?;
+        if kind != TopicKind::Internal {
+            self.check_disk()?;
+        }
         self.check_room(&image, assignment.len())?;
         let command = CreateTopic {
             name: topic.name,
@@ -254,6 +263,13 @@ impl Broker {
             number => number,
         };
         Ok(placement::place(image, partitions, replication_factor)?)
+    }
+
+    /// Leaves the reserve of the metadata's disk to what is there.
+    fn check_disk(&self) -> Result<(), AdminError> {
+        let of_metadata = |path: &Path| self.settings.directories.first().is_some_and(|first| first == path);
+        let mut directories = self.directories().iter().filter(|directory| of_metadata(directory.path()));
+        if directories.any(|directory| directory.holds_producers()) { Err(AdminError::DiskFull) } else { Ok(()) }
     }
 
     fn check_room(&self, image: &Image, more: usize) -> Result<(), AdminError> {
@@ -312,7 +328,14 @@ impl Broker {
                 placement::place(&image, added, i16::try_from(replicas).unwrap_or(i16::MAX))?
             }
         };
+        self.check_disk()?;
         self.check_room(&image, assignment.len())?;
+        let mut logs = self.directories().iter().flat_map(|directory| directory.logs());
+        if logs.any(|log| log.partition().topic_id == topic.topic_id && image.partition(log.partition()).is_none()) {
+            return Err(AdminError::Invalid(
+                "logs of such partitions are there which the metadata does not know; move them away, the broker's log names them",
+            ));
+        }
         let command = CreatePartitions { topic_id: topic.topic_id, existing, assignment };
         if validate_only {
             crate::metadata::machine::apply(&mut Image::clone(&image), &Command::CreatePartitions(command))?;
@@ -349,12 +372,18 @@ impl Broker {
         let layers = self.layers(image);
         match resource {
             ConfigResource::Topic(name) => {
-                let topic = image.topic_named(name).ok_or(AdminError::UnknownTopic)?;
-                let kind = if topic.internal { TopicKind::Internal } else { TopicKind::Ordinary };
+                // In Kafka's order: what is wrong with the values comes before there is no such topic.
+                let (topic, none) = (image.topic_named(name), Configs::default());
+                let kind = if topic.is_some_and(|it| it.internal) { TopicKind::Internal } else { TopicKind::Ordinary };
+                let current = topic.map_or(&none, |topic| &topic.configs);
                 let change = match edit {
-                    ConfigEdit::Operations(edits) => topic_config::alter(&topic.configs, edits, kind, &layers)?,
-                    ConfigEdit::Replace(values) => topic_config::replace(&topic.configs, values, kind, &layers)?,
+                    ConfigEdit::Operations(edits) => topic_config::alter(current, edits, kind, &layers),
+                    ConfigEdit::Replace(values) => topic_config::replace(current, values, kind, &layers),
                 };
+                if !matches!(change, Err(ConfigError::NotAList { .. })) {
+                    check_config_topic(name)?;
+                }
+                let (change, topic) = (change?, topic.ok_or(AdminError::UnknownTopic)?);
                 Ok(Command::AlterTopicConfigs { topic_id: topic.topic_id, change })
             }
             ConfigResource::Broker(node_id) => {
@@ -386,6 +415,7 @@ impl Broker {
             return Err(PartitionError::OutOfRange { offset, high_watermark: offsets.high_watermark });
         }
         let advance = leader.advance_log_start(offset);
+        let timeout = timeout.max(LEAST_PATIENCE);
         clock::timeout(&*self.runtime.clock, timeout, advance).await.unwrap_or(Err(PartitionError::TimedOut))
     }
 }
@@ -412,6 +442,14 @@ impl Leader {
             notify.notified().await;
         }
     }
+}
+
+/// Whether a topic of this name may have configurations (`ControllerConfigurationValidator.validateTopicName`).
+fn check_config_topic(name: &str) -> Result<(), AdminError> {
+    if name.is_empty() {
+        return Err(AdminError::Invalid("Default topic resources are not allowed."));
+    }
+    Ok(topic_name::validate(name)?)
 }
 
 /// The replicas of one partition by hand; which data directory of each broker is the broker's choice.

@@ -222,7 +222,7 @@ impl FetchSessions {
         mut random: impl FnMut() -> i32,
     ) -> i32 {
         let partitions: usize = context.partitions.iter().map(|(key, _)| weight(key)).sum();
-        if context.partitions.is_empty() || !self.make_room(partitions, now) {
+        if !self.make_room(partitions, now) {
             return 0;
         }
         let session_id = loop {

@@ -16,6 +16,10 @@ use super::machine::MAX_TOPIC_PARTITIONS;
 /// for more replicas than there are brokers; [`Rejection::LimitExceeded`] beyond [`MAX_TOPIC_PARTITIONS`].
 pub fn place(image: &Image, partitions: i32, replication_factor: i16) -> Result<Assignment, Rejection> {
     let brokers = racks_in_turn(image);
+    let replicas = usize::try_from(replication_factor).unwrap_or(0);
+    if replicas == 0 {
+        return Err(Rejection::InvalidReplicationFactor { replication_factor, brokers: brokers.len() });
+    }
     let Some(count) = usize::try_from(partitions).ok().filter(|count| *count > 0) else {
         let reason = "it must be positive".to_owned();
         return Err(Rejection::InvalidPartitions { reason, partitions: partitions.into() });
@@ -24,8 +28,7 @@ pub fn place(image: &Image, partitions: i32, replication_factor: i16) -> Result<
         let limit = "partitions of a topic".to_owned();
         return Err(Rejection::LimitExceeded { limit, maximum: MAX_TOPIC_PARTITIONS as u64, requested: count as u64 });
     }
-    let replicas = usize::try_from(replication_factor).unwrap_or(0);
-    if replicas == 0 || replicas > brokers.len() {
+    if replicas > brokers.len() {
         return Err(Rejection::InvalidReplicationFactor { replication_factor, brokers: brokers.len() });
     }
     let start = usize::try_from(image.partition_count()).expect("MAX_CLUSTER_PARTITIONS fits");

@@ -25,6 +25,11 @@ pub fn validate(name: &str) -> Result<(), Rejection> {
     Err(Rejection::InvalidTopicName { name, reason: reason.to_owned() })
 }
 
+/// Whether Kafka counts topics of this name as internal, also where there is none.
+pub fn is_internal(name: &str) -> bool {
+    ["__consumer_offsets", "__transaction_state", "__share_group_state"].contains(&name)
+}
+
 /// What two names that collide have in common, or none for a name that can't collide. Metric names write '_' for '.',
 /// so Kafka allows only one of `a.b` and `a_b`.
 pub(super) fn collision_key(name: &str) -> Option<String> {

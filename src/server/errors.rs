@@ -83,6 +83,7 @@ pub(super) const fn admin_code(error: &AdminError) -> ErrorCode {
         AdminError::Config(error) => ErrorCode::from_code(error.kafka_error_code()),
         AdminError::UnknownTopic => ErrorCode::UnknownTopicOrPartition,
         AdminError::UnknownTopicId => ErrorCode::UnknownTopicId,
+        AdminError::DiskFull => ErrorCode::KafkaStorageError,
         AdminError::NullConfig => ErrorCode::InvalidConfig,
         AdminError::Invalid(_) => ErrorCode::InvalidRequest,
         AdminError::InvalidAssignment(_) => ErrorCode::InvalidReplicaAssignment,

@@ -14,9 +14,11 @@ from chaos import ledger, power
 from chaos.ledger import wait_until
 from harness import commits, topics
 from harness.broker import Alluvium, run
+from harness.wire import Connection
 
 SEED = int(os.environ.get("ALLUVIUM_SEED") or random.randrange(2**32))
 MEBIBYTE = 1 << 20
+KAFKA_STORAGE_ERROR = 56
 # Nothing goes to the archive, or all of it does; either way it stays on the disk.
 KEPT = {"segment.bytes": MEBIBYTE, "local.retention.ms": -1, "local.retention.bytes": -1}
 TOPICS = {"local": KEPT | {"remote.storage.enable": "false"}, "archived": KEPT}
@@ -146,6 +148,10 @@ def test_producers_wait_once_only_the_reserve_is_left_and_what_has_to_be_written
         stalled = load.acknowledged
         time.sleep(3)
     assert available_bytes(broker.disk) > 0
+    with Connection(broker.bootstrap) as connection:
+        topic = {"Name": "more", "NumPartitions": 1, "ReplicationFactor": 1}
+        refused = connection.ask("CreateTopics", 7, {"Topics": [topic], "timeoutMs": 10_000})["Topics"][0]
+    assert refused["ErrorCode"] == KAFKA_STORAGE_ERROR, refused
     read_all(broker, load)
     committer.commit(2)
     serves_again(broker, load)

@@ -97,6 +97,9 @@ def assignments(session, version):
     session.ask("SyncGroup", version, body | typed)
     if version >= 5:
         session.ask("SyncGroup", version, body | {"ProtocolType": "consumer", "ProtocolName": "other"})
+        for missing in typed:
+            session.ask("SyncGroup", version, body | typed | {missing: None})
+            session.ask("SyncGroup", version, body | typed | {missing: None, "MemberId": "nobody"})
 
 
 @scenario("Heartbeat")
@@ -207,6 +210,15 @@ def offsets_deleted_of_a_topic_named_twice(session, version):
         named = [{"Name": topic[0], "Partitions": [{"PartitionIndex": index}]} for index in indexes]
         session.ask("OffsetDelete", version, {"GroupId": group, "Topics": named})
         session.ask("OffsetFetch", 7, fetch_offsets_body(7, group, topic, (0, 1)))
+
+
+@scenario("DescribeGroups", since=3)
+def operations_on_groups(session, version):
+    group, missing = session.name("group"), session.name("missing")
+    for name in (group, missing):
+        session.coordinator(name)
+    member_of(session, group)
+    session.ask("DescribeGroups", version, {"Groups": [group, missing], "IncludeAuthorizedOperations": True})
 
 
 @scenario("DescribeGroups")

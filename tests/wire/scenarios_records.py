@@ -58,6 +58,13 @@ def acknowledgements(session, version):
 
 
 @scenario("Produce")
+def more_replicas_wanted_in_sync_than_there_are(session, version):
+    topic = session.topic(min_insync_replicas="2")
+    for acks in (1, -1):
+        session.ask("Produce", version, produce_body(topic, version, build(one()), acks=acks))
+
+
+@scenario("Produce")
 def damaged_batches(session, version):
     topic = session.topic()
     good = build(one())
@@ -140,6 +147,17 @@ def fetch_from_every_kind_of_offset(session, version):
 
 
 @scenario("Fetch")
+def fetch_in_every_codec(session, version):
+    topic = session.topic()
+    for codec in ("none", "gzip", "snappy", "lz4", "zstd"):
+        session.fill(topic[0], 2, codec=codec)
+    session.ask("Fetch", version, fetch_body(topic, version, 0))
+    topic = session.topic("zstd", compression_type="zstd")
+    session.fill(topic[0], 2)
+    session.ask("Fetch", version, fetch_body(topic, version, 0))
+
+
+@scenario("Fetch")
 def fetch_starts_inside_a_batch(session, version):
     topic = session.topic()
     session.fill(topic[0], 10, per_batch=5, codec="lz4")
@@ -181,6 +199,8 @@ def fetch_sessions(session, version):
     session.ask("Fetch", version, empty | {"SessionId": 123456, "SessionEpoch": 1})
     session.ask("Fetch", version, fetch_body(topic, version, 0, session=number, session_epoch=-1))  # close
     session.ask("Fetch", version, empty | {"SessionEpoch": 3})
+    number = session.ask("Fetch", version, empty | {"SessionId": 0, "SessionEpoch": 0}).get("SessionId", 0)
+    session.ask("Fetch", version, fetch_body(topic, version, 0, session=number, session_epoch=1))
 
 
 @scenario("ListOffsets")
@@ -226,7 +246,7 @@ def offsets_body(topic, version, timestamp, epoch=-1, partition=0):
 def ends_of_leader_epochs(session, version):
     name, _ = session.topic()
     session.fill(name, 3)
-    for current, epoch in [(-1, -1), (-1, 0), (0, 0), (0, 1), (1, 0), (5, 5), (-1, -2)]:
+    for current, epoch in [(-1, -1), (-1, 0), (0, 0), (0, 1), (1, 0), (5, 5), (-1, -2), (-2, 0)]:
         wanted = {"Partition": 0, "CurrentLeaderEpoch": current, "LeaderEpoch": epoch}
         body = {"Topics": [{"Topic": name, "Partitions": [wanted]}]} | ({"ReplicaId": -1} if version >= 3 else {})
         session.ask("OffsetForLeaderEpoch", version, body)
@@ -241,6 +261,9 @@ def records_deleted_up_to_an_offset(session, version):
         session.ask("DeleteRecords", version, {"Topics": [{"Name": name, "Partitions": wanted}], "TimeoutMs": 5000})
         session.ask("ListOffsets", 7, offsets_body(name, 7, -2))
     session.ask("Fetch", 12, fetch_body((name, None), 12, 0))
+    for timeout_ms in (0, -1):
+        body = {"Topics": [{"Name": name, "Partitions": [{"PartitionIndex": 0, "Offset": 3}]}], "TimeoutMs": timeout_ms}
+        session.ask("DeleteRecords", version, body)
 
 
 @scenario("InitProducerId")
@@ -250,13 +273,16 @@ def producer_ids(session, version):
     session.ask("InitProducerId", version, {"TransactionalId": "", "TransactionTimeoutMs": 60_000})
     if version >= 3:
         known = {"TransactionalId": None, "TransactionTimeoutMs": 60_000, "ProducerId": 4, "ProducerEpoch": 2}
-        session.ask("InitProducerId", version, known)
+        for half in ({}, {"ProducerId": -1}, {"ProducerEpoch": -1}):
+            session.ask("InitProducerId", version, known | half)
 
 
 @scenario("DescribeProducers")
 def active_producers(session, version):
     topic = session.topic()
     session.ask("DescribeProducers", version, {"Topics": [{"Name": topic[0], "PartitionIndexes": [0, 9]}]})
+    for name in (session.name("missing"), "not/a/name", ""):
+        session.ask("DescribeProducers", version, {"Topics": [{"Name": name, "PartitionIndexes": [0]}]})
     producer = session.producer()
     session.ask("Produce", 9, produce_body(topic, 9, build(one(), producer=(producer, 0, 0))))
     session.ask("DescribeProducers", version, {"Topics": [{"Name": topic[0], "PartitionIndexes": [0]}]})

@@ -20,6 +20,10 @@ def metadata_of_topics(session, version):
     session.ask("Metadata", version, {"Topics": [{"Name": name}]} | create)
     if version >= 4:
         session.ask("Metadata", version, {"Topics": [{"Name": session.name("missing")}]} | create)
+        session.ask("Metadata", version, {"Topics": [{"Name": "__transaction_state"}]} | create)
+    if version >= 8:
+        asked = {"Topics": [{"Name": session.name("missing")}, {"Name": "not/a/name"}], "IncludeTopicAuthorizedOperations": True}
+        session.ask("Metadata", version, asked | create)
     session.ask("Metadata", version, {"Topics": [{"Name": "not/a/name"}, {"Name": ""}]} | create)
     if version >= 1:
         session.ask("Metadata", version, {"Topics": []} | create)
@@ -42,6 +46,8 @@ def metadata_creates_topics_when_asked(session, version):
             break
         time.sleep(0.02)
     session.ask("Metadata", version, asked)
+    session.topic("auto.dots")
+    session.ask("Metadata", version, asked | {"Topics": [{"Name": session.name("auto_dots")}]})
 
 
 @scenario("DescribeTopicPartitions")
@@ -51,7 +57,8 @@ def topics_described_page_by_page(session, version):
     session.ask("DescribeTopicPartitions", version, every | {"ResponsePartitionLimit": 100})
     first = session.ask("DescribeTopicPartitions", version, every | {"ResponsePartitionLimit": 2})
     session.ask("DescribeTopicPartitions", version, every | {"ResponsePartitionLimit": 100, "Cursor": first.get("NextCursor")})
-    session.ask("DescribeTopicPartitions", version, {"Topics": [{"Name": session.name("no")}], "ResponsePartitionLimit": 9})
+    for name in (session.name("no"), "__transaction_state"):
+        session.ask("DescribeTopicPartitions", version, {"Topics": [{"Name": name}], "ResponsePartitionLimit": 9})
     session.ask("DescribeTopicPartitions", version, every | {"ResponsePartitionLimit": 0})
     # Cursors that no answer gave: of a topic that is not asked for, below the first partition, past the last, and of no topic.
     for name, partition in (("none", 0), (names[0], -1), (names[0], 9), ("", 0)):
@@ -78,8 +85,11 @@ def topics_created_and_refused(session, version):
     ask(topic(session.name("minus"), -2))
     ask(topic(session.name("copies"), 1, 3))
     ask(topic(session.name("copies"), 1, 0))
+    ask(topic(session.name("neither"), 0, 0))
+    ask(topic(session.name("neither"), -2, -2))
     if version >= 4:
         ask(topic(session.name("defaults"), -1, -1))
+    ask(topic("__cluster_metadata"))
     ask(topic(session.name("dots") + ".x"))
     ask(topic(session.name("dots") + "_x"))
 
@@ -100,6 +110,9 @@ def topics_with_configurations_and_assignments(session, version):
     ]:
         name = session.name(f"{key}-{value}".lower())
         ask(topic(name, Configs=[{"Name": key, "Value": value}]))
+    soon = [{"Name": "retention.ms", "Value": "soon"}]
+    ask(topic(session.name("copies"), 1, 3, Configs=soon))
+    ask(topic(session.name("none"), 0, 1, Configs=soon))
     assigned = [{"PartitionIndex": 0, "BrokerIds": [7]}]
     ask(topic(session.name("assigned"), -1, -1, Assignments=assigned))
     ask(topic(session.name("both"), 1, 1, Assignments=assigned))
@@ -195,7 +208,12 @@ def configurations_altered_one_by_one(session, version):
     ask(("cleanup.policy", 2, "delete"))
     ask(("no.such.config", 0, "7"))
     ask(("retention.ms", 0, None))
-    ask(("retention.ms", 0, "5"), name=session.name("missing"))
+    for missing in (session.name("missing"), "", "not/a/name"):
+        ask(("retention.ms", 0, "5"), name=missing)
+        ask(("retention.ms", 0, "often"), name=missing)
+        ask(("retention.ms", 2, "7"), name=missing)
+    for broker in ("1", ""):
+        ask(("log.retention.ms", 2, "7"), name=broker, kind=4)
     setting = [{"Name": "retention.ms", "ConfigOperation": 0, "Value": "8"}]
     twice = [{"ResourceType": 2, "ResourceName": name, "Configs": setting}] * 2
     session.ask("IncrementalAlterConfigs", version, {"Resources": twice, "ValidateOnly": False})
@@ -212,6 +230,9 @@ def configurations_replaced(session, version):
         time.sleep(PROPAGATION_SECONDS)
         wanted = {"ResourceType": 2, "ResourceName": name, "ConfigurationKeys": ["retention.ms", "segment.ms"]}
         session.ask("DescribeConfigs", 4, {"Resources": [wanted]})
+    for missing in (session.name("missing"), "", "not/a/name"):
+        resource = {"ResourceType": 2, "ResourceName": missing, "Configs": [{"Name": "segment.ms", "Value": "5000"}]}
+        session.ask("AlterConfigs", version, {"Resources": [resource], "ValidateOnly": False})
 
 
 @scenario("DescribeLogDirs")

@@ -110,7 +110,11 @@ fn dynamic(name: &str) -> Result<&'static ConfigDefinition, ConfigError> {
 }
 
 fn on_broker(error: ConfigError) -> ConfigError {
-    ConfigError::OnBroker(Box::new(error))
+    match error {
+        // Found before Kafka begins to change the broker's configuration.
+        ConfigError::NotAList { .. } => error,
+        error => ConfigError::OnBroker(Box::new(error)),
+    }
 }
 
 /// All readable values of a broker configuration, highest precedence first; the default last.

@@ -30,9 +30,11 @@ impl Handle for DescribeGroupsRequest {
         }
         // Coordinators were waited for before.
         context.take_place().await;
-        let groups = groups
-            .into_iter()
-            .map(|(group_id, described)| answer(context, group_id, described).with_authorized_operations(operations));
+        let groups = groups.into_iter().map(|(group_id, described)| {
+            let answer = answer(context, group_id, described);
+            let operations = if answer.error_code == 0 { operations } else { NO_OPERATIONS };
+            answer.with_authorized_operations(operations)
+        });
         DescribeGroupsResponse::default().with_groups(groups.collect())
     }
 }

@@ -6,6 +6,7 @@ use kafka_protocol::messages::{DescribeProducersRequest, DescribeProducersRespon
 use super::wire::message;
 use super::{Context, Handle, TOO_LARGE};
 use crate::broker::{Broker, Leader};
+use crate::metadata::topic_name::validate;
 use crate::protocol::ErrorCode;
 use crate::server::errors::partition_code;
 use crate::types::{LeaderEpoch, TopicId};
@@ -17,10 +18,19 @@ impl Handle for DescribeProducersRequest {
         let image = context.broker.image();
         let topics = self.topics.into_iter().map(|wanted| {
             let partitions = wanted.partition_indexes.iter().map(|&index| {
-                let leader = Broker::topic(&image, TopicId::ZERO, &wanted.name)
-                    .and_then(|topic| context.broker.leader(topic, index, LeaderEpoch::NONE));
                 let response = PartitionResponse::default().with_partition_index(index);
-                match leader {
+                let of_topic = |code: ErrorCode, text: String| {
+                    context.count_error(code);
+                    response.clone().with_error_code(code.code()).with_error_message(message(text))
+                };
+                if let Err(error) = validate(&wanted.name) {
+                    return of_topic(ErrorCode::InvalidTopicException, error.to_string());
+                }
+                let topic = match Broker::topic(&image, TopicId::ZERO, &wanted.name) {
+                    Ok(topic) => topic,
+                    Err(error) => return of_topic(partition_code(&error), error.to_string()),
+                };
+                match context.broker.leader(topic, index, LeaderEpoch::NONE) {
                     Ok(leader) => {
                         if room.take(leader.partition.log().producer_count() * size_of::<ProducerState>()) {
                             return response.with_active_producers(producers(&leader));

@@ -13,7 +13,7 @@ use super::wire::{TOPIC_OPERATIONS, topic_name};
 use super::{Context, Handle};
 use crate::metadata::Image;
 use crate::metadata::image::Topic;
-use crate::metadata::topic_name::validate;
+use crate::metadata::topic_name::{is_internal, validate};
 use crate::protocol::ErrorCode;
 
 /// Most partitions of one answer (`max.request.partition.size.limit`).
@@ -79,6 +79,7 @@ fn unknown(name: &str) -> DescribeTopicPartitionsResponseTopic {
     DescribeTopicPartitionsResponseTopic::default()
         .with_error_code(error.code())
         .with_name(Some(topic_name(name)))
+        .with_is_internal(is_internal(name))
         .with_topic_authorized_operations(TOPIC_OPERATIONS)
 }
 

@@ -24,8 +24,8 @@ use crate::types::{Offset, TopicId};
 const FIRST_TOPIC_ID_VERSION: i16 = 13;
 /// First version with fetch sessions.
 const FIRST_SESSION_VERSION: i16 = 7;
-/// First version whose clients read zstd (KIP-110).
-const FIRST_ZSTD_VERSION: i16 = 10;
+/// First version whose clients know KAFKA_STORAGE_ERROR (KIP-112).
+const FIRST_STORAGE_ERROR_VERSION: i16 = 6;
 /// The longest that a fetch waits, whatever it asks for: it holds its place in the connection meanwhile.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 /// The same of one that names so many partitions that others miss the memory which it holds meanwhile.
@@ -153,7 +153,13 @@ fn described(context: &Context, partition_index: i32, fetched: Fetched, isolatio
         (Ok(records), Some(offsets)) => (records, offsets),
         (Ok(_), None) => return described,
         (Err(error), _) => {
-            let error_code = partition_code(&error);
+            let error_code = match partition_code(&error) {
+                // They would give up, where they can ask again (`KafkaApis.maybeDownConvertStorageError`).
+                ErrorCode::KafkaStorageError if context.version() < FIRST_STORAGE_ERROR_VERSION => {
+                    ErrorCode::NotLeaderOrFollower
+                }
+                code => code,
+            };
             context.count_error(error_code);
             let current_leader = match error {
                 PartitionError::NotLeader { leader: Some(leader) } => Some((leader.get(), -1)),
@@ -166,9 +172,6 @@ fn described(context: &Context, partition_index: i32, fetched: Fetched, isolatio
             return FetchedPartition { error_code, current_leader, aborted_transactions, ..described };
         }
     };
-    if context.version() < FIRST_ZSTD_VERSION && records.iter().any(is_zstd) {
-        return FetchedPartition { error_code: ErrorCode::UnsupportedCompressionType, ..described };
-    }
     FetchedPartition {
         high_watermark: offsets.high_watermark.get(),
         last_stable_offset: offsets.last_stable.get(),
@@ -178,14 +181,6 @@ fn described(context: &Context, partition_index: i32, fetched: Fetched, isolatio
         records,
         ..described
     }
-}
-
-/// Whether any batch of a stretch of whole batches is compressed with zstd.
-fn is_zstd(stretch: &Bytes) -> bool {
-    use crate::record::{Batches, Compression};
-    Batches::new(stretch.clone())
-        .flatten()
-        .any(|batch| batch.header().attributes.compression() == Ok(Compression::Zstd))
 }
 
 /// Groups partitions that follow each other and belong to one topic.

@@ -20,6 +20,9 @@ impl Handle for InitProducerIdRequest {
             Some(_) => return refused(ErrorCode::TransactionalIdAuthorizationFailed),
             None => {}
         }
+        if (self.producer_id.0 == -1) != (self.producer_epoch == -1) {
+            return refused(ErrorCode::InvalidRequest);
+        }
         // Without transactions an epoch is raised by a new producer id, as Kafka's broker does too.
         match context.broker.new_producer_id().await {
             Ok(id) => InitProducerIdResponse::default().with_producer_id(ProducerId(id.get())).with_producer_epoch(0),

@@ -9,14 +9,13 @@ use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionRespon
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 
 use super::create_topics::named_twice;
-use super::wire::leader_epoch;
 use super::{Context, Handle};
 use crate::broker::{Broker, FoundOffset, Isolation, OffsetQuery, PartitionError};
 use crate::metadata::Image;
 use crate::protocol::ErrorCode;
 use crate::runtime::clock;
 use crate::server::errors::partition_code;
-use crate::types::TopicId;
+use crate::types::{LeaderEpoch, TopicId};
 
 /// Partitions searched at once; a slow one does not hold the others up.
 const CONCURRENT_SEARCHES: usize = 16;
@@ -102,7 +101,8 @@ async fn find(
         return Err(ErrorCode::UnsupportedVersion);
     }
     let topic = Broker::topic(image, TopicId::ZERO, name).map_err(code)?;
-    let expected = leader_epoch(wanted.current_leader_epoch);
+    // Unlike a fetch's, only -1 is none.
+    let expected = LeaderEpoch(wanted.current_leader_epoch);
     let leader = context.broker.leader(topic, wanted.partition_index, expected).map_err(code)?;
     context.broker.offset(&leader, query, isolation).await.map_err(code)
 }

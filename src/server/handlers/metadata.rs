@@ -1,6 +1,6 @@
 //! Metadata: brokers, topics, partitions and their leaders; creates topics that are asked for, where that is allowed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{
@@ -14,9 +14,8 @@ use super::wire::{CLUSTER_OPERATIONS, NO_OPERATIONS, TOPIC_OPERATIONS, brokers, 
 use super::{Context, Handle};
 use crate::metadata::Image;
 use crate::metadata::image::Topic;
-use crate::metadata::topic_name::validate;
+use crate::metadata::topic_name::{is_internal, validate};
 use crate::protocol::ErrorCode;
-use crate::server::errors::admin_code;
 
 /// First version that may name topics by identity (KIP-516); versions 10 and 11 have the field, but refuse it.
 const FIRST_TOPIC_ID_VERSION: i16 = 12;
@@ -37,16 +36,17 @@ impl Handle for MetadataRequest {
         let wanted = self.topics.filter(|topics| context.version() > 0 || !topics.is_empty());
         let operations = if self.include_topic_authorized_operations { TOPIC_OPERATIONS } else { NO_OPERATIONS };
         let wanted = wanted.map(distinct);
-        let failed = match &wanted {
-            Some(wanted) if self.allow_auto_topic_creation => create_missing(context, wanted).await,
-            _ => BTreeMap::new(),
-        };
+        if let Some(wanted) = &wanted
+            && self.allow_auto_topic_creation
+        {
+            create_missing(context, wanted).await;
+        }
         context.take_place().await;
         let image = context.broker.image();
         match wanted {
             None => topics.extend(image.topics().map(|topic| described(&image, topic, operations))),
             Some(wanted) => {
-                topics.extend(wanted.into_iter().map(|topic| one_topic(&image, topic, &failed, operations)));
+                topics.extend(wanted.into_iter().map(|topic| one_topic(&image, topic, operations)));
             }
         }
         let brokers = brokers(&image, context).into_iter().map(|broker| {
@@ -84,29 +84,23 @@ fn distinct(topics: Vec<MetadataRequestTopic>) -> BTreeSet<Wanted> {
     wanted.map(|topic| (topic.name.filter(|_| !by_id), topic.topic_id)).collect()
 }
 
-/// Creates the topics that are named and not there, where that is allowed; the errors of those that could not be.
-async fn create_missing(context: &Context, wanted: &BTreeSet<Wanted>) -> BTreeMap<TopicName, ErrorCode> {
-    let mut failed = BTreeMap::new();
+/// Creates the topics that are named and not there, where that is allowed. Those that can't be are unknown, which is all that Kafka
+/// says, and clients ask again.
+async fn create_missing(context: &Context, wanted: &BTreeSet<Wanted>) {
     if !context.broker.settings().topics.auto_create {
-        return failed;
+        return;
     }
     for name in wanted.iter().filter_map(|(name, _)| name.as_ref()) {
         if context.broker.image().topic_named(name).is_none()
             && validate(name).is_ok()
             && let Err(error) = context.broker.auto_create_topic(name).await
         {
-            failed.insert(name.clone(), admin_code(&error));
+            tracing::info!(topic = &***name, %error, "a topic that a client asked for was not created");
         }
     }
-    failed
 }
 
-fn one_topic(
-    image: &Image,
-    (name, id): Wanted,
-    failed: &BTreeMap<TopicName, ErrorCode>,
-    operations: i32,
-) -> MetadataResponseTopic {
+fn one_topic(image: &Image, (name, id): Wanted, operations: i32) -> MetadataResponseTopic {
     let refused = |error: ErrorCode| MetadataResponseTopic::default().with_error_code(error.code());
     let Some(name) = name else {
         let id = topic_id(id);
@@ -119,10 +113,13 @@ fn one_topic(
         return described(image, topic, operations);
     }
     let error = match validate(&name) {
-        Ok(()) => failed.get(&name).copied().unwrap_or(ErrorCode::UnknownTopicOrPartition),
+        Ok(()) => ErrorCode::UnknownTopicOrPartition,
         Err(_) => ErrorCode::InvalidTopicException,
     };
-    refused(error).with_name(Some(name))
+    refused(error)
+        .with_is_internal(is_internal(&name))
+        .with_topic_authorized_operations(operations)
+        .with_name(Some(name))
 }
 
 fn described(image: &Image, topic: &Topic, operations: i32) -> MetadataResponseTopic {

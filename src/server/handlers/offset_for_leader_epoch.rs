@@ -3,7 +3,6 @@
 use kafka_protocol::messages::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
 use kafka_protocol::messages::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
 
-use super::wire::leader_epoch;
 use super::{Context, Handle};
 use crate::broker::Broker;
 use crate::server::errors::partition_code;
@@ -15,7 +14,7 @@ impl Handle for OffsetForLeaderEpochRequest {
         let topics = self.topics.into_iter().map(|wanted| {
             let partitions = wanted.partitions.iter().map(|partition| {
                 let leader = Broker::topic(&image, TopicId::ZERO, &wanted.topic).and_then(|topic| {
-                    context.broker.leader(topic, partition.partition, leader_epoch(partition.current_leader_epoch))
+                    context.broker.leader(topic, partition.partition, LeaderEpoch(partition.current_leader_epoch))
                 });
                 let answer = EpochEndOffset::default().with_partition(partition.partition);
                 match leader {

@@ -5,9 +5,19 @@ use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 use super::wire::{shared, shared_option, text};
 use super::{Context, Handle};
 use crate::group::request::SyncGroup;
+use crate::protocol::ErrorCode;
+
+/// First version that has to name the group's protocol and its type (KIP-559).
+const FIRST_PROTOCOL_VERSION: i16 = 5;
 
 impl Handle for SyncGroupRequest {
     async fn handle(self, context: &Context) -> SyncGroupResponse {
+        let names_protocol = self.protocol_type.is_some() && self.protocol_name.is_some();
+        if context.version() >= FIRST_PROTOCOL_VERSION && !names_protocol {
+            let error = ErrorCode::InconsistentGroupProtocol;
+            context.count_error(error);
+            return SyncGroupResponse::default().with_error_code(error.code());
+        }
         let assignments = self.assignments.iter().map(|one| {
             // A copy: the request's memory goes, the assignment stays.
             (shared(&one.member_id), one.assignment.to_vec().into())

@@ -140,14 +140,15 @@ impl ChunkCache {
         self.inner.state.lock().bytes
     }
 
-    /// Keeps at most so many bytes from now on, and lets go of what is too much.
-    pub async fn set_budget(&self, budget_bytes: u64) {
+    /// Keeps at most so many bytes from now on, and lets go of what is too much, on `workers`: who makes room waits for no
+    /// chunk to be decoded.
+    pub async fn set_budget(&self, budget_bytes: u64, workers: &Workers) {
         let evicted = {
             let mut state = self.inner.state.lock();
             state.budget_bytes = budget_bytes;
             state.shrink_to(budget_bytes, MAX_ENTRIES)
         };
-        self.remove_files(evicted).await;
+        self.remove_files(evicted, workers).await;
     }
 
     /// Whether a chunk of that many bytes would be kept.
@@ -223,17 +224,17 @@ impl ChunkCache {
             return build(ChunkWriter::in_memory()).await.map(Arc::new);
         };
         building.reserved = bytes;
-        self.remove_files(evicted).await;
+        self.remove_files(evicted, &self.inner.workers).await;
         let built = build(ChunkWriter::in_file(Arc::clone(&self.inner.disk), path.clone())).await;
         match built {
             Ok(chunk) if chunk.is_in_file() => {
                 let chunk = Arc::new(chunk);
                 let evicted = building.list(&chunk, path);
-                self.remove_files(evicted).await;
+                self.remove_files(evicted, &self.inner.workers).await;
                 Ok(chunk)
             }
             outcome => {
-                self.remove_files(vec![path]).await;
+                self.remove_files(vec![path], &self.inner.workers).await;
                 outcome.map(Arc::new)
             }
         }
@@ -257,10 +258,10 @@ impl ChunkCache {
         removed.iter().for_each(|path| self.remove_file(path));
     }
 
-    async fn remove_files(&self, paths: Vec<PathBuf>) {
+    async fn remove_files(&self, paths: Vec<PathBuf>, workers: &Workers) {
         if !paths.is_empty() {
             let cache = self.clone();
-            self.inner.workers.run(move || paths.iter().for_each(|path| cache.remove_file(path))).await;
+            workers.run(move || paths.iter().for_each(|path| cache.remove_file(path))).await;
         }
     }
 

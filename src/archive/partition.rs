@@ -74,6 +74,14 @@ pub enum HeadError {
         /// Why not.
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The log does not take the leader epoch in which the archive is to be written.
+    #[error("the log can't be led in a new epoch key={key}: {cause}")]
+    NotLed {
+        /// The head.
+        key: String,
+        /// Why not.
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Other writers kept being faster.
     #[error("the archive's head is contended key={key}")]
     Contended {

@@ -84,18 +84,19 @@ pub fn local_retention(view: &PartitionView, keep: LocalRetention, now: Timestam
     start
 }
 
-/// Segments that retention deletes for good in one pass: a clock that jumps ahead takes many passes to do harm, and shows
-/// meanwhile.
+/// Segments that retention deletes for good in one pass by their age: a clock that jumps ahead takes many passes to do harm,
+/// and shows meanwhile. Size is no clock's, and has no such bound.
 pub const EXPIRED_PER_PASS: usize = 64;
 
 /// The log start that retention calls for in one pass where no archive is: what it passes is gone.
 pub fn retention_without_archive(view: &PartitionView, keep: LocalRetention, now: Timestamp) -> Offset {
     let everything = PartitionView { archived_to: Some(view.archivable_to), ..view.clone() };
     let start = local_retention(&everything, keep, now, true);
+    let by_size = local_retention(&everything, LocalRetention { retention_ms: None, ..keep }, now, true);
     // What was deleted before may still be on the disk.
     let live = view.sealed.iter().filter(|segment| segment.next > view.log_start_offset);
     let most = live.take(EXPIRED_PER_PASS).last().map_or(start, |last| last.next);
-    start.min(most).max(view.log_start_offset)
+    start.min(most.max(by_size)).max(view.log_start_offset)
 }
 
 /// One archived segment of some partition that could leave the local disk.
@@ -233,6 +234,12 @@ mod tests {
         assert_eq!(retention_without_archive(&view, keep, late), Offset(count * 10), "the next pass goes on");
         let forever = LocalRetention { retention_ms: None, retention_bytes: None };
         assert_eq!(retention_without_archive(&view, forever, late), start);
+        view.log_start_offset = Offset(0);
+        let kept: u64 = view.sealed[5..].iter().map(|segment| segment.bytes).sum();
+        for (kept, gone) in [(0, count), (kept, 5)] {
+            let by_size = LocalRetention { retention_ms: None, retention_bytes: Some(kept) };
+            assert_eq!(retention_without_archive(&view, by_size, late), Offset(gone * 10), "size goes by no clock");
+        }
     }
 
     #[test]

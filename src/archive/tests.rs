@@ -486,13 +486,14 @@ async fn a_cache_whose_disk_runs_short_gives_its_files_back_and_grows_again() {
     };
     let whole = cache.bytes();
     assert!(whole > 10 << 10 && on_disk() == whole, "{whole} {}", on_disk());
-    cache.set_budget(10 << 10).await;
+    let workers = Workers::start(Runtime::production().tasks.as_ref(), "room", Priority::Foreground, 1);
+    cache.set_budget(10 << 10, &workers).await;
     assert!(cache.bytes() <= 10 << 10 && on_disk() == cache.bytes(), "{} {}", cache.bytes(), on_disk());
-    cache.set_budget(0).await;
+    cache.set_budget(0, &workers).await;
     assert_eq!((cache.bytes(), on_disk()), (0, 0));
     assert_same(&broker.read_all(Offset(0), false).await, &log, "");
     assert_eq!((cache.bytes(), on_disk()), (0, 0));
-    cache.set_budget(1 << 20).await;
+    cache.set_budget(1 << 20, &workers).await;
     assert_same(&broker.read_all(Offset(0), false).await, &log, "");
     assert_eq!(cache.bytes(), whole);
 }

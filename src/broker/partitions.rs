@@ -372,12 +372,22 @@ impl Partitions {
         }
     }
 
-    /// Deletes logs that the image does not know any more: the process ended between the deletion and its effect.
+    /// Deletes logs of deleted topics: the process ended between the deletion and its effect. Those that the image does not
+    /// know at all stay, as an older copy of the metadata may have been put back.
     pub(super) fn delete_strays(&self, image: &Image) {
-        let logs = self.directories.iter().flat_map(|directory| directory.logs());
-        for log in logs.filter(|log| image.partition(log.partition()).is_none()) {
-            tracing::info!(partition = %log.partition(), "deleting the log of a topic that is gone");
-            delete_log(&log);
+        for directory in &self.directories {
+            for log in directory.logs().into_iter().filter(|log| image.partition(log.partition()).is_none()) {
+                let (partition, path) = (log.partition(), directory.path().display());
+                if image.is_deleted(partition.topic_id) {
+                    tracing::info!(%partition, "deleting the log of a topic that is gone");
+                    delete_log(&log);
+                } else {
+                    tracing::error!(
+                        %partition, %path,
+                        "the log of a partition that the metadata does not know stays where it is, and is not used"
+                    );
+                }
+            }
         }
     }
 

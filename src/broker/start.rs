@@ -24,7 +24,7 @@ use crate::archive::bucket::LocalData;
 use crate::archive::store::{LocationError, Store};
 use crate::archive::workers::Workers;
 use crate::group::{CoordinatorMetrics, Groups};
-use crate::log::{DirectoryMetrics, LogDirectory, Owner, RecoveryReport};
+use crate::log::{DirectoryMetrics, LogDirectory, Owner, PartitionLog, RecoveryReport};
 use crate::metadata::command::RegisterBroker;
 use crate::metadata::image::ArchiveMark;
 use crate::metadata::{Command, CommandError, Metadata, MetadataSettings, Outcome};
@@ -341,6 +341,12 @@ async fn register(
     metadata: &Metadata,
     directories: &[Arc<LogDirectory>],
 ) -> Result<BrokerEpoch, StartError> {
+    let image = metadata.image();
+    let unknown_epoch = |log: Arc<PartitionLog>| {
+        let known = image.partition(log.partition())?.leader_epoch;
+        log.epochs().latest().filter(|&latest| latest > known)
+    };
+    let logs = directories.iter().flat_map(|directory| directory.logs());
     let command = Command::RegisterBroker(RegisterBroker {
         cluster_id: metadata.cluster_id(),
         node_id: settings.node_id,
@@ -348,6 +354,7 @@ async fn register(
         listeners: settings.endpoints.clone(),
         rack: settings.rack.clone(),
         directories: directories.iter().map(|directory| directory.identity().directory_id).collect(),
+        newest_leader_epoch: logs.filter_map(unknown_epoch).max(),
     });
     match metadata.submit(command).await.map_err(StartError::Registration)? {
         Outcome::BrokerRegistered(epoch) => Ok(epoch),

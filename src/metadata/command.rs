@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::DecodeError;
 use super::image::ArchiveMark;
 use crate::types::{
-    BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, NodeId, ProducerId, TopicId, TopicPartition,
+    BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition,
 };
 
 /// Format of encoded groups and their commands; a higher number is refused.
@@ -119,6 +119,9 @@ pub struct RegisterBroker {
     pub rack: Option<String>,
     /// The data directories that are online.
     pub directories: Vec<DirectoryId>,
+    /// The newest leader epoch of logs that are ahead of the metadata: those that begin now are above it.
+    #[serde(default)]
+    pub newest_leader_epoch: Option<LeaderEpoch>,
 }
 
 /// Where clients reach a listener.

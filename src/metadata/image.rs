@@ -260,6 +260,11 @@ impl Image {
         self.deleted_topics.values()
     }
 
+    /// Whether a topic is one of them.
+    pub fn is_deleted(&self, topic_id: TopicId) -> bool {
+        self.deleted_topics.contains_key(&topic_id)
+    }
+
     /// Dynamic configuration of a broker, or with none the cluster-wide default; absent when nothing was ever set.
     pub fn broker_configs(&self, node_id: Option<NodeId>) -> Option<&Arc<Configs>> {
         self.broker_configs.get(&node_id)

@@ -83,7 +83,7 @@ fn register_broker(image: &mut Image, command: &RegisterBroker) -> Result<Outcom
         let Some(next) = epoch.get().checked_add(1) else {
             return Err(Rejection::Exhausted { what: "broker epochs".to_owned() });
         };
-        begin_leader_epochs(image, node_id)?;
+        begin_leader_epochs(image, node_id, command.newest_leader_epoch)?;
         image.next_broker_epoch = BrokerEpoch(next);
     }
     let broker = Broker {
@@ -99,15 +99,17 @@ fn register_broker(image: &mut Image, command: &RegisterBroker) -> Result<Outcom
 }
 
 /// Begins a new leader epoch in every partition that a broker leads: its new process must not append in an epoch that an
-/// earlier one held, or two different batches could share an offset and an epoch.
-fn begin_leader_epochs(image: &mut Image, node_id: NodeId) -> Result<(), Rejection> {
+/// earlier one held, or two different batches could share an offset and an epoch. Where a copy of the metadata was put back,
+/// logs have seen epochs that the image does not know: all begin above `newest` then.
+fn begin_leader_epochs(image: &mut Image, node_id: NodeId, newest: Option<LeaderEpoch>) -> Result<(), Rejection> {
     let leads = |partition: &Partition| partition.leader == Some(node_id);
+    let before = |partition: &Partition| newest.map_or(partition.leader_epoch, |it| it.max(partition.leader_epoch));
     let mut topics = Vec::new();
     for topic in image.topics.values().filter(|topic| topic.partitions.iter().any(leads)) {
         let mut topic = Topic::clone(topic);
         for partition in topic.partitions.iter_mut().filter(|partition| leads(partition)) {
             let (Some(leader_epoch), Some(partition_epoch)) =
-                (partition.leader_epoch.get().checked_add(1), partition.partition_epoch.get().checked_add(1))
+                (before(partition).get().checked_add(1), partition.partition_epoch.get().checked_add(1))
             else {
                 return Err(Rejection::Exhausted { what: "leader epochs".to_owned() });
             };

@@ -30,6 +30,7 @@ pub(super) fn register(node: i32, incarnation: u64) -> RegisterBroker {
         listeners: BTreeMap::from([("PLAINTEXT".to_owned(), endpoint)]),
         rack: None,
         directories: vec![DirectoryId::from_bytes(identity(node.unsigned_abs().into()))],
+        newest_leader_epoch: None,
     }
 }
 

@@ -19,6 +19,7 @@ import confluent_kafka
 import pytest
 
 from archive.conftest import archive, flags, flush
+from chaos import ledger, power
 from compat.clients import LibRdKafka
 from harness import s3, topics
 from harness.batch import Record
@@ -261,3 +262,37 @@ def report(fault, calm, stormy):
     told = {error for one in stormy for error in one.reader.errors}
     unavailable = [one.seen.was_unavailable for one in stormy]
     print(f"{fault:12} unavailable {unavailable}, lag up to {lags}, history was told {told or 'nothing'}")
+
+
+@pytest.mark.timeout(300)
+def test_a_disk_that_fills_while_the_bucket_is_gone_slows_producers_down_and_loses_nothing(seaweedfs, tmp_path):
+    power.skip_unless_root()
+    proxy = FaultyProxy(seaweedfs.port)
+    store, direct = (s3.S3Store(port, "filling") for port in (proxy.port, seaweedfs.port))
+    disk, broker = power.Disk(tmp_path, "ext4", size_mib=160), None
+    small = ["data.journal_file=4MiB", "data.journal_max=16MiB", "data.free_min=8MiB", "data.checkpoint_interval=1s"]
+    try:
+        broker = Alluvium(disk.mountpoint / "broker", *flags(store, *small), environment=store.environment)
+        topics.create(broker.bootstrap, "filling", ledger.PARTITIONS, {"segment.bytes": 1 << 20, "local.retention.ms": 1})
+        load = ledger.Load(broker.bootstrap, "filling", 1)
+        load.start()
+        wait_until(lambda: topics.offset(broker.bootstrap, "filling", 0, topics.LATEST_TIERED) > 0)
+        said = lambda text: text in broker.log.read_text(errors="replace")
+        with proxy.failing("gone"):
+            wait_until(lambda: said("producers are slowed down"))
+            wait_until(lambda: broker.metrics()["alluvium_log_time_to_full_seconds"] < 3600, within_s=120)
+            assert os.statvfs(disk.mountpoint).f_bavail > 0
+            topics.offset(broker.bootstrap, "filling", 0, topics.LATEST_TIERED)  # the rest is served
+        before = load.acknowledged
+        wait_until(lambda: load.acknowledged > before + 2000, within_s=120)
+        load.stop()
+        load.settle()
+        ledger.verify(broker.bootstrap, load.writers)
+        flush(broker, "filling")
+        assert archive(direct, "verify", "filling")[0]["ok"]
+        assert not said("offline")
+    finally:
+        if broker:
+            broker.kill()
+        proxy.stop()
+        disk.remove()

@@ -178,6 +178,7 @@ fn add_metadata(seeds: &mut Seeds) {
         )]),
         rack: Some("rack".to_owned()),
         directories: vec![alluvium::types::DirectoryId::from_entropy([4; 16])],
+        newest_leader_epoch: None,
     };
     let commands = [
         MetadataCommand::SetClusterId(register.cluster_id),

@@ -2,14 +2,16 @@
 //!
 //! Order is what keeps this safe. The log start moves up in the head before anything is deleted; objects are deleted only
 //! after their tombstone's grace, and the tombstone goes last, so that a crash repeats work and loses none. An object that
-//! no head lists is deleted only if its name carries a fence below the head's: that writer can never commit again. No
-//! clock and no listing decides whether deleting is safe; a clock that jumps only hastens or delays, and retention moves a
-//! bounded way per pass.
+//! no head lists is deleted only if its name carries a fence below the head's, as that writer can never commit again, and only
+//! where the head has its offsets: beyond the head's end it may be all that there is, should the head have been lost. No
+//! clock and no listing decides whether deleting is safe; a clock that jumps only hastens or delays, and retention by time
+//! moves a bounded way per pass.
 
 #[cfg(test)]
 pub(super) mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::stream::{StreamExt, TryStreamExt};
 use thiserror::Error;
@@ -55,8 +57,11 @@ pub fn retention_start<'a>(
     let mut start = log_start_offset;
     let mut bytes = total_bytes;
     let live = segments.into_iter().filter(|segment| segment.next() > log_start_offset);
-    for segment in live.take(EXPIRED_PER_PASS) {
-        if !keep.passes(&segment.into(), bytes, now) {
+    for (segment, number) in live.zip(0..) {
+        let oldest = segment.into();
+        let expires =
+            keep.is_exceeded(&oldest, bytes) || (number < EXPIRED_PER_PASS && keep.passes(&oldest, bytes, now));
+        if !expires {
             break;
         }
         bytes = bytes.saturating_sub(segment.log_bytes);
@@ -134,16 +139,25 @@ pub async fn sweep_tombstones(
 }
 
 /// Deletes log objects and spilled lists that no head refers to and no writer can commit any more; a bounded number of
-/// them, the rest is found by the next pass.
+/// them, the rest is found by the next pass. Objects beyond the head's end stay until it has passed them, and all lists with
+/// them: a head that was lost, or put back to an earlier state, knows nothing of what was committed.
 pub async fn sweep_orphans(partition: &PartitionArchive) -> Result<Cleaned, CleanError> {
     let Some(head) = partition.refresh().await? else { return Ok(Cleaned::default()) };
     let known = known_segments(partition, &head).await?;
     let keys = partition.keys();
+    let is_beyond = AtomicBool::new(false);
     let is_orphan = |key: &str| {
-        keys.parse_segment(key).is_some_and(|name| name.fence < head.writer.fence && !known.contains(&name))
+        let unknown = keys.parse_segment(key).filter(|name| name.fence < head.writer.fence && !known.contains(name));
+        let beyond = unknown.is_some_and(|name| name.next > head.next_offset);
+        is_beyond.fetch_or(beyond, Ordering::Relaxed);
+        unknown.is_some() && !beyond
     };
     let mut orphans = list_some(partition.store(), keys.log_directory(), is_orphan).await?;
-
+    let is_whole = orphans.len() < LISTED_PER_PASS;
+    if !is_whole || is_beyond.into_inner() {
+        let objects = delete_all(partition.store(), orphans).await?;
+        return Ok(Cleaned { objects });
+    }
     let spills = known_spills(partition, &head);
     // A list is written for one generation of the head; once that has passed without it, it is never referred to.
     let is_unused = |key: &str| {

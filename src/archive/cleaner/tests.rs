@@ -75,6 +75,8 @@ fn a_clock_that_jumps_ahead_expires_a_bounded_number_of_segments() {
     let keep = Retention { retention_ms: Some(1), retention_bytes: None };
     let start = retention_start(&segments, 200, keep, LATE, Offset(0));
     assert_eq!(start, Offset(EXPIRED_PER_PASS as i64));
+    let keep = Retention { retention_bytes: Some(10), ..keep };
+    assert_eq!(retention_start(&segments, 200, keep, LATE, Offset(0)), Offset(190), "size goes by no clock");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -260,6 +262,37 @@ async fn a_sweep_takes_only_what_nothing_refers_to_and_no_writer_can_commit() {
     assert_eq!(sweep_orphans(&broker.partition).await.unwrap().objects, 3, "and the list that was for this generation");
     assert_eq!(sweep_orphans(&broker.partition).await.unwrap().objects, 0);
     assert_same_records(&broker, head.segments[0].base(), &log).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_beyond_a_head_that_was_lost_or_put_back_stays() {
+    let store = open_store("memory:///");
+    let broker = Broker::new(store.clone());
+    broker.describe_topic().await;
+    let log = log(8, 60);
+    let keys = broker.partition.keys();
+    let middle = log[20].header().base_offset;
+    broker.archive(writer(1), &log[..20], 10, middle).await.unwrap();
+    let early = store.get(&keys.head()).await.unwrap().0;
+    broker.archive(writer(1), &log, 10, end(&log)).await.unwrap();
+    let head = broker.partition.head().unwrap();
+    let list = keys.spill(Offset(0), middle, head.generation - 1);
+    store.put_immutable(&list, bytes::Bytes::from_static(b"its own")).await.unwrap();
+
+    let all = objects(&store, keys.log_directory()).await;
+    for put_back in [None, Some(early)] {
+        store.delete(&keys.head()).await.unwrap();
+        if let Some(head) = put_back {
+            store.put_immutable(&keys.head(), head).await.unwrap();
+        }
+        let successor = Broker::new(store.clone());
+        for epoch in 2..40 {
+            successor.partition.take_over(writer(epoch)).await.unwrap();
+        }
+        assert_eq!(sweep_orphans(&successor.partition).await.unwrap().objects, 0);
+        assert_eq!(objects(&store, keys.log_directory()).await, all);
+        assert!(store.get_if_present(&list).await.unwrap().is_some());
+    }
 }
 
 async fn assert_same_records(broker: &Broker, from: Offset, log: &[Batch]) {

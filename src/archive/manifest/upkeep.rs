@@ -19,7 +19,12 @@ impl Retention {
         // Records without a time are not from 1969: nothing here tells their age.
         let is_dated = oldest.max_timestamp != Timestamp::NONE;
         let is_old = is_dated && self.retention_ms.is_some_and(|limit| age_ms > limit);
-        is_old || self.retention_bytes.is_some_and(|limit| total_bytes.saturating_sub(oldest.log_bytes) >= limit)
+        is_old || self.is_exceeded(oldest, total_bytes)
+    }
+
+    /// The same by size alone.
+    pub(in crate::archive) fn is_exceeded(&self, oldest: &Oldest, total_bytes: u64) -> bool {
+        self.retention_bytes.is_some_and(|limit| total_bytes.saturating_sub(oldest.log_bytes) >= limit)
     }
 
     const fn is_unbounded(&self) -> bool {

@@ -71,7 +71,10 @@ impl ReadError {
     pub fn damaged(&self) -> Option<String> {
         match self {
             Self::Damaged { segment, .. } => Some(segment.to_string()),
-            Self::Store(StoreError::NotFound { key, .. }) => Some(key.clone()),
+            Self::Store(StoreError::NotFound { key })
+            | Self::Head(HeadError::Manifest { key, .. } | HeadError::Store(StoreError::NotFound { key })) => {
+                Some(key.clone())
+            }
             Self::Shared(error) => error.damaged(),
             _ => None,
         }

@@ -43,6 +43,7 @@ use complaints::Complaints;
 use observer::Observer;
 use proof::Latch;
 
+use super::error::PartitionError;
 use super::partitions::Leader;
 use super::settings::ArchiveSettings;
 use crate::archive::bucket::{Bucket, BucketError, LocalData};
@@ -310,6 +311,10 @@ impl Archiver {
                 if let Some(topic) = self.image().topic(id.topic_id) {
                     self.bucket.describe_topic(&self.description(topic)).await?;
                 }
+                // No head is of an epoch that its log does not know, should the metadata forget it.
+                let not_led =
+                    |cause: PartitionError| HeadError::NotLed { key: archive.keys().head(), cause: cause.into() };
+                leader.partition.begin(leader.epoch).map_err(not_led)?;
                 let head = archive.take_over(self.writer(leader.epoch)).await?;
                 self.attempts.lock().entry(id).or_default().owned_in = Some(leader.epoch);
                 head

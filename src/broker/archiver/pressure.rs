@@ -132,7 +132,7 @@ impl Archiver {
     pub(super) async fn fit_cache(&self) {
         let cache = self.reader.cache();
         for room in self.rooms(vec![self.settings.cache_directory.clone()]).await {
-            cache.set_budget(room.cache_bytes(cache.bytes(), self.settings.cache_bytes)).await;
+            cache.set_budget(room.cache_bytes(cache.bytes(), self.settings.cache_bytes), &self.local).await;
         }
     }
 }

@@ -9,6 +9,7 @@ use super::Archiver;
 use crate::archive::manifest::Head;
 use crate::archive::partition::PartitionArchive;
 use crate::archive::remote_reader::{self, ReadError, ReadRequest};
+use crate::archive::store::StoreError;
 use crate::broker::archive_seam::{ArchiveError, ArchiveRead, ArchiveReader, AtHand, FoundOffset};
 use crate::runtime::net::BoxFuture;
 use crate::types::{Offset, Timestamp, TopicPartition};
@@ -20,8 +21,20 @@ impl Archiver {
         if let Some(head) = archive.head().filter(|head| offset < head.next_offset) {
             return Ok((archive, head));
         }
-        let head = archive.refresh().await.map_err(|error| unavailable(&error))?;
-        Ok((archive, head.ok_or(ArchiveError::Absent { offset })?))
+        let head = archive.refresh().await.map_err(ReadError::from);
+        // The metadata notes a segment once there is a head to list it.
+        let is_lost = matches!(head, Ok(None)) && self.image().archive_mark(id).is_some();
+        let lost = || Err(StoreError::NotFound { key: archive.keys().head() }.into());
+        match if is_lost { lost() } else { head } {
+            Ok(Some(head)) => Ok((archive, head)),
+            Ok(None) => Err(ArchiveError::Absent { offset }),
+            Err(error) => {
+                if error.is_damage() {
+                    self.metrics.archive_read.damaged_reads.inc();
+                }
+                Err(self.failed(&error))
+            }
+        }
     }
 
     /// As [`Self::known`], with the log's own start, which may be ahead of the bucket's.
@@ -65,16 +78,34 @@ impl Archiver {
         Ok(Some(best))
     }
 
-    /// Says of damage, once in a while for each object: its readers try again and again.
     fn failed(&self, error: &ReadError) -> ArchiveError {
-        let Some(object) = error.damaged() else { return unavailable(error) };
-        let now = self.runtime.clock.monotonic();
-        if self.complaints.lock().is_due(&object, now) {
-            tracing::error!(%error, "archived data can't be read");
+        match error.damaged() {
+            Some(object) => self.damaged(&object, error),
+            None => unavailable(error),
+        }
+    }
+
+    /// Says of damage, once in a while for each object: its readers try again and again.
+    fn damaged(&self, object: &str, error: &ReadError) -> ArchiveError {
+        if self.complaints.lock().is_due(object, self.runtime.clock.monotonic()) {
+            tracing::error!(%error, object, "archived data can't be read");
         } else {
-            tracing::debug!(%error, "archived data can't be read, as was said before");
+            tracing::debug!(%error, object, "archived data can't be read, as was said before");
         }
         ArchiveError::Damaged { error: error.to_string().into() }
+    }
+
+    /// A head is to list what left the local disk because of it: one that does not was put back, or made anew in place of one
+    /// that was lost.
+    fn check_lists(&self, wanted: &ArchiveRead, archive: &PartitionArchive, head: &Head) -> Result<(), ArchiveError> {
+        let mark = self.image().archive_mark(wanted.partition);
+        let reaches = head.next_offset.max(head.log_start_offset);
+        if reaches > wanted.offset || mark.is_none_or(|mark| mark.next_offset <= wanted.offset) {
+            return Ok(());
+        }
+        self.metrics.archive_read.damaged_reads.inc();
+        let error = ReadError::Beyond { offset: wanted.offset, next_offset: head.next_offset };
+        Err(self.damaged(&archive.keys().head(), &error))
     }
 }
 
@@ -93,6 +124,7 @@ impl ArchiveReader for Archiver {
     fn fetch(&self, wanted: ArchiveRead) -> BoxFuture<'_, Result<Arc<dyn AtHand>, ArchiveError>> {
         Box::pin(async move {
             let (archive, head) = self.known(wanted.partition, wanted.offset).await?;
+            self.check_lists(&wanted, &archive, &head)?;
             let fetched = self.reader.fetch(&archive, &head, request(wanted)).await;
             fetched.map(|at_hand| Arc::new(at_hand) as _).map_err(|error| self.failed(&error))
         })

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use super::filling::Filling;
 use super::pressure::Room;
@@ -33,6 +33,8 @@ use crate::types::{DirectoryId, LeaderEpoch, Monotonic, Offset, Timestamp};
 const LOCAL_INTERVAL: Duration = Duration::from_secs(1);
 /// The least age at which an active segment of an archived topic is sealed because retention has passed it.
 const ARCHIVED_LEAST_MS: i64 = if cfg!(test) { 0 } else { 600_000 };
+/// Partitions of a directory whose archives are looked at at once: after a start nothing local goes before.
+const RETAINED_AT_ONCE: usize = 16;
 /// With very many segments a look takes long: it is followed by a pause of so many times its length, which bounds its share
 /// of a core to one percent.
 const PAUSE_FACTOR: u32 = 100;
@@ -408,11 +410,12 @@ impl Archiver {
 
     /// One pass over the partitions of a directory.
     async fn retain_all(&self, directory: DirectoryId, all: Vec<Held>) -> DirectoryId {
-        for held in &all {
+        let retained = stream::iter(&all).for_each_concurrent(RETAINED_AT_ONCE, |held| async {
             if let Err(error) = self.retain(held).await {
                 tracing::warn!(%error, partition = %held.log().partition(), "archive was not cleaned");
             }
-        }
+        });
+        retained.await;
         directory
     }
 

@@ -27,6 +27,7 @@ impl Broker {
         let mut described: Option<Arc<Image>> = None;
         let mut undescribed = BTreeSet::new();
         let mut is_behind_bucket = false;
+        let mut purged = BTreeSet::new();
         loop {
             let newest = self.image();
             let done = archiver.describe(described.as_deref(), &newest, &mut undescribed).await;
@@ -47,7 +48,7 @@ impl Broker {
                 Err(error) => tracing::warn!(%error, "the bucket's description of the cluster is behind"),
             }
             let is_behind = described.as_ref().is_none_or(|described| described.version() != newest.version());
-            let left = self.bury(&archiver, &newest).await;
+            let left = self.bury(&archiver, &newest, &mut purged).await;
             if is_behind || left || !undescribed.is_empty() {
                 self.runtime().clock.sleep(RETRY_INTERVAL).await;
             } else {
@@ -56,8 +57,9 @@ impl Broker {
         }
     }
 
-    /// Deletes what is left of deleted topics; true when there is something to come back for.
-    async fn bury(&self, archiver: &Archiver, image: &Image) -> bool {
+    /// Deletes what is left of deleted topics; true when there is something to come back for. `purged` are those of which the
+    /// bucket has nothing any more.
+    async fn bury(&self, archiver: &Archiver, image: &Image, purged: &mut BTreeSet<TopicId>) -> bool {
         let mut left = false;
         for topic in image.deleted_topics() {
             let is_on_disk = self
@@ -65,9 +67,16 @@ impl Broker {
                 .iter()
                 .flat_map(|directory| directory.logs())
                 .any(|log| log.partition().topic_id == topic.topic_id);
-            let result = if is_on_disk { Ok(false) } else { archiver.purge(topic).await.map(|()| true) };
+            let result = match is_on_disk {
+                true => Ok(false),
+                false if purged.contains(&topic.topic_id) => Ok(true),
+                false => archiver.purge(topic).await.map(|()| purged.insert(topic.topic_id)),
+            };
             match result {
+                // Its logs may be in a directory that does not open, and are known by this alone when it does.
+                Ok(true) if self.unopened_directories().next().is_some() => left = true,
                 Ok(true) => {
+                    purged.remove(&topic.topic_id);
                     if let Err(error) = self.submit(Command::ForgetTopic { topic_id: topic.topic_id }).await {
                         tracing::warn!(%error, topic = %topic.name, "deleted topic is not forgotten yet");
                         left = true;

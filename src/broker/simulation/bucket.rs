@@ -35,6 +35,10 @@ impl Heads {
             } else if change.after.is_none() {
                 let keeper = self.heads.values().find(|(_, head)| needs(head).any(|key| key == change.key));
                 ensure!(keeper.is_none(), "{} was deleted, and its head names it", change.key);
+                let lives =
+                    |(id, head): &(TopicPartition, Arc<Head>)| parts.contains_key(id) && beyond(head, &change.key);
+                let beyond = self.heads.values().find(|head| lives(head));
+                ensure!(beyond.is_none(), "{} was deleted, and its head ends before it", change.key);
             } else if let Some(before) = &change.before {
                 let same = change.after.as_ref() == Some(before);
                 ensure!(same || !change.key.contains("/log/"), "{} was written twice", change.key);
@@ -80,13 +84,19 @@ impl Heads {
         strays.map(|(key, _)| key.clone()).collect()
     }
 
-    /// Objects of segments that nothing in the bucket needs.
+    /// Objects of segments that nothing in the bucket needs. What lies beyond its head stays until that has passed it.
     pub(super) fn orphans(&self, bucket: &SimBucket) -> Vec<String> {
         let known: Vec<String> = self.heads.values().flat_map(|(_, head)| known(head)).collect();
+        let is_beyond = |key: &String| self.heads.values().any(|(_, head)| beyond(head, key));
         let mut keys = bucket.keys();
-        keys.retain(|key| key.contains("/log/") && !known.contains(key));
+        keys.retain(|key| key.contains("/log/") && !known.contains(key) && !is_beyond(key));
         keys
     }
+}
+
+/// Whether an object is of the head's partition, and ends beyond what that has.
+fn beyond(head: &Head, key: &str) -> bool {
+    keys(head).parse_segment(key).is_some_and(|name| name.next > head.next_offset)
 }
 
 fn keys(head: &Head) -> PartitionKeys {

@@ -118,7 +118,7 @@ impl Model {
 
     pub(super) fn let_time_pass(&mut self, now: Timestamp) {
         if let Some(retention_ms) = self.retention_ms {
-            self.expired_before = Timestamp(now.0 - retention_ms + 1);
+            self.expired_before = self.expired_before.max(Timestamp(now.0 - retention_ms + 1));
         }
     }
 

@@ -50,6 +50,8 @@ pub(super) struct World {
     pub(super) machine: Machine,
     pub(super) bucket: SimBucket,
     pub(super) random: Random,
+    /// Draws where the wall clock jumps to.
+    clocks: Random,
     planted: Planted,
     pub(super) parts: Parts,
     pub(super) heads: Heads,
@@ -73,6 +75,7 @@ impl World {
             machine,
             bucket: SimBucket::new(seed, planted.bucket_lies()),
             random: Random::new(seed),
+            clocks: Random::new(!seed),
             planted,
             parts: Parts::new(),
             heads: Heads::default(),
@@ -161,8 +164,11 @@ impl World {
         Err(format!("{what} does not end"))
     }
 
-    /// Starts the broker; false when the power went meanwhile.
+    /// Starts the broker, now and then with a clock that was set; false when the power went meanwhile.
     pub(super) async fn open(&mut self) -> Result<bool, String> {
+        if self.clocks.below(3) == 0 {
+            self.machine.set_wall(self.clocks.below(40_000).cast_signed() - 20_000);
+        }
         let (bucket, planted) = (self.bucket.clone(), self.planted);
         let opened = Broker::open_with(
             self.machine.runtime(),

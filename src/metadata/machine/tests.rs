@@ -88,6 +88,27 @@ fn a_new_process_leads_in_new_epochs_and_a_repeated_registration_does_not() {
 }
 
 #[test]
+fn epochs_that_only_the_logs_know_are_passed_over() {
+    let mut image = image_with_brokers(&[(1, "a"), (2, "b")]);
+    create(&mut image, 1, "t", 2).unwrap();
+    let epochs = |image: &Image| -> Vec<_> {
+        image.topic(topic_id(1)).unwrap().partitions.iter().map(|partition| partition.leader_epoch.get()).collect()
+    };
+    let cases = [(2, Some(0), [1, 0]), (3, None, [2, 0]), (4, Some(9), [10, 0]), (5, Some(3), [11, 0])];
+    for (process, newest, expected) in cases {
+        let registration = RegisterBroker { newest_leader_epoch: newest.map(LeaderEpoch), ..register(1, process) };
+        apply(&mut image, &Command::RegisterBroker(registration)).unwrap();
+        assert_eq!(epochs(&image), expected, "{newest:?}");
+    }
+    // A topic's epochs count from its own beginning.
+    create(&mut image, 2, "later", 2).unwrap();
+    let registration = RegisterBroker { newest_leader_epoch: Some(LeaderEpoch(4)), ..register(1, 6) };
+    apply(&mut image, &Command::RegisterBroker(registration)).unwrap();
+    let later = image.topic(topic_id(2)).unwrap().partitions.iter().map(|partition| partition.leader_epoch.get());
+    assert!(later.eq([5, 0]) && epochs(&image) == [12, 0]);
+}
+
+#[test]
 fn another_cluster_or_an_empty_registration_is_refused() {
     let mut image = one_broker();
     let foreign = RegisterBroker { cluster_id: ClusterId::from_entropy([8; 16]), ..register(2, 1) };

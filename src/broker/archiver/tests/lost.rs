@@ -208,6 +208,105 @@ async fn a_lost_checkpoint_costs_nothing_of_a_log_of_which_the_archive_has_the_r
     }
 }
 
+/// The sweep takes what no head lists, and here the head is what is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_is_gone_is_told_and_costs_nothing_once_it_is_put_back() {
+    let mut home = Home::new();
+    home.sweep_interval = Duration::from_millis(20);
+    let (broker, index) = home.begin().await;
+    let mut expected = produce_all(&broker, index, 0..5, "archived").await;
+    archive(&broker, index).await;
+    let log = Arc::clone(leader(&broker, index).await.partition.log());
+    remove_local(&broker, &log, Offset(5)).await;
+    drop(log);
+    broker.shutdown().await;
+    let head = format!("p={index:05}/head.json");
+    let head = objects(&home.path("store")).into_iter().find(|path| path.ends_with(&head)).unwrap();
+    let content = std::fs::read(&head).unwrap();
+    std::fs::remove_file(&head).unwrap();
+    let mut all = objects(&home.path("store"));
+    all.retain(|object| object.to_string_lossy().contains("/log/"));
+    assert!(!all.is_empty());
+
+    let assert_told = async |broker: &Broker| {
+        let wanted = FetchPartition { leader: Ok(leader(broker, index).await), offset: Offset::ZERO, max_bytes: 1 };
+        let limits =
+            FetchLimits { max_wait: Duration::ZERO, min_bytes: 1, max_bytes: 1, isolation: Isolation::ReadUncommitted };
+        let refused = broker.fetch(&[wanted], limits).await.0.remove(0).records.unwrap_err();
+        assert!(matches!(refused, PartitionError::Archive(ArchiveError::Damaged { .. })), "{refused}");
+        assert!(broker.metrics().archive_read.damaged_reads.get() > 0);
+    };
+    let broker = home.open().await;
+    assert_told(&broker).await;
+    expected.extend(produce_all(&broker, index, 5..6, "local").await);
+    leader(&broker, index).await.partition.log().request_roll();
+    broker.shutdown().await;
+    for _ in 0..2 {
+        // In a later epoch than any object's, and with a head of its own making.
+        let broker = home.open().await;
+        drop(leader(&broker, index).await);
+        for _ in 0..LOOKS {
+            if head.exists() && broker.metrics().archive.swept_partitions.get() > 4 {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        assert!(head.exists() && broker.metrics().archive.swept_partitions.get() > 4);
+        assert_told(&broker).await;
+        broker.shutdown().await;
+        let left = objects(&home.path("store"));
+        assert!(all.iter().all(|object| left.contains(object)), "{left:?}");
+    }
+
+    std::fs::write(&head, content).unwrap();
+    let broker = home.open().await;
+    assert_eq!(archive(&broker, index).await, Offset(6));
+    assert_eq!(read_all(&broker, index).await, expected);
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_the_metadata_costs_no_record_of_what_was_made_since() {
+    let home = Home::new();
+    let (broker, index) = home.begin().await;
+    let mut expected = produce_all(&broker, index, 0..5, "before").await;
+    broker.shutdown().await;
+    copy(&home.path("first/metadata"), &home.path("copy"));
+
+    let broker = home.open().await;
+    let later = broker.create_topic(NewTopic::by_default("later"), false).await.unwrap();
+    let later = broker.leader(&later, 0, LeaderEpoch::NONE).unwrap();
+    let name = later.partition.log().partition().topic_id.to_string();
+    broker.append(&later, batch(0, "kept"), true, RoomWait { timeout: Duration::ZERO, held_bytes: 0 }).await.unwrap();
+    drop(later);
+    broker.shutdown().await;
+    // More lives than one, each with an epoch of its own.
+    for sequence in 5..8 {
+        let broker = home.open().await;
+        expected.extend(produce_all(&broker, index, sequence..sequence + 1, "since").await);
+        archive(&broker, index).await;
+        broker.shutdown().await;
+    }
+    std::fs::remove_dir_all(home.path("first/metadata")).unwrap();
+    std::fs::rename(home.path("copy"), home.path("first/metadata")).unwrap();
+
+    let kept = || {
+        let mut files = [objects(&home.path("first")), objects(&home.path("second"))].concat();
+        files.retain(|path| path.to_string_lossy().contains(&name) && !path.to_string_lossy().contains("/removed/"));
+        files
+    };
+    let files = kept();
+    assert!(!files.is_empty());
+    for sequence in 8..10 {
+        let broker = home.open().await;
+        expected.extend(produce_all(&broker, index, sequence..sequence + 1, "after").await);
+        assert_eq!(archive(&broker, index).await, Offset(i64::from(sequence) + 1));
+        assert_eq!(read_all(&broker, index).await, expected);
+        broker.shutdown().await;
+        assert_eq!(kept(), files);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_is_missing_and_not_replaced_is_waited_for() {
     let home = Home::new();

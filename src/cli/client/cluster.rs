@@ -11,10 +11,12 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::{ClientError, Connection};
 use crate::runtime::Runtime;
-use crate::types::TopicId;
+use crate::types::{Monotonic, TopicId};
 
 /// Asks again this often while a topic has no leader yet, as right after its creation.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that were not used for so long are opened anew; brokers close them after ten minutes.
+const LONGEST_IDLE: Duration = Duration::from_secs(60);
 
 /// One topic as the cluster describes it.
 #[derive(Clone, Debug)]
@@ -64,7 +66,8 @@ pub struct Cluster {
     limit: Duration,
     brokers: BTreeMap<i32, String>,
     controller: i32,
-    connections: BTreeMap<String, Connection>,
+    /// With when each was last used.
+    connections: BTreeMap<String, (Connection, Monotonic)>,
 }
 
 impl Cluster {
@@ -86,12 +89,17 @@ impl Cluster {
 
     /// A connection to an address.
     async fn connection(&mut self, address: &str) -> Result<&mut Connection, ClientError> {
+        let now = self.runtime.clock.monotonic();
+        // Brokers close what is idle, which a request would only notice too late.
+        self.connections.retain(|_, (_, used)| now.since(*used) < LONGEST_IDLE);
         // Looked up twice, since a reference that is returned early would be borrowed for too long.
         if !self.connections.contains_key(address) {
             let connection = Connection::open(&*self.runtime.net, address, self.limit).await?;
-            self.connections.insert(address.to_owned(), connection);
+            self.connections.insert(address.to_owned(), (connection, now));
         }
-        Ok(self.connections.get_mut(address).expect("just inserted"))
+        let (connection, used) = self.connections.get_mut(address).expect("just inserted");
+        *used = now;
+        Ok(connection)
     }
 
     /// A connection to any broker.

@@ -13,7 +13,7 @@ use super::admin::millis;
 use super::cluster::topic_name;
 use super::{ClientError, Cluster, Topic};
 use crate::record::{Batch, Batches, MAX_DECOMPRESSED_BYTES, Record, RecordError};
-use crate::types::{Offset, Timestamp};
+use crate::types::{Monotonic, Offset, Timestamp};
 
 /// The newest `Fetch` that names topics and not their identities.
 const FETCH_BY_NAME_NEWEST: i16 = 12;
@@ -91,7 +91,10 @@ pub struct Consumer<'a> {
     cluster: &'a mut Cluster,
     topic: Topic,
     progress: BTreeMap<i32, Progress>,
-    ready: VecDeque<Read>,
+    /// Batches that were fetched, as they came: an answer may decompress to far more than it is.
+    ready: VecDeque<(i32, Batch, Progress)>,
+    /// Since when fetches fail.
+    failing_since: Option<Monotonic>,
 }
 
 impl<'a> Consumer<'a> {
@@ -107,7 +110,8 @@ impl<'a> Consumer<'a> {
         let all = topic.partitions.iter().map(|partition| partition.index);
         let wanted: BTreeSet<i32> =
             if bounds.partitions.is_empty() { all.collect() } else { bounds.partitions.iter().copied().collect() };
-        let mut consumer = Self { cluster, topic, progress: BTreeMap::new(), ready: VecDeque::new() };
+        let mut consumer =
+            Self { cluster, topic, progress: BTreeMap::new(), ready: VecDeque::new(), failing_since: None };
         let until = match bounds.until {
             Some(position) => Some(consumer.resolve(&wanted, position).await?),
             None => None,
@@ -131,26 +135,35 @@ impl<'a> Consumer<'a> {
         Ok(still.map(|(index, end)| (index, first[&index], end)).collect())
     }
 
-    /// The next batch; `None` once every partition is at its end. Waits for more when there is no end.
+    /// The next batch; `None` once every partition is at its end. Waits for more when there is no end, and for a broker that is
+    /// away up to the usual limit.
     pub async fn next(&mut self) -> Result<Option<Read>, ClientError> {
-        let mut failures_left = 3;
         loop {
-            if let Some(read) = self.ready.pop_front() {
-                return Ok(Some(read));
+            if let Some((partition, batch, Progress { next: from, until })) = self.ready.pop_front() {
+                let damaged = |source| ClientError::Batch { topic: self.topic.name.clone(), partition, source };
+                let payload = batch.decompressed(MAX_DECOMPRESSED_BYTES).map_err(damaged)?;
+                return Ok(Some(Read { partition, batch, payload, from, until }));
             }
             self.progress.retain(|_, progress| progress.next < progress.until);
             if self.progress.is_empty() {
                 return Ok(None);
             }
-            if let Err(error) = self.fetch().await {
-                failures_left -= 1;
-                if failures_left == 0 || !error.is_retriable() {
-                    return Err(error);
-                }
-                self.cluster.disconnect();
-                self.cluster.pause().await;
-                let needs = |index| self.progress.contains_key(&index);
-                self.topic = self.cluster.topic(&self.topic.name, false, needs).await?;
+            let Err(error) = self.fetch().await else {
+                self.failing_since = None;
+                continue;
+            };
+            let now = self.cluster.runtime().clock.monotonic();
+            let failing = now.since(*self.failing_since.get_or_insert(now));
+            if failing >= self.cluster.limit() || !error.is_retriable() {
+                return Err(error);
+            }
+            self.cluster.disconnect();
+            self.cluster.pause().await;
+            let needs = |index| self.progress.contains_key(&index);
+            match self.cluster.topic(&self.topic.name, false, needs).await {
+                Ok(topic) => self.topic = topic,
+                Err(error) if error.is_retriable() => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -203,8 +216,7 @@ impl<'a> Consumer<'a> {
             if batch.header().attributes.is_control() || batch.header().base_offset >= progress.until {
                 continue;
             }
-            let payload = batch.decompressed(MAX_DECOMPRESSED_BYTES).map_err(damaged)?;
-            self.ready.push_back(Read { partition: index, batch, payload, from, until: progress.until });
+            self.ready.push_back((index, batch, Progress { next: from, until: progress.until }));
         }
         Ok(())
     }

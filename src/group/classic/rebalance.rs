@@ -1,6 +1,7 @@
 //! Rebalances: from the first reason to have one until everybody knows the new generation, and the deadlines on the way. Pure.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -10,6 +11,9 @@ use super::{Action, Assignments};
 use crate::group::GroupError;
 use crate::group::request::{GroupState, Reply};
 use crate::group::timers::Now;
+
+/// The least that silent static members are waited for.
+const LEAST_WAIT: Duration = Duration::from_secs(1);
 
 impl ClassicGroup {
     /// Starts a rebalance; or, when one is under way, ends its first phase if nobody is missing any more.
@@ -107,7 +111,8 @@ impl ClassicGroup {
         }
         if all_missing && !self.members.is_empty() {
             // Only silent static members are left; their sessions will end, unless one of them joins.
-            self.timers.set(Timer::Join, now.monotonic + self.rebalance_timeout());
+            // Not at once, whatever they say, or this would be all that the coordinator does.
+            self.timers.set(Timer::Join, now.monotonic + self.rebalance_timeout().max(LEAST_WAIT));
             return;
         }
         if missing.iter().any(|(member_id, _)| self.is_leader(member_id)) {

@@ -371,6 +371,17 @@ fn a_static_member_that_is_away_keeps_its_place_in_a_rebalance() {
 }
 
 #[test]
+fn silent_static_members_that_wait_for_nobody_cost_one_timer_a_second() {
+    let mut bench = Bench::immediate();
+    bench.stable(&[join("", Some("one"), &["range"]), join("", Some("two"), &["range"])]);
+    bench.join(JoinGroup { rebalance_timeout_ms: 0, ..join("", Some("one"), &["range"]) });
+    assert_eq!(bench.leave("", Some("two")), None);
+    bench.advance(1);
+    let due = bench.group.next_timeout().unwrap();
+    assert!(due > bench.now.monotonic, "it would be looked at again at once");
+}
+
+#[test]
 fn a_full_group_takes_no_more_members() {
     let mut bench = Bench::new(GroupSettings {
         max_size: 1,

@@ -121,7 +121,9 @@ fn bytes_of(fetched: &[FetchedTopic]) -> usize {
 /// The name that offsets are kept under, and the identity that was asked for.
 fn name_of(image: &Image, wanted: &OffsetFetchRequestTopics, by_id: bool) -> Option<(Arc<str>, TopicId)> {
     if !by_id {
-        return Some((shared(&wanted.name), TopicId::ZERO));
+        // An earlier topic of that name may have left offsets behind.
+        let id = image.topic_named(&wanted.name).map_or(TopicId::ZERO, |topic| topic.topic_id);
+        return Some((shared(&wanted.name), id));
     }
     let topic = image.topic(topic_id(wanted.topic_id))?;
     Some((Arc::clone(&topic.name), topic.topic_id))
@@ -142,11 +144,13 @@ fn failed_topic(wanted: &OffsetFetchRequestTopics, error: ErrorCode) -> OffsetFe
         .with_partitions(partitions.collect())
 }
 
-/// A topic's offsets; by identity only those of topics that exist can be told.
+/// A topic's offsets; by identity only those of topics that exist can be told, by name none of an earlier topic.
 fn found(image: &Image, topic: FetchedTopic, by_id: bool) -> Option<OffsetFetchResponseTopics> {
+    let named = image.topic_named(&topic.topic).map(|topic| topic.topic_id);
     let topic_id = match topic.topic_id {
+        id if !by_id && named.is_some_and(|named| !id.is_zero() && id != named) => return None,
         id if !by_id || !id.is_zero() => id,
-        _ => image.topic_named(&topic.topic)?.topic_id,
+        _ => named?,
     };
     let partitions = topic.partitions.into_iter().map(|partition| {
         OffsetFetchResponsePartitions::default()

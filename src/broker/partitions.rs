@@ -328,6 +328,9 @@ impl Partitions {
                 TopicChange::Deleted(topic) => self.delete(topic.topic_id),
             }
         }
+        // Created and deleted between the two, and used meanwhile.
+        let is_new = |topic_id| older.topic(topic_id).is_none() && !older.is_deleted(topic_id);
+        image.deleted_topics().filter(|topic| is_new(topic.topic_id)).for_each(|topic| self.delete(topic.topic_id));
         let layers_changed = [None, Some(self.node_id)]
             .into_iter()
             .any(|layer| older.broker_configs(layer) != image.broker_configs(layer));

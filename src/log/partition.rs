@@ -264,8 +264,11 @@ impl PartitionLog {
     /// Has `notify` notified once, when the high watermark, the log start or the log's availability changes.
     pub fn watch(&self, notify: &Arc<Notify>) {
         let mut state = self.state.lock();
-        state.watchers.retain(|watcher| watcher.strong_count() > 0);
-        state.watchers.push(Arc::downgrade(notify));
+        // A fetch may name its partition many times.
+        if state.watchers.last().is_none_or(|last| last.as_ptr() != Arc::as_ptr(notify)) {
+            state.watchers.retain(|watcher| watcher.strong_count() > 0);
+            state.watchers.push(Arc::downgrade(notify));
+        }
     }
 
     /// Plans a read of whole batches from `from` that end at or below `bound`, at most `max_bytes` but at least one.
@@ -434,10 +437,10 @@ impl PartitionLog {
         state.sealed().iter().filter(|segment| segment.extent().next_offset <= bound).cloned().collect()
     }
 
-    /// When the oldest of the records was appended that are not archived, about; `None` when all are.
+    /// When the oldest of the records was appended that are not archived, about; `None` when all are, or deleted.
     pub fn oldest_unarchived(&self) -> Option<Timestamp> {
         let state = self.state.lock();
-        let archived_to = state.offsets.archived_to;
+        let archived_to = state.offsets.archived_to.max(state.offsets.log_start);
         if state.offsets.durable <= archived_to {
             return None;
         }
@@ -445,11 +448,13 @@ impl PartitionLog {
         segment.map(|segment| state.oldest_of(segment)).or(state.unwritten_since)
     }
 
-    /// True while the archive is not known to hold all of [`Self::archivable_segments`].
+    /// True while the archive is not known to hold all of [`Self::archivable_segments`] that are not deleted.
     pub(super) fn has_to_archive(&self) -> bool {
         let state = self.state.lock();
-        let (archived_to, bound) =
-            (state.offsets.archived_to, state.offsets.last_stable.min(state.offsets.recovery_point));
+        let (archived_to, bound) = (
+            state.offsets.archived_to.max(state.offsets.log_start),
+            state.offsets.last_stable.min(state.offsets.recovery_point),
+        );
         let waits = |end: Offset| end > archived_to && end <= bound;
         state.deletion == Deletion::No && state.sealed().iter().rev().any(|segment| waits(segment.extent().next_offset))
     }

@@ -21,9 +21,8 @@ use crate::archive::cleaner::{self, CleanError};
 use crate::archive::manifest::Retention;
 use crate::archive::planner::{self, Evictable, LocalRetention, PartitionView, SealedSegment};
 use crate::broker::Broker;
-use crate::broker::partitions::Leader;
+use crate::broker::partitions::{Leader, TopicRules};
 use crate::log::{LogDirectory, PartitionLog, ReadError};
-use crate::metadata::topic_config::TopicConfig;
 use crate::runtime::clock::Interval;
 use crate::runtime::disk::is_shortage;
 use crate::telemetry::MemoryShare;
@@ -42,7 +41,6 @@ const PAUSE_FACTOR: u32 = 100;
 /// A partition with local segments, for one pass.
 struct Held {
     leader: Leader,
-    config: TopicConfig,
     view: PartitionView,
 }
 
@@ -185,7 +183,7 @@ impl Broker {
                 }
             };
             let is_idle = view.sealed.is_empty() && log.offsets().archived_to == Offset::ZERO;
-            (!is_idle).then_some(Held { leader, config, view })
+            (!is_idle).then_some(Held { leader, view })
         })
         .collect()
     }
@@ -305,6 +303,23 @@ fn view(log: &PartitionLog, is_archived: bool) -> Result<PartitionView, ReadErro
 }
 
 impl Held {
+    /// What the topic's configuration says now: a pass may take long.
+    fn rules(&self) -> Arc<TopicRules> {
+        self.leader.partition.topic().rules()
+    }
+
+    /// What is kept in the bucket. Of an archive that was given up the end goes by the start of the log, which goes by local
+    /// retention.
+    fn keep(&self) -> Retention {
+        let rules = self.rules();
+        let config = &rules.config;
+        if config.gives_up_archive() {
+            return Retention { retention_ms: None, retention_bytes: None };
+        }
+        let retention_ms = config.retention_ms.and_then(|ms| u64::try_from(ms).ok());
+        Retention { retention_ms, retention_bytes: config.retention_bytes }
+    }
+
     fn log(&self) -> &Arc<PartitionLog> {
         self.leader.partition.log()
     }
@@ -321,14 +336,15 @@ impl Held {
 
     /// Its local segments that the archive has or is about to get.
     fn archived_or_waiting(&self) -> impl Iterator<Item = &SealedSegment> {
-        let waits = self.view.archived_to.is_some() && !self.config.remote_log_copy_disable;
+        let waits = self.view.archived_to.is_some() && !self.rules().config.remote_log_copy_disable;
         let archived_to = if waits { Offset(i64::MAX) } else { self.view.archived_to.unwrap_or(Offset::ZERO) };
         self.view.sealed.iter().filter(move |segment| segment.next <= archived_to)
     }
 
     /// Whether the bucket has something of it, which the log remembers over restarts, and is to be kept in step with the log.
     fn is_archived(&self) -> bool {
-        let follows = self.config.remote_storage_enable || self.config.gives_up_archive();
+        let rules = self.rules();
+        let follows = rules.config.remote_storage_enable || rules.config.gives_up_archive();
         follows && self.log().offsets().archived_to > Offset::ZERO
     }
 
@@ -338,14 +354,16 @@ impl Held {
             // Coordinators say what they no longer need.
             return self.view.log_start_offset;
         }
-        if !self.config.remote_storage_enable {
+        let rules = self.rules();
+        let config = &rules.config;
+        if !config.remote_storage_enable {
             return if expires { self.retain_locally(now, Offset::ZERO) } else { self.view.log_start_offset };
         }
-        let retention_ms = self.config.local_retention_ms.and_then(|ms| u64::try_from(ms).ok());
-        let keep = LocalRetention { retention_ms, retention_bytes: self.config.local_retention_bytes };
+        let retention_ms = config.local_retention_ms.and_then(|ms| u64::try_from(ms).ok());
+        let keep = LocalRetention { retention_ms, retention_bytes: config.local_retention_bytes };
         let by_retention = planner::local_retention(&self.view, keep, now, self.view.archived_to.is_some());
         let mut start = by_retention.max(self.view.log_start_offset);
-        if self.config.remote_log_copy_disable && expires {
+        if config.remote_log_copy_disable && expires {
             // What will not be archived any more goes as without an archive, after what was.
             start = start.max(self.retain_locally(now, self.view.archived_to.unwrap_or(Offset::ZERO)));
         }
@@ -355,10 +373,12 @@ impl Held {
     /// Without an archive the local log is all there is: what retention passes is gone, and so is what only an archive has
     /// that was given up (`remote.log.delete.on.disable`). Does nothing unless that is beyond what is archived, `archived_to`.
     fn retain_locally(&self, now: Timestamp, archived_to: Offset) -> Offset {
-        let retention_ms = self.config.retention_ms.and_then(|ms| u64::try_from(ms).ok());
-        let keep = LocalRetention { retention_ms, retention_bytes: self.config.retention_bytes };
+        let rules = self.rules();
+        let config = &rules.config;
+        let retention_ms = config.retention_ms.and_then(|ms| u64::try_from(ms).ok());
+        let keep = LocalRetention { retention_ms, retention_bytes: config.retention_bytes };
         let mut start = planner::retention_without_archive(&self.view, keep, now);
-        if self.config.gives_up_archive() {
+        if config.gives_up_archive() {
             start = start.max(self.view.local_log_start_offset);
         }
         if start <= archived_to {
@@ -425,14 +445,6 @@ impl Archiver {
         let writer = self.writer(held.leader.epoch);
         self.metrics.archive.retained_partitions.inc();
         let now = self.runtime.clock.wall();
-        let mut keep = Retention {
-            retention_ms: held.config.retention_ms.and_then(|ms| u64::try_from(ms).ok()),
-            retention_bytes: held.config.retention_bytes,
-        };
-        if held.config.gives_up_archive() {
-            // It goes by the start of the log, which goes by local retention.
-            keep = Retention { retention_ms: None, retention_bytes: None };
-        }
         let (grace, unarchived) = (self.settings.deletion_grace, held.view.unarchived_bytes());
         let log_start = held.log().offsets().log_start;
         let (log, believed) = (held.log(), held.log().offsets().archived_to);
@@ -446,13 +458,13 @@ impl Archiver {
                 head.map(|head| head.upkeep())
             }
         };
-        if !upkeep.is_some_and(|upkeep| upkeep.is_due(keep, unarchived, log_start, now)) {
+        if !upkeep.is_some_and(|upkeep| upkeep.is_due(held.keep(), unarchived, log_start, now)) {
             return Ok(());
         }
         let head = self.own(&held.leader, &archive).await?;
         // More may have been archived since this partition was looked at, which counts once.
         let unarchived = held.view.bytes_beyond(head.next_offset);
-        let retained = cleaner::retained_from(&archive, &head, keep, unarchived, now).await?;
+        let retained = cleaner::retained_from(&archive, &head, held.keep(), unarchived, now).await?;
         let log_start = match held.leader.advance_log_start(retained.max(log_start)).await {
             Ok(log_start) => log_start,
             Err(error) => {

@@ -79,9 +79,9 @@ impl Broker {
         let logs = self.directories().iter().flat_map(|directory| directory.logs_to_archive());
         let candidates = logs.filter_map(|log| {
             let leader = self.archives(&image, &log)?;
-            let archived_to = log.offsets().archived_to;
+            let offsets = log.offsets();
             let mut waiting = log.archivable_segments();
-            waiting.retain(|segment| segment.extent().next_offset > archived_to);
+            waiting.retain(|segment| segment.extent().next_offset > offsets.archived_to.max(offsets.log_start));
             let waiting_bytes = waiting.iter().map(|segment| segment.extent().file_bytes).sum();
             all_bytes += waiting_bytes;
             let segment = Arc::clone(waiting.first().filter(|_| archiver.may_try(log.partition()))?);

@@ -129,12 +129,15 @@ impl ColdReads {
     /// Has `notify` notified when a read is done.
     pub(super) fn watch(&self, wanted: &ArchiveRead, notify: &Arc<Notify>) {
         match self.reads.lock().get_mut(wanted).map(|read| &mut read.state) {
-            Some(State::Pending { watchers, .. }) => {
+            // A fetch may name its partition many times.
+            Some(State::Pending { watchers, .. })
+                if watchers.last().is_none_or(|last| last.as_ptr() != Arc::as_ptr(notify)) =>
+            {
                 watchers.retain(|watcher| watcher.strong_count() > 0);
                 watchers.push(Arc::downgrade(notify));
             }
             Some(State::Done(_)) => notify.notify_one(),
-            None => {}
+            Some(State::Pending { .. }) | None => {}
         }
     }
 

@@ -24,7 +24,8 @@ impl Handle for DescribeConfigsRequest {
         let (synonyms, documentation) = (self.include_synonyms, self.include_documentation);
         context.take_place().await;
         let mut room = context.answer_room();
-        let results = self.resources.into_iter().map(|resource| {
+        let mut results = Vec::with_capacity(self.resources.len());
+        for resource in self.resources {
             let result = DescribeConfigsResult::default()
                 .with_resource_type(resource.resource_type)
                 .with_resource_name(resource.resource_name.clone());
@@ -35,7 +36,7 @@ impl Handle for DescribeConfigsRequest {
                 let has_room = room.take(entries.iter().map(bytes).sum());
                 has_room.then_some(entries).ok_or(AdminError::Invalid(TOO_LARGE))
             });
-            match described {
+            results.push(match described {
                 Ok(entries) => {
                     let configs = entries.into_iter().map(|entry| shown(entry, synonyms, documentation));
                     result.with_configs(configs.collect())
@@ -45,9 +46,11 @@ impl Handle for DescribeConfigsRequest {
                     context.count_error(code);
                     result.with_error_code(code.code()).with_error_message(message(error))
                 }
-            }
-        });
-        DescribeConfigsResponse::default().with_results(results.collect())
+            });
+            // One may be named very often, and others of this thread are to have their turn.
+            tokio::task::yield_now().await;
+        }
+        DescribeConfigsResponse::default().with_results(results)
     }
 }
 

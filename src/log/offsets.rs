@@ -39,6 +39,11 @@ pub struct Offsets {
 }
 
 impl Offsets {
+    /// First offset that is neither archived nor deleted.
+    pub fn unarchived_from(&self) -> Offset {
+        self.archived_to.max(self.log_start)
+    }
+
     /// The ladder of a log that has no records and continues at `start`.
     pub const fn empty_at(start: Offset) -> Self {
         Self {

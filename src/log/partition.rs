@@ -440,22 +440,19 @@ impl PartitionLog {
     /// When the oldest of the records was appended that are not archived, about; `None` when all are, or deleted.
     pub fn oldest_unarchived(&self) -> Option<Timestamp> {
         let state = self.state.lock();
-        let archived_to = state.offsets.archived_to.max(state.offsets.log_start);
-        if state.offsets.durable <= archived_to {
+        let from = state.offsets.unarchived_from();
+        if state.offsets.durable <= from {
             return None;
         }
-        let segment = state.segments.iter().find(|segment| segment.extent().next_offset > archived_to);
+        let segment = state.segments.iter().find(|segment| segment.extent().next_offset > from);
         segment.map(|segment| state.oldest_of(segment)).or(state.unwritten_since)
     }
 
     /// True while the archive is not known to hold all of [`Self::archivable_segments`] that are not deleted.
     pub(super) fn has_to_archive(&self) -> bool {
         let state = self.state.lock();
-        let (archived_to, bound) = (
-            state.offsets.archived_to.max(state.offsets.log_start),
-            state.offsets.last_stable.min(state.offsets.recovery_point),
-        );
-        let waits = |end: Offset| end > archived_to && end <= bound;
+        let bound = state.offsets.last_stable.min(state.offsets.recovery_point);
+        let waits = |end: Offset| end > state.offsets.unarchived_from() && end <= bound;
         state.deletion == Deletion::No && state.sealed().iter().rev().any(|segment| waits(segment.extent().next_offset))
     }
 

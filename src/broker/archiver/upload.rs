@@ -81,7 +81,7 @@ impl Broker {
             let leader = self.archives(&image, &log)?;
             let offsets = log.offsets();
             let mut waiting = log.archivable_segments();
-            waiting.retain(|segment| segment.extent().next_offset > offsets.archived_to.max(offsets.log_start));
+            waiting.retain(|segment| segment.extent().next_offset > offsets.unarchived_from());
             let waiting_bytes = waiting.iter().map(|segment| segment.extent().file_bytes).sum();
             all_bytes += waiting_bytes;
             let segment = Arc::clone(waiting.first().filter(|_| archiver.may_try(log.partition()))?);

@@ -96,6 +96,9 @@ pub(super) fn recover(
     let journal_path = path.join(JOURNAL_DIRECTORY);
     let journal = JournalFiles::open(runtime.clone(), &journal_path, identity, settings.journal)?;
     let stored = Checkpoint::load(&*runtime.disk, path, &identity)?;
+    // A process that was killed may have renamed it and no more. Journal files are used again on the strength of it, which an
+    // older one, back after a power cut, would miss.
+    runtime.disk.sync_directory(path)?;
     let start = match &stored {
         Stored::Found(checkpoint) => checkpoint.replay,
         Stored::Absent | Stored::Damaged => rebuild::replay_start(runtime, path, &journal)?,

@@ -3,6 +3,7 @@
 mod damage;
 mod descriptors;
 mod meetings;
+mod waiting;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -349,34 +350,6 @@ fn a_segment_is_sealed_at_its_age_and_waits_for_the_archive_once_that_is_certain
     tick(&mut fixture, 100);
     tick(&mut fixture, 100);
     assert_eq!(fixture.directory.logs_to_archive().len(), 1);
-}
-
-#[test]
-fn what_was_deleted_does_not_wait_for_the_archive() {
-    let mut fixture = Fixture::new();
-    let log = fixture.log();
-    fixture.append(3);
-    log.request_roll();
-    fixture.run();
-    fixture.directory.request_checkpoint();
-    fixture.run();
-    assert!(log.oldest_unarchived().is_some());
-    assert_eq!(fixture.directory.logs_to_archive().len(), 1);
-    log.advance_log_start(Offset(3)).unwrap();
-    fixture.run();
-    assert!(log.oldest_unarchived().is_none());
-    assert!(fixture.directory.logs_to_archive().is_empty());
-}
-
-#[test]
-fn who_watches_a_log_twice_is_told_once() {
-    let fixture = Fixture::new();
-    let log = fixture.log();
-    let watchers: Vec<_> = (0..2).map(|_| Arc::new(tokio::sync::Notify::new())).collect();
-    for notify in watchers.iter().flat_map(|notify| [notify; 3]) {
-        log.watch(notify);
-    }
-    assert_eq!(log.state.lock().watchers.len(), 2);
 }
 
 /// A reader that is behind goes through all segments, whose indexes would fill the memory of a machine with a large disk.

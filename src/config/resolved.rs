@@ -370,9 +370,13 @@ fn resolve_listener(
     }
     if address.ip().is_unspecified() && advertised.is_none() {
         let host = machine.address.to_string();
+        let why = match machine.address.is_loopback() {
+            true => "as this machine has no way to others",
+            false => "by which this machine reaches others",
+        };
         let flag = if name == DEFAULT_LISTENER { "--kafka-advertise HOST:PORT or " } else { "" };
         warnings.push(format!(
-            "{key}={address} is no address to connect to: clients are told {host}, by which this machine reaches others; \
+            "{key}={address} is no address to connect to: clients are told {host}, {why}; \
              where they reach it by another, say so with {flag}{advertised_key}"
         ));
         advertised = Some(HostPort { host, port: address.port() });

@@ -9,7 +9,7 @@
 //! 3. The journal is walked again and its entries are applied, in order, as they were when they were first completed; memory
 //!    stays within the tail's budget because partitions are written behind on the way.
 //!
-//! Nothing in the journal is changed; what is replayed of it and removed names are synced, so a crash during recovery leaves
+//! Nothing in the journal is changed; what is replayed of it, the checkpoint's name and removed names are synced, so a crash during recovery leaves
 //! the same to do: recovering twice equals recovering once.
 
 use std::collections::{BTreeMap, BTreeSet};

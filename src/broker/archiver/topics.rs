@@ -70,7 +70,10 @@ impl Broker {
             let result = match is_on_disk {
                 true => Ok(false),
                 false if purged.contains(&topic.topic_id) => Ok(true),
-                false => archiver.purge(topic).await.map(|()| purged.insert(topic.topic_id)),
+                false => archiver.purge(topic).await.map(|()| {
+                    purged.insert(topic.topic_id);
+                    true
+                }),
             };
             match result {
                 // Its logs may be in a directory that does not open, and are known by this alone when it does.

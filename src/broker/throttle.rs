@@ -18,6 +18,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const ARCHIVE_HORIZON_S: u64 = 3600;
 /// The same for a disk that nothing makes room on.
 const DISK_HORIZON_S: u64 = 60;
+/// What the archive is taken to do before it was seen to do anything.
+const FIRST_ARCHIVE_RATE: u64 = 8 << 20;
 /// Weight of the newest observation of the archive's speed, in percent: about a minute of observations counts.
 const NEWEST_PERCENT: u64 = 5;
 const NANOS: i128 = 1_000_000_000;
@@ -49,7 +51,7 @@ impl Pressure {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Throttle {
     /// Bytes per second.
     limit: Option<u64>,
@@ -58,6 +60,13 @@ pub(super) struct Throttle {
     refilled: Monotonic,
     archive_rate: u64,
     observed: Option<(Monotonic, u64)>,
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        let (limit, allowance, refilled) = (None, 0, Monotonic::default());
+        Self { limit, allowance, refilled, archive_rate: FIRST_ARCHIVE_RATE, observed: None }
+    }
 }
 
 impl Throttle {
@@ -79,10 +88,7 @@ impl Throttle {
         let Some((since, bytes)) = before.filter(|_| pressure.unarchived_bytes > 0) else { return };
         let elapsed_ms = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX).max(1);
         let rate = pressure.archived_bytes.saturating_sub(bytes).saturating_mul(1000) / elapsed_ms;
-        self.archive_rate = match self.archive_rate {
-            0 => rate,
-            known => (known * (100 - NEWEST_PERCENT) + rate * NEWEST_PERCENT) / 100,
-        };
+        self.archive_rate = (self.archive_rate * (100 - NEWEST_PERCENT) + rate * NEWEST_PERCENT) / 100;
     }
 
     /// Lets bytes pass; returns for how long their producer has to pause.
@@ -152,8 +158,15 @@ mod tests {
 
     /// A producer that pauses as it is told, an archive that takes `archive` bytes a second, and a disk.
     fn flood(archive: u64, disk: u64, seconds: u64) -> (Vec<u64>, u64) {
+        flood_beside(0, 1, archive, disk, seconds)
+    }
+
+    /// The same, beginning with a backlog; the archive commits no fewer bytes than `step` at a time.
+    fn flood_beside(backlog: u64, step: u64, archive: u64, disk: u64, seconds: u64) -> (Vec<u64>, u64) {
         let mut throttle = Throttle::default();
-        let (mut backlog, mut archived, mut room, mut not_before) = (0_u64, 0_u64, disk, 0_u64);
+        let (mut backlog, mut archived, mut room, mut not_before) = (backlog, 0_u64, disk - backlog, 0_u64);
+        let mut encoded = 0;
+        throttle.observe(at(0), pressure(backlog, archived, room));
         let mut passed = Vec::new();
         for second in 0..seconds {
             let mut bytes = 0;
@@ -164,7 +177,9 @@ mod tests {
                     not_before = now + throttle.charge(at(now), MIB as usize).as_millis() as u64;
                 }
             }
-            let taken = backlog.min(archive);
+            encoded = backlog.min(encoded + archive);
+            let taken = if encoded >= step { encoded } else { 0 };
+            encoded -= taken;
             (backlog, archived, room) = (backlog - taken, archived + taken, room + taken);
             throttle.observe(at((second + 1) * 1000), pressure(backlog, archived, room));
             passed.push(bytes);
@@ -179,6 +194,14 @@ mod tests {
         let late: u64 = passed[900..].iter().sum::<u64>() / 300;
         assert!((15 * MIB..25 * MIB).contains(&late), "{} MiB/s at the end", late / MIB);
         assert!(passed.iter().all(|&bytes| bytes > 0), "nobody is ever stopped");
+    }
+
+    #[test]
+    fn a_backlog_from_before_a_restart_stops_nobody_and_sets_nobody_free() {
+        let (passed, room) = flood_beside(2000 * MIB, 256 * MIB, 50 * MIB, 4096 * MIB, 300);
+        assert!(room > 900 * MIB, "the disk has {} MiB left", room / MIB);
+        assert!(passed.iter().all(|&bytes| bytes >= 10 * MIB), "hardly anything passes: {passed:?}");
+        assert!(passed[5..].iter().all(|&bytes| bytes <= 100 * MIB), "everything passes: {passed:?}");
     }
 
     #[test]

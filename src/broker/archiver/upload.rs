@@ -48,15 +48,24 @@ impl Broker {
     pub(in crate::broker) async fn upload_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         let mut interval = Interval::new(&self.runtime().clock, LOOK_INTERVAL);
         let mut uploads = tokio::task::JoinSet::new();
+        let mut candidates = Vec::new();
         let mut looks = 0_u32;
         loop {
-            interval.tick().await;
-            while uploads.try_join_next().is_some() {}
-            if looks.is_multiple_of(AGE_EVERY) {
-                archiver.note_age(self.oldest_unarchived());
+            tokio::select! {
+                biased;
+                () = interval.tick() => {
+                    if looks.is_multiple_of(AGE_EVERY) {
+                        archiver.note_age(self.oldest_unarchived());
+                    }
+                    looks = looks.wrapping_add(1);
+                    candidates = self.unarchived(&archiver);
+                }
+                // Its slot is free for the next one, and its partition may have one more.
+                Some(ended) = uploads.join_next() => {
+                    let image = self.image();
+                    candidates.extend(ended.ok().and_then(|log| self.candidate(&image, &archiver, &log).0));
+                }
             }
-            looks = looks.wrapping_add(1);
-            let mut candidates = self.unarchived(&archiver);
             while archiver.is_proved() && uploads.len() < archiver.settings.uploads {
                 let ages: Vec<_> = candidates.iter().map(Candidate::urgency).collect();
                 let Some(next) = planner::most_urgent(&ages, self.runtime().clock.wall()) else { break };
@@ -65,7 +74,11 @@ impl Broker {
                 archiver.under_way.lock().insert(id);
                 let span = spans::upload(id, segment.base_offset());
                 let (broker, archiver) = (Arc::clone(&self), Arc::clone(&archiver));
-                let upload = async move { archiver.upload(&broker, leader, segment).await };
+                let log = Arc::clone(leader.partition.log());
+                let upload = async move {
+                    archiver.upload(&broker, leader, segment).await;
+                    log
+                };
                 uploads.spawn(upload.instrument(span));
             }
         }
@@ -78,18 +91,25 @@ impl Broker {
         let mut all_bytes = 0;
         let logs = self.directories().iter().flat_map(|directory| directory.logs_to_archive());
         let candidates = logs.filter_map(|log| {
-            let leader = self.archives(&image, &log)?;
-            let offsets = log.offsets();
-            let mut waiting = log.archivable_segments();
-            waiting.retain(|segment| segment.extent().next_offset > offsets.unarchived_from());
-            let waiting_bytes = waiting.iter().map(|segment| segment.extent().file_bytes).sum();
+            let (candidate, waiting_bytes) = self.candidate(&image, archiver, &log);
             all_bytes += waiting_bytes;
-            let segment = Arc::clone(waiting.first().filter(|_| archiver.may_try(log.partition()))?);
-            Some(Candidate { leader, segment, waiting_bytes })
+            candidate
         });
         let candidates = candidates.collect();
         archiver.note_waiting(all_bytes);
         candidates
+    }
+
+    /// The first segment of a partition that is sealed, synced and not archived, if it may be tried now; and the bytes of all
+    /// of them.
+    fn candidate(&self, image: &Image, archiver: &Archiver, log: &Arc<PartitionLog>) -> (Option<Candidate>, u64) {
+        let Some(leader) = self.archives(image, log) else { return (None, 0) };
+        let offsets = log.offsets();
+        let mut waiting = log.archivable_segments();
+        waiting.retain(|segment| segment.extent().next_offset > offsets.unarchived_from());
+        let waiting_bytes = waiting.iter().map(|segment| segment.extent().file_bytes).sum();
+        let segment = waiting.first().filter(|_| archiver.may_try(log.partition())).cloned();
+        (segment.map(|segment| Candidate { leader, segment, waiting_bytes }), waiting_bytes)
     }
 
     /// When the oldest record was appended that is not archived.

@@ -130,7 +130,7 @@ impl Checkpoint {
         Ok(Some((identity, decode(&content[STAMP_BYTES..]).ok_or_else(damaged)?)))
     }
 
-    fn encode(&self, identity: &Identity) -> Vec<u8> {
+    pub(super) fn encode(&self, identity: &Identity) -> Vec<u8> {
         let mut body = Vec::new();
         body.put_u64_le(self.replay.lap);
         body.put_u64_le(self.replay.file_offset);

@@ -400,6 +400,14 @@ impl Shared {
         result
     }
 
+    /// Runs a sync of what segments hold, and takes note of its time.
+    pub(super) fn sync_segments(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let began = self.runtime.clock.monotonic();
+        let result = self.sync(sync);
+        self.metrics.log.sync_seconds.observe(self.runtime.clock.monotonic().since(began));
+        result
+    }
+
     pub(super) fn handle_write_error(&self, error: &io::Error) {
         if is_shortage(error) && !self.is_offline() {
             if !self.full.swap(true, Ordering::Relaxed) {

@@ -13,6 +13,8 @@ mod checkpoint;
 mod checkpoint_clock;
 mod continuation;
 mod counting;
+#[cfg(test)]
+mod decoders;
 mod directory;
 mod epoch_cache;
 mod error;

@@ -2,7 +2,9 @@
 
 mod damage;
 mod descriptors;
+mod disk_reads;
 mod meetings;
+mod syncs;
 mod waiting;
 
 use std::io;

@@ -109,6 +109,8 @@ impl PartitionLog {
         let mut state = self.state.lock();
         if state.cut.is_none() && state.written >= target {
             state.written_sequence = state.written_sequence.max(sequence);
+            // What is left came meanwhile: its age is not that of what was written.
+            state.unwritten_since = state.unwritten_since.map(|_| now);
         }
         Ok(state.cut.is_none())
     }
@@ -342,7 +344,7 @@ impl PartitionLog {
                 Some(file) => file,
                 None => SegmentWriter::open(&self.shared.runtime.disk, segment.path())?,
             };
-            self.shared.sync(|| file.sync())?;
+            self.shared.sync_segments(|| file.sync())?;
             writer.file = Some(file);
         }
         writer.unsynced = false;
@@ -499,7 +501,8 @@ impl Shared {
         for log in &changed {
             log.sync_files(one_by_one)?;
         }
-        if !one_by_one && let Err(error) = self.sync(|| self.runtime.disk.sync_filesystem(&self.path)) {
+        let all = || self.runtime.disk.sync_filesystem(&self.path);
+        if !one_by_one && let Err(error) = self.sync_segments(all) {
             changed.iter().for_each(|log| log.not_synced());
             return Err(error);
         }

@@ -188,9 +188,16 @@ pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::{btree_map, btree_set, vec};
+    use proptest::option;
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::metadata::command::{Endpoint, SecurityProtocol};
     use crate::metadata::machine;
     use crate::metadata::testing::{create_topic, image_with_brokers};
+    use crate::sim::damaged;
+    use crate::types::{BrokerIncarnationId, Offset};
 
     #[test]
     fn encoded_bytes_are_frozen_and_a_newer_format_is_refused() {
@@ -214,5 +221,118 @@ mod tests {
         let astray = text.replacen("[[1,0,1]]", "[[1,9,1]]", 1);
         assert!(matches!(decode(astray.as_bytes()), Err(DecodeError::Malformed { .. })));
         assert!(matches!(decode(&bytes[..bytes.len() - 1]), Err(DecodeError::Truncated { .. })));
+    }
+
+    /// Of the damage that can be done to an image, every so many are tried.
+    const STEP: usize = 17;
+    const TEXT: &str = ".{0,4}";
+
+    fn broker() -> impl Strategy<Value = Broker> {
+        let security_protocol = SecurityProtocol::SaslPlaintext;
+        let endpoint = (TEXT, any::<u16>()).prop_map(move |(host, port)| Endpoint { host, port, security_protocol });
+        let directories = vec(any::<[u8; 16]>().prop_map(DirectoryId::from_bytes), 0..3);
+        let identity = any::<(i32, i64, [u8; 16])>();
+        (identity, btree_map(TEXT, endpoint, 0..3), option::of(TEXT), directories).prop_map(
+            |((node, epoch, process), listeners, rack, directories)| Broker {
+                node_id: NodeId(node),
+                epoch: BrokerEpoch(epoch),
+                incarnation_id: BrokerIncarnationId::from_bytes(process),
+                listeners,
+                rack,
+                directories,
+            },
+        )
+    }
+
+    fn configs() -> impl Strategy<Value = Configs> {
+        (any::<u64>(), btree_map(TEXT, TEXT, 0..3)).prop_map(|(version, values)| Configs { version, values })
+    }
+
+    fn topic() -> impl Strategy<Value = Topic> {
+        let replica = any::<(i32, [u8; 16], bool)>().prop_map(|(node, directory, in_sync)| Replica {
+            node_id: NodeId(node),
+            directory: DirectoryId::from_bytes(directory),
+            in_sync,
+        });
+        let partition = (vec(replica, 0..3), any::<(Option<i32>, i32, i32)>()).prop_map(
+            |(replicas, (leader, leader_epoch, partition_epoch))| Partition {
+                replicas,
+                leader: leader.map(NodeId),
+                leader_epoch: LeaderEpoch(leader_epoch),
+                partition_epoch: PartitionEpoch(partition_epoch),
+            },
+        );
+        (any::<([u8; 16], bool)>(), TEXT, configs(), vec(partition, 0..3)).prop_map(
+            |((id, internal), text, configs, partitions)| Topic {
+                name: format!("{}.{text}", TopicId::from_bytes(id)).into(),
+                topic_id: TopicId::from_bytes(id),
+                internal,
+                configs,
+                partitions: partitions.into_iter().collect(),
+            },
+        )
+    }
+
+    fn deleted_topic() -> impl Strategy<Value = DeletedTopic> {
+        (any::<([u8; 16], i32)>(), TEXT).prop_map(|((id, partitions), name)| DeletedTopic {
+            topic_id: TopicId::from_bytes(id),
+            name,
+            partitions,
+        })
+    }
+
+    fn topic_partition() -> impl Strategy<Value = TopicPartition> {
+        any::<([u8; 16], i32)>().prop_map(|(id, number)| TopicPartition::new(TopicId::from_bytes(id), number))
+    }
+
+    fn any_image() -> impl Strategy<Value = Image> {
+        let numbers = any::<(u64, [u8; 16], i64, i64)>();
+        let levels = btree_map(TEXT, any::<i16>(), 0..3);
+        let cluster = (vec(broker(), 0..3), btree_map(any::<Option<i32>>(), configs(), 0..3), levels);
+        let topics = (vec(topic(), 0..3), vec(deleted_topic(), 0..3));
+        let mark = any::<(i64, i32)>().prop_map(|(next_offset, epoch)| ArchiveMark {
+            next_offset: Offset(next_offset),
+            leader_epoch: LeaderEpoch(epoch),
+        });
+        let records = (btree_map(topic_partition(), mark, 0..3), btree_set(topic_partition(), 0..3));
+        (numbers, cluster, topics, records).prop_map(|(numbers, cluster, (topics, deleted), (archived, unrestored))| {
+            let (version, cluster_id, next_broker_epoch, next_producer_id) = numbers;
+            let (brokers, broker_configs, feature_levels) = cluster;
+            let broker_configs = broker_configs.into_iter().map(|(node, one)| (node.map(NodeId), Arc::new(one)));
+            let mut image = Image {
+                version,
+                cluster_id: ClusterId::from_bytes(cluster_id),
+                next_broker_epoch: BrokerEpoch(next_broker_epoch),
+                next_producer_id: ProducerId(next_producer_id),
+                brokers: brokers.into_iter().map(|broker| (broker.node_id, Arc::new(broker))).collect(),
+                deleted_topics: deleted.into_iter().map(|topic| (topic.topic_id, Arc::new(topic))).collect(),
+                broker_configs: broker_configs.collect(),
+                feature_levels: feature_levels.into_iter().collect(),
+                archived: archived.into_iter().collect(),
+                unrestored: unrestored.into_iter().collect(),
+                ..Image::default()
+            };
+            topics.into_iter().for_each(|topic| image.insert_topic(topic));
+            image
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn an_image_reads_back_as_written_and_a_damaged_one_is_refused_or_reads_as_one_that_can_be_written(
+            image in any_image(),
+            mask in 1..=u8::MAX,
+            first in 0..STEP,
+        ) {
+            let bytes = encode(&image);
+            prop_assert_eq!(decode(&bytes).unwrap(), image);
+            for bad in damaged(&bytes, mask).skip(first).step_by(STEP) {
+                let Ok(read) = decode(&bad) else { continue };
+                let again = encode(&read);
+                prop_assert_eq!(encode(&decode(&again).unwrap()), again);
+            }
+        }
     }
 }

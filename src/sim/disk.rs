@@ -102,6 +102,8 @@ struct World {
     powered: bool,
     /// Bytes that fit.
     capacity: u64,
+    /// Bytes that were read of files.
+    read_bytes: u64,
     fail_syncs: bool,
     /// Grows with every start of a process; handles of earlier ones are dead.
     generation: u64,
@@ -136,6 +138,7 @@ impl SimDisk {
             fuse: None,
             powered: true,
             capacity: u64::MAX,
+            read_bytes: 0,
             fail_syncs: false,
             generation: 0,
             locked: BTreeSet::new(),
@@ -538,6 +541,7 @@ impl File for SimFile {
             let start = usize::try_from(offset).expect("small").min(content.len());
             let end = content.len().min(start + bytes.len());
             bytes[..end - start].copy_from_slice(&content[start..end]);
+            world.read_bytes += (end - start) as u64;
             Ok(end - start)
         })
     }

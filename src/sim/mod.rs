@@ -5,6 +5,7 @@
 //! Same seed, same run: tests compare the [`Machine::trace`] of two runs.
 
 mod clock;
+mod damage;
 mod disk;
 mod tasks;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+pub(crate) use damage::damaged;
 pub(crate) use disk::{DiskCopy, Lies, Operation, SimDisk};
 pub(crate) use tasks::SimTasks;
 

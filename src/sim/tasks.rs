@@ -11,6 +11,8 @@ struct SimLane {
     name: String,
     work: Mutex<Option<LaneWork>>,
     woken: Mutex<bool>,
+    /// How often it was run.
+    runs: Mutex<u64>,
 }
 
 impl LaneControl for SimLane {
@@ -35,7 +37,8 @@ pub(crate) struct SimTasks {
 
 impl Tasks for SimTasks {
     fn start_lane(&self, name: &str, _priority: Priority, work: LaneWork) -> Arc<dyn LaneControl> {
-        let lane = Arc::new(SimLane { name: name.to_owned(), work: Mutex::new(Some(work)), woken: Mutex::new(false) });
+        let (name, work, woken) = (name.to_owned(), Mutex::new(Some(work)), Mutex::new(false));
+        let lane = Arc::new(SimLane { name, work, woken, runs: Mutex::default() });
         self.lanes.lock().push(Arc::clone(&lane));
         lane
     }
@@ -61,6 +64,7 @@ impl SimTasks {
         }
         let lane = &woken[usize::try_from(random.below(woken.len() as u64)).expect("small")];
         *lane.woken.lock() = false;
+        *lane.runs.lock() += 1;
         if let Some(work) = lane.work.lock().as_mut() {
             work();
         }
@@ -75,6 +79,11 @@ impl SimTasks {
             }
         }
         panic!("lanes keep waking each other");
+    }
+
+    /// How often the lanes of a name were run.
+    pub(crate) fn runs(&self, name: &str) -> u64 {
+        self.lanes.lock().iter().filter(|lane| lane.name == name).map(|lane| *lane.runs.lock()).sum()
     }
 
     /// The process is gone.

@@ -61,6 +61,11 @@ impl MemoryPool {
     pub fn all_bytes(&self) -> usize {
         self.0.all as usize * UNIT_BYTES
     }
+
+    /// Whether little is left for others.
+    pub fn is_scarce(&self) -> bool {
+        self.free_bytes() < self.all_bytes() / SCARCE_PART
+    }
 }
 
 fn units(bytes: usize) -> u32 {
@@ -79,9 +84,14 @@ pub struct TakenMemory {
 }
 
 impl TakenMemory {
+    /// How much it is.
+    pub const fn bytes(&self) -> usize {
+        self.units as usize * UNIT_BYTES
+    }
+
     /// Whether little is left in its pool for others.
     pub fn is_scarce(&self) -> bool {
-        self.pool.free_bytes() < self.pool.all_bytes() / SCARCE_PART
+        self.pool.is_scarce()
     }
 
     /// Holds what another of the same pool holds, too.

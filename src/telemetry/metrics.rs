@@ -141,6 +141,8 @@ metrics! {
         deleted_segments: Counter,
         /// Bytes written behind the journal into segments.
         written_bytes: Counter,
+        /// Time of one sync of a segment, or of the file system that many are on, when one is rolled and at checkpoints.
+        sync_seconds: LatencyHistogram,
         /// Data directories out of service.
         offline_directories: Gauge,
         /// Partitions out of service, as local segments of theirs are missing.
@@ -270,6 +272,11 @@ metrics! {
         committed_offsets: Counter,
         /// Committed offsets kept.
         offsets: Gauge,
+        /// Partitions of `__consumer_offsets` whose log can't be read: their groups have no coordinator.
+        failed_coordinators: Gauge,
+        /// Partitions of `__consumer_offsets` whose groups the bucket's snapshot has as they were earlier, as no coordinator
+        /// answers for them.
+        unsaved_partitions: Gauge,
     }
     /// The cluster's metadata.
     metadata: MetadataMetrics {

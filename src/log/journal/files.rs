@@ -75,11 +75,27 @@ struct Lap {
 }
 
 /// What a header says of the file's current use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderFields {
     lap: u64,
     first_sequence: u64,
     replay_sequence: u64,
+}
+
+/// The first page of a file that begins a lap.
+fn encode_header(identity: &Identity, lap: &Lap) -> Bytes {
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    KIND.write(identity, &mut header);
+    header.put_u64_le(lap.lap);
+    header.put_u64_le(lap.first_sequence);
+    header.put_u64_le(lap.replay_sequence);
+    let crc = crc32c::crc32c(&header[STAMP_BYTES..]);
+    header.put_u32_le(crc);
+    header.resize(SECOND_COPY_AT, 0);
+    let mut buffer = AlignedBuffer::with_capacity(FILE_HEADER_BYTES);
+    buffer.extend(&header);
+    buffer.extend(&header);
+    buffer.freeze()
 }
 
 /// The first undamaged copy of a header, whosever it is and of whatever format, and what it says.
@@ -555,27 +571,12 @@ impl JournalFiles {
             replay_sequence: self.replay_sequence,
         };
         let file = self.runtime.disk.open(&self.path(slot), Open::Durable)?;
-        file.write_all_at(&self.encode_header(&lap), 0)?;
+        file.write_all_at(&encode_header(&self.identity, &lap), 0)?;
         self.free.swap_remove(index);
         self.laps.push_back(lap);
         let (position, bytes) = (FILE_HEADER_BYTES as u64, self.slots[&slot]);
         self.active = Some(Active { lap: lap.lap, slot, file, cached: CachedFile::default(), position, bytes });
         Ok(true)
-    }
-
-    fn encode_header(&self, lap: &Lap) -> Bytes {
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        KIND.write(&self.identity, &mut header);
-        header.put_u64_le(lap.lap);
-        header.put_u64_le(lap.first_sequence);
-        header.put_u64_le(lap.replay_sequence);
-        let crc = crc32c::crc32c(&header[STAMP_BYTES..]);
-        header.put_u32_le(crc);
-        header.resize(SECOND_COPY_AT, 0);
-        let mut buffer = AlignedBuffer::with_capacity(FILE_HEADER_BYTES);
-        buffer.extend(&header);
-        buffer.extend(&header);
-        buffer.freeze()
     }
 
     /// Frees the files whose blocks are all below `sequence`, for a durable checkpoint says that replay starts there.
@@ -588,5 +589,36 @@ impl JournalFiles {
             released += 1;
         }
         released
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::log::decoders::identity;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_header_reads_back_as_long_as_one_of_its_copies_is_whole(
+            identity in identity(),
+            [lap, first_sequence, replay_sequence] in any::<[u64; 3]>(),
+            (first, second) in (0..HEADER_BYTES, 0..HEADER_BYTES),
+            mask in 1..=u8::MAX,
+        ) {
+            let written = encode_header(&identity, &Lap { slot: 0, lap, first_sequence, replay_sequence });
+            let mut page = [0; FILE_HEADER_BYTES];
+            page.copy_from_slice(&written);
+            let read = |page: &[u8; FILE_HEADER_BYTES]| decode_header(page).map(|(_, fields)| fields);
+            let fields = HeaderFields { lap, first_sequence, replay_sequence };
+            prop_assert_eq!(read(&page), Some(fields));
+            page[first] ^= mask;
+            prop_assert_eq!(read(&page), Some(fields));
+            page[SECOND_COPY_AT + second] ^= mask;
+            prop_assert_eq!(read(&page), None);
+        }
     }
 }

@@ -11,6 +11,8 @@
 mod block;
 mod entry;
 mod files;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -76,7 +76,7 @@ pub struct SegmentHeader {
 }
 
 impl SegmentHeader {
-    fn encode(&self, identity: &Identity) -> Vec<u8> {
+    pub(super) fn encode(&self, identity: &Identity) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES as usize);
         KIND.write(identity, &mut bytes);
         bytes.put_slice(self.partition.topic_id.as_bytes());

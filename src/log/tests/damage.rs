@@ -29,8 +29,12 @@ fn stopped(fixture: Fixture) -> (Machine, Vec<PathBuf>) {
 }
 
 fn reopen(machine: &Machine) -> (LogDirectory, RecoveryReport) {
+    reopen_counted(machine, &DirectoryMetrics::default())
+}
+
+fn reopen_counted(machine: &Machine, metrics: &DirectoryMetrics) -> (LogDirectory, RecoveryReport) {
     let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
-    LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings(), DirectoryMetrics::default()).unwrap()
+    LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings(), metrics.clone()).unwrap()
 }
 
 fn read(directory: &LogDirectory, from: i64) -> Result<usize, ReadError> {
@@ -260,8 +264,9 @@ fn a_missing_segment_takes_its_partition_out_of_service_and_no_other() {
     let (machine, segments) = stopped(fixture);
     let content = machine.disk.content(&segments[2]);
     machine.disk.lose(&segments[2]);
-    let (directory, report) = reopen(&machine);
-    assert_eq!(report.unavailable, 1);
+    let metrics = DirectoryMetrics::default();
+    let (directory, report) = reopen_counted(&machine, &metrics);
+    assert_eq!((report.unavailable, metrics.log.unavailable_partitions.get()), (1, 1));
     let log = directory.logs()[0].clone();
     let refused = log.append(&batch(1), LeaderEpoch(1), Timestamp(0), None);
     let Err(AppendError::Missing(Missing { from, to, .. })) = refused else { panic!("{refused:?}") };
@@ -274,6 +279,7 @@ fn a_missing_segment_takes_its_partition_out_of_service_and_no_other() {
     // A checkpoint later it is still known to be missing, and putting it back is all that it takes.
     directory.request_checkpoint();
     machine.tasks.run_all(&mut Random::new(1));
+    assert_eq!(metrics.log.unavailable_partitions.get(), 1);
     drop((log, other, directory));
     machine.kill();
     let (directory, report) = reopen(&machine);
@@ -290,7 +296,8 @@ fn a_missing_segment_takes_its_partition_out_of_service_and_no_other() {
 fn deleting_the_records_up_to_what_is_missing_brings_the_partition_back() {
     let (machine, segments) = stopped(with_segments(30));
     machine.disk.lose(&segments[1]);
-    let (directory, _) = reopen(&machine);
+    let metrics = DirectoryMetrics::default();
+    let (directory, _) = reopen_counted(&machine, &metrics);
     let log = directory.logs()[0].clone();
     let Err(AppendError::Missing(missing)) = log.append(&batch(1), LeaderEpoch(1), Timestamp(0), None) else {
         panic!("not missed")
@@ -299,6 +306,9 @@ fn deleting_the_records_up_to_what_is_missing_brings_the_partition_back() {
     machine.tasks.run_all(&mut Random::new(1));
     assert!(log.append(&batch(1), LeaderEpoch(1), Timestamp(0), None).is_ok());
     assert!(read(&directory, missing.to.0).is_ok());
+    directory.request_checkpoint();
+    machine.tasks.run_all(&mut Random::new(1));
+    assert_eq!(metrics.log.unavailable_partitions.get(), 0);
 }
 
 #[test]

@@ -105,6 +105,33 @@ fn what_is_given_up_on_its_way_to_a_segment_does_not_get_there() {
 }
 
 #[test]
+fn a_partition_that_is_written_to_without_a_break_is_sealed_by_age_as_others_are() {
+    let mut fixture = Fixture::new();
+    let log = fixture.log();
+    fixture.append(1);
+    let (tasks, mut random, appending) = (Arc::clone(&fixture.machine.tasks), Random::new(1), Arc::downgrade(&log));
+    let (mut is_appending, mut left) = (false, 1000);
+    fixture.machine.disk.meanwhile(move |operation, path| {
+        let is_written = operation == Operation::Write && is_segment(path) && left > 0;
+        if is_written && !std::mem::replace(&mut is_appending, true) {
+            left -= 1;
+            let log = appending.upgrade().expect("it is written");
+            log.append(&batch(2), LeaderEpoch(1), Timestamp(0), None).unwrap();
+            tasks.run_all(&mut random);
+            is_appending = false;
+        }
+        Ok(())
+    });
+    // Four hours, and segments are sealed after one.
+    for _ in 0..24 {
+        fixture.machine.pass_ms(10 * 60 * 1000);
+        fixture.checkpoint();
+    }
+    let sealed = log.archivable_segments().len();
+    assert!((3..=4).contains(&sealed), "{sealed} segments were sealed");
+}
+
+#[test]
 fn the_files_of_a_deleted_topic_let_others_be_written_between_them() {
     let mut fixture = with_two_archived_segments();
     let other = TopicPartition::new(TopicId::from_bytes([2; 16]), 0);

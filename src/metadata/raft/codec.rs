@@ -180,9 +180,19 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::{btree_map, btree_set, vec};
+    use proptest::option;
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::metadata::command::Command;
-    use crate::metadata::testing::CLUSTER;
+    use crate::metadata::command::{Command, ConfigChange};
+    use crate::metadata::testing::{CLUSTER, register};
+    use crate::sim::damaged;
+    use crate::types::{ClusterId, TopicId};
+
+    /// Of the damage that can be done to an entry, every so many are tried.
+    const STEP: usize = 7;
+    const TEXT: &str = ".{0,4}";
 
     fn log_id() -> LogId {
         LogId::new(CommittedLeaderId::new(3, NodeId(1)), 7)
@@ -220,6 +230,67 @@ mod tests {
         }
         for length in 0..bytes.len() {
             assert!(matches!(decode_entry(&bytes[..length]), Err(DecodeError::Truncated { .. })));
+        }
+    }
+
+    fn any_command() -> impl Strategy<Value = Command> {
+        let change = (any::<u64>(), btree_map(TEXT, option::of(TEXT), 0..3))
+            .prop_map(|(expected_version, values)| ConfigChange { expected_version, values });
+        prop_oneof![
+            any::<[u8; 16]>().prop_map(|id| Command::SetClusterId(ClusterId::from_bytes(id))),
+            any::<[u8; 16]>().prop_map(|id| Command::DeleteTopic { topic_id: TopicId::from_bytes(id) }),
+            any::<(i32, u64)>().prop_map(|(node, process)| Command::RegisterBroker(register(node, process))),
+            (any::<Option<i32>>(), change)
+                .prop_map(|(node, change)| Command::AlterBrokerConfigs { node_id: node.map(NodeId), change }),
+            (TEXT, any::<i16>()).prop_map(|(name, level)| Command::SetFeatureLevel { name, level }),
+        ]
+    }
+
+    fn any_payload() -> impl Strategy<Value = EntryPayload<TypeConfig>> {
+        let node = || any::<i32>().prop_map(NodeId);
+        let membership = (vec(btree_set(node(), 0..3), 0..3), btree_map(node(), TEXT, 0..3))
+            .prop_map(|(voters, nodes)| Membership::from(MembershipRecord { log_id: None, voters, nodes }));
+        prop_oneof![
+            Just(EntryPayload::<TypeConfig>::Blank),
+            vec(any_command(), 0..4).prop_map(|commands| EntryPayload::<TypeConfig>::Normal(CommandGroup(commands))),
+            membership.prop_map(EntryPayload::<TypeConfig>::Membership),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn an_entry_reads_back_as_written_and_a_damaged_one_is_refused_or_reads_as_one_that_can_be_written(
+            (term, node, index) in any::<(u64, i32, u64)>(),
+            payload in any_payload(),
+            mask in 1..=u8::MAX,
+            first in 0..STEP,
+        ) {
+            let log_id = LogId::new(CommittedLeaderId::new(term, NodeId(node)), index);
+            let entry = Entry { log_id, payload };
+            let bytes = encode_entry(&entry);
+            prop_assert_eq!(decode_entry(&bytes).unwrap(), entry);
+            for bad in damaged(&bytes, mask).skip(first).step_by(STEP) {
+                let Ok(read) = decode_entry(&bad) else { continue };
+                prop_assert!(bad.len() == bytes.len(), "read to its end, which is gone");
+                prop_assert_eq!(decode_entry(&encode_entry(&read)).unwrap(), read);
+            }
+        }
+
+        #[test]
+        fn a_vote_reads_back_as_written_and_a_damaged_one_is_refused_or_reads_as_one_that_can_be_written(
+            (term, node, committed) in any::<(u64, i32, bool)>(),
+            mask in 1..=u8::MAX,
+        ) {
+            let vote = Vote { committed, ..Vote::new(term, NodeId(node)) };
+            let bytes = encode_vote(&vote);
+            prop_assert_eq!(decode_vote(&bytes).unwrap(), vote);
+            for bad in damaged(&bytes, mask) {
+                let Ok(read) = decode_vote(&bad) else { continue };
+                prop_assert!(bad.len() == bytes.len(), "read to its end, which is gone");
+                prop_assert_eq!(decode_vote(&encode_vote(&read)).unwrap(), read);
+            }
         }
     }
 }

@@ -40,6 +40,11 @@ impl SimDisk {
         world.durable.insert(path.to_owned(), Name::File(inode));
     }
 
+    /// How many bytes of files have been read so far.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.world.lock().read_bytes
+    }
+
     /// All files, sorted.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let world = self.world.lock();

@@ -69,6 +69,8 @@ targets! {
     segment_indexes
     heads
     spilled_lists
+    spills
+    keys
     stamps_of_the_bucket
     companions
     parquet_footers

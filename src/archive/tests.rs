@@ -1,6 +1,8 @@
 //! The archive end to end, over every kind of store: upload, read back, crash at every step, two leaders, lost replies.
 //! Long because writing and reading are tested on one bench.
 
+mod read_ahead;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

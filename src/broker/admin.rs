@@ -46,6 +46,17 @@ pub enum AdminError {
     /// No topic has this identity.
     #[error("no topic has this identity")]
     UnknownTopicId,
+    /// The time that the client gives its request was over when it came.
+    #[error("the request has no time to be done in; give it a timeout above 0")]
+    NoTime,
+    /// One request asks for too much.
+    #[error("one request asks for too many partitions requested={requested} limit={limit}; ask in several")]
+    TooManyAtOnce {
+        /// Partitions that it asks for.
+        requested: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// A configuration was given no value.
     #[error("a configuration value can't be null")]
     NullConfig,
@@ -115,10 +126,12 @@ pub struct NewTopic {
     pub partitions: i32,
     /// Replicas of each partition; −1 for the broker's default. Ignored beside an assignment.
     pub replication_factor: i16,
-    /// Brokers of each partition, or empty for the broker's choice.
-    pub assignment: BTreeMap<i32, Vec<NodeId>>,
+    /// Partitions with the brokers of each, or empty for the broker's choice.
+    pub assignment: Vec<(i32, Vec<NodeId>)>,
     /// Configuration of its own.
     pub configs: BTreeMap<String, String>,
+    /// Another configuration was named without a value.
+    pub has_null_config: bool,
 }
 
 impl NewTopic {
@@ -128,8 +141,9 @@ impl NewTopic {
             name: name.to_owned(),
             partitions: -1,
             replication_factor: -1,
-            assignment: BTreeMap::new(),
+            assignment: Vec::new(),
             configs: BTreeMap::new(),
+            has_null_config: false,
         }
     }
 }
@@ -213,7 +227,11 @@ impl Broker {
 
     async fn create(&self, topic: NewTopic, kind: TopicKind, validate_only: bool) -> Result<Arc<Topic>, AdminError> {
         let image = self.image();
+        // In Kafka's order: the name, the configuration, and then where the partitions are to be.
         check_new_name(&image, &topic.name)?;
+        if topic.has_null_config {
+            return Err(AdminError::NullConfig);
+        }
         let configs = topic_config::create(&topic.configs, kind, &self.layers(&image))?;
         let assignment = self.place_topic(&image, &topic)?;
         if kind != TopicKind::Internal {
@@ -246,13 +264,15 @@ impl Broker {
                     "partitions and replication factor must be -1 where replicas are assigned by hand",
                 ));
             }
-            let numbered = topic.assignment.keys().copied().eq(0..i32::try_from(topic.assignment.len()).unwrap_or(0));
-            if !numbered {
+            let mut assigned: Vec<_> = topic.assignment.iter().collect();
+            assigned.sort_by_key(|(index, _)| *index);
+            // A partition that is assigned twice has no place in it either.
+            if !assigned.iter().map(|(index, _)| *index).eq(0..i32::try_from(assigned.len()).unwrap_or(0)) {
                 return Err(AdminError::InvalidAssignment(
                     "partitions should be a consecutive 0-based integer sequence".to_owned(),
                 ));
             }
-            return topic.assignment.values().map(|nodes| assign(image, nodes)).collect();
+            return assigned.into_iter().map(|(_, nodes)| assign(image, nodes)).collect();
         }
         let partitions = match topic.partitions {
             -1 => self.settings.topics.default_partitions,
@@ -380,7 +400,7 @@ impl Broker {
                     ConfigEdit::Operations(edits) => topic_config::alter(current, edits, kind, &layers),
                     ConfigEdit::Replace(values) => topic_config::replace(current, values, kind, &layers),
                 };
-                if !matches!(change, Err(ConfigError::NotAList { .. })) {
+                if !matches!(change, Err(ConfigError::NotAList { .. } | ConfigError::TooLong)) {
                     check_config_topic(name)?;
                 }
                 let (change, topic) = (change?, topic.ok_or(AdminError::UnknownTopic)?);
@@ -389,8 +409,8 @@ impl Broker {
             ConfigResource::Broker(node_id) => {
                 let current = image.broker_configs(*node_id).map(|configs| Configs::clone(configs)).unwrap_or_default();
                 let change = match edit {
-                    ConfigEdit::Operations(edits) => broker_config::alter(&current, edits, &layers)?,
-                    ConfigEdit::Replace(values) => broker_config::replace(&current, values)?,
+                    ConfigEdit::Operations(edits) => broker_config::alter(*node_id, &current, edits, &layers)?,
+                    ConfigEdit::Replace(values) => broker_config::replace(*node_id, &current, values)?,
                 };
                 Ok(Command::AlterBrokerConfigs { node_id: *node_id, change })
             }

@@ -160,6 +160,16 @@ impl Broker {
     /// Fetches; one result for each partition, in the order asked, and their share of the memory for answers, to be held
     /// until they are sent.
     pub async fn fetch(&self, wanted: &[FetchPartition], limits: FetchLimits) -> (Vec<Fetched>, TakenMemory) {
+        self.fetch_until(wanted, limits, std::future::pending()).await
+    }
+
+    /// Fetches, and waits for records no longer than until `missed` comes.
+    pub async fn fetch_until(
+        &self,
+        wanted: &[FetchPartition],
+        limits: FetchLimits,
+        missed: impl Future<Output = ()>,
+    ) -> (Vec<Fetched>, TakenMemory) {
         let share = answer_share(self.answers.free_bytes());
         let limits = FetchLimits { max_bytes: limits.max_bytes.min(share), ..limits };
         let mut round = self.plan(wanted, &limits);
@@ -172,6 +182,7 @@ impl Broker {
                 biased;
                 waited = clock::timeout(&*self.runtime.clock, limits.max_wait, enough) => waited.ok(),
                 () = self.stopping() => None,
+                () = missed => None,
             };
             round = waited.unwrap_or_else(|| self.plan(wanted, &limits));
         }

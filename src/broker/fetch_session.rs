@@ -46,6 +46,8 @@ pub struct SessionPartition {
     pub max_bytes: i32,
     /// The leader epoch that the client knows, or none.
     pub leader_epoch: LeaderEpoch,
+    /// The leader epoch of the last record that it has, or none.
+    pub last_fetched_epoch: LeaderEpoch,
 }
 
 /// A fetch as it came.
@@ -101,7 +103,7 @@ pub struct Answered {
     pub log_start_offset: i64,
     /// There are records.
     pub has_records: bool,
-    /// There is an error.
+    /// There is an error, or the client's log has left the leader's.
     pub is_error: bool,
 }
 
@@ -349,7 +351,8 @@ mod tests {
     }
 
     fn wanted(offset: i64) -> SessionPartition {
-        SessionPartition { offset: Offset(offset), max_bytes: 1000, leader_epoch: LeaderEpoch::NONE }
+        let none = LeaderEpoch::NONE;
+        SessionPartition { offset: Offset(offset), max_bytes: 1000, leader_epoch: none, last_fetched_epoch: none }
     }
 
     fn request(session_id: i32, epoch: i32, partitions: &[i32]) -> SessionRequest {

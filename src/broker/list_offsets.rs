@@ -225,6 +225,26 @@ impl Broker {
             _ => epochs.end_offset(epoch, log_end),
         }
     }
+
+    /// Where the log of a reader that comes to `offset` left this one: the largest epoch up to that of its last record that both
+    /// know, and its end (KIP-595). None where it did not.
+    ///
+    /// # Errors
+    /// [`PartitionError::OutOfRange`] where nothing that the reader has can be compared with this log.
+    pub fn divergence(
+        &self,
+        leader: &Leader,
+        last_epoch: LeaderEpoch,
+        offset: Offset,
+    ) -> Result<Option<(LeaderEpoch, Offset)>, PartitionError> {
+        if last_epoch == LeaderEpoch::NONE {
+            return Ok(None);
+        }
+        let offsets = leader.partition.log().offsets();
+        let end = self.epoch_end(leader, last_epoch).filter(|_| offset >= offsets.log_start);
+        let (epoch, end) = end.ok_or(PartitionError::OutOfRange { offset, high_watermark: offsets.high_watermark })?;
+        Ok((epoch < last_epoch || end < offset).then_some((epoch, end)))
+    }
 }
 
 fn epoch_at(partition: &Partition, offset: Offset) -> Option<LeaderEpoch> {

@@ -8,7 +8,7 @@
 //! - `partitions`: which partitions are open, and the rules of their topics.
 //! - `produce`, `fetch`, `list_offsets`, `admin`: what requests do.
 //! - `readers`, `read_ahead`: how segments are read without holding anybody up.
-//! - `offsets_log`: the logs of the group coordinators.
+//! - `offsets_log`, `deleted_offsets`: the logs of the group coordinators, and what these forget with a topic.
 //! - `throttle`: how long a producer is asked to wait while the archive is behind.
 //! - `archive_seam`: the way to records whose local copy has gone.
 
@@ -16,6 +16,7 @@ mod admin;
 mod archive_seam;
 mod archiver;
 mod cold_reads;
+mod deleted_offsets;
 mod error;
 mod fetch;
 mod fetch_session;
@@ -56,6 +57,7 @@ pub use produce::{Acknowledgement, Produced, RoomWait};
 pub use settings::{ArchiveSettings, BrokerSettings, FetchSettings, TopicSettings};
 
 use cold_reads::ColdReads;
+use deleted_offsets::DeletedOffsets;
 use offsets_log::Coordinated;
 use partitions::Partitions;
 use producer_ids::ProducerIds;
@@ -96,6 +98,7 @@ pub struct Broker {
     groups: Groups,
     /// The topic whose partitions the coordinators run on.
     coordinated: Mutex<Option<Coordinated>>,
+    deleted_offsets: DeletedOffsets,
     recovery: RecoveryReport,
     /// Nobody waits any more for records, or for the other members of a group.
     stopping: watch::Sender<bool>,

@@ -15,13 +15,12 @@ use super::admin::OFFSETS_TOPIC;
 use super::error::PartitionError;
 use super::partitions::Leader;
 use super::readers::Readers;
-use crate::group::{Groups, OffsetsLog, OffsetsLogError};
-use crate::log::{AppendError, Level, ReadPlan, Wait};
-use crate::metadata::Image;
-use crate::metadata::image::{Topic, TopicChange};
-use crate::record::{Batch, Batches};
+use crate::group::{Groups, OffsetsLog, OffsetsLogError, ReadGroups};
+use crate::log::{AppendError, Level, PartitionLog, ReadError, ReadPlan, Wait};
+use crate::metadata::image::Topic;
+use crate::record::{Batch, Batches, RecordError};
 use crate::runtime::clock::{self, Clock};
-use crate::types::{LeaderEpoch, Offset, PartitionIndex, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 /// How long an append waits for room in a data directory, as Apache Kafka's `offsets.commit.timeout.ms`.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,15 +55,17 @@ impl OffsetsLog for OffsetsPartition {
         let log = Arc::clone(self.leader.partition.log());
         let readers = Arc::clone(&self.readers);
         Box::pin(async move {
-            let plan = log.read(from, log.offsets().high_watermark, max_bytes).map_err(unavailable)?;
+            let unreadable = |error| unreadable(&log, from, error);
+            let plan = log.read(from, log.offsets().high_watermark, max_bytes).map_err(unreadable)?;
             let stretches = match plan {
                 ReadPlan::Ready(stretches) => stretches,
                 ReadPlan::Disk(read) => match readers.run(move || read.execute()).await {
-                    Some(stretches) => stretches.map_err(unavailable)?,
+                    Some(stretches) => stretches.map_err(unreadable)?,
                     None => return Err(unavailable("the readers have stopped")),
                 },
             };
-            stretches.into_iter().flat_map(Batches::new).collect::<Result<_, _>>().map_err(unavailable)
+            let batches = stretches.into_iter().flat_map(Batches::new).collect::<Result<_, RecordError>>();
+            batches.map_err(|error| OffsetsLogError::Damaged { reason: error.to_string() })
         })
     }
 
@@ -107,6 +108,20 @@ fn unavailable(reason: impl ToString) -> OffsetsLogError {
     OffsetsLogError::Unavailable { reason: reason.to_string() }
 }
 
+fn unreadable(log: &PartitionLog, from: Offset, error: ReadError) -> OffsetsLogError {
+    match error {
+        ReadError::Missing(_) => OffsetsLogError::Damaged { reason: error.to_string() },
+        ReadError::Corrupt { .. } => {
+            let segments = log.segments();
+            let next = segments.iter().map(|segment| segment.base_offset()).find(|base_offset| *base_offset > from);
+            let next = next.unwrap_or(log.offsets().high_watermark);
+            let advice = format!("restore the segment file and restart, or delete the records below offset {next}");
+            OffsetsLogError::Damaged { reason: format!("{error}; {advice}") }
+        }
+        error => unavailable(error),
+    }
+}
+
 fn refused(error: PartitionError) -> OffsetsLogError {
     match error {
         PartitionError::Append(AppendError::Fenced { .. } | AppendError::Deleted) => OffsetsLogError::NotLeader,
@@ -128,32 +143,56 @@ impl Broker {
 
     /// Starts the coordinators of the partitions that this broker leads, unless they run or wait for lost offsets.
     pub(super) fn coordinate(&self, topic: &Arc<Topic>) {
-        let image = self.image();
         let mut coordinated = self.coordinated.lock();
-        if *self.stopping.borrow() {
+        // Under the lock: no older than what was done under it before.
+        let image = self.image();
+        if *self.stopping.borrow() || image.topic(topic.topic_id).is_none() {
             return;
         }
         let running = coordinated.take().filter(|running| running.topic.topic_id == topic.topic_id);
+        if running.is_none() {
+            // It may have another number of partitions than the one before it.
+            self.groups.begin(topic.partition_count());
+        }
         let due = running.map_or_else(|| (0..topic.partition_count()).collect(), |running| running.waiting);
         let is_unrestored =
             |partition: &i32| image.unrestored().contains(&TopicPartition::new(topic.topic_id, *partition));
         let (waiting, due): (BTreeSet<i32>, BTreeSet<i32>) = due.into_iter().partition(is_unrestored);
         for partition in due {
             match self.leader(topic, partition, LeaderEpoch::NONE) {
-                Ok(leader) => self.groups.lead(PartitionIndex(partition), self.offsets_log(leader)),
+                Ok(leader) => self.lead_groups(leader.partition.log().partition(), self.offsets_log(leader)),
                 Err(error) => tracing::warn!(%error, partition, "groups of this partition are not coordinated here"),
             }
         }
         *coordinated = Some(Coordinated { topic: Arc::clone(topic), waiting });
     }
 
-    /// Whether every group has its coordinator: none is missing because its data directory is, or because the broker stops.
-    pub(super) fn coordinates_all(&self) -> bool {
-        if *self.stopping.borrow() {
-            return false;
+    /// Starts the coordinator of a partition, and what has it forget the offsets of deleted topics.
+    pub(super) fn lead_groups(&self, partition: TopicPartition, log: Arc<dyn OffsetsLog>) {
+        let coordinator = self.groups.lead(partition.partition, log);
+        let forgets = self.deleted_offsets.follow(partition, coordinator, Arc::clone(&self.runtime.clock));
+        self.runtime.watch.spawn(forgets);
+    }
+
+    /// Whether something of a partition of `__consumer_offsets` is lost, so that its groups have no coordinator.
+    pub fn has_lost_offsets(&self, partition: TopicPartition) -> bool {
+        self.image().unrestored().contains(&partition) || self.groups.has_failed(partition.partition)
+    }
+
+    /// Ends the coordinator of a partition that the metadata has as unrestored; the next one starts when that is over.
+    pub(super) fn give_up_coordinator(&self, partition: TopicPartition) {
+        let mut coordinated = self.coordinated.lock();
+        if let Some(running) = coordinated.as_mut().filter(|running| running.topic.topic_id == partition.topic_id) {
+            running.waiting.insert(partition.partition.0);
+            self.groups.resign(partition.partition);
         }
-        let partitions = self.coordinated.lock().as_ref().map_or(0, |running| running.topic.partition_count());
-        usize::try_from(partitions).is_ok_and(|partitions| partitions == self.groups.coordinators())
+    }
+
+    /// What all groups are; `None` once the broker stops, when coordinators have ended and their groups have not.
+    pub(super) async fn read_groups(&self) -> Option<ReadGroups> {
+        let has_groups = self.image().topic_named(OFFSETS_TOPIC).is_some();
+        let read = if has_groups { self.groups.read_all().await } else { ReadGroups::default() };
+        (!*self.stopping.borrow()).then_some(read)
     }
 
     /// Whether coordinators wait for lost offsets.
@@ -163,23 +202,25 @@ impl Broker {
 
     /// Ends all coordinators.
     pub(super) fn resign(&self) {
-        if let Some(Coordinated { topic, .. }) = self.coordinated.lock().take() {
-            for partition in 0..topic.partition_count() {
-                self.groups.resign(PartitionIndex(partition));
-            }
+        let mut coordinated = self.coordinated.lock();
+        *coordinated = None;
+        self.groups.resign_all();
+    }
+
+    /// Ends all coordinators if their topic was deleted.
+    fn resign_if_deleted(&self) {
+        let mut coordinated = self.coordinated.lock();
+        let image = self.image();
+        if coordinated.take_if(|running| image.topic(running.topic.topic_id).is_none()).is_some() {
+            self.groups.resign_all();
         }
     }
 
     /// Has the coordinators follow the image: they begin and end with their topic, and forget offsets of topics that go.
-    pub(super) async fn follow_groups(&self, older: &Image, image: &Image) {
-        for change in image.topic_changes(older) {
-            let TopicChange::Deleted(topic) = change else { continue };
-            if &*topic.name == OFFSETS_TOPIC {
-                self.resign();
-            } else {
-                self.groups.topic_deleted(Arc::clone(&topic.name), topic.topic_id).await;
-            }
-        }
+    pub(super) fn follow_groups(&self) {
+        let image = self.image();
+        self.deleted_offsets.list(&image);
+        self.resign_if_deleted();
         if let Some(topic) = image.topic_named(OFFSETS_TOPIC) {
             self.coordinate(topic);
         }

@@ -6,6 +6,9 @@
 //! reach as far as the archive, because its directory was lost or is an old copy, is not used before `archiver::catch_up` has
 //! made it go on where the archive ends (decision 0018).
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;

@@ -13,6 +13,7 @@ use super::admin::OFFSETS_TOPIC;
 use super::archive_seam::ArchiveReader;
 use super::archiver::{self, Archiver};
 use super::cold_reads::ColdReads;
+use super::deleted_offsets::DeletedOffsets;
 use super::error::StartError;
 use super::fetch_session::FetchSessions;
 use super::partitions::Partitions;
@@ -49,6 +50,17 @@ const VALIDATORS: usize = 2;
 const METADATA_DIRECTORY: &str = "metadata";
 
 impl Broker {
+    /// Locks the metadata's directory, as [`Broker::open`] does too: meanwhile no other process opens a broker on this data.
+    ///
+    /// # Errors
+    /// [`StartError::Locked`] where another process has it, or [`StartError::MetadataDirectory`].
+    pub fn lock(runtime: &Runtime, settings: &BrokerSettings) -> Result<Box<dyn DirectoryLock>, StartError> {
+        let path = settings.directories[0].join(METADATA_DIRECTORY);
+        let unusable = |error| StartError::MetadataDirectory { path: path.clone(), error };
+        runtime.disk.create_directory(&path).map_err(unusable)?;
+        runtime.disk.lock(&path).map_err(unusable)?.ok_or_else(|| StartError::Locked { path: path.clone() })
+    }
+
     /// Opens metadata and data directories, recovers them, and registers this process as the broker's new incarnation.
     ///
     /// # Errors
@@ -120,6 +132,7 @@ impl Broker {
             )),
             groups: Groups::new(runtime.clone(), settings.groups.clone(), offsets_partitions, group_metrics),
             coordinated: Mutex::new(None),
+            deleted_offsets: DeletedOffsets::default(),
             stopping: watch::Sender::new(false),
             image_applied: Notify::new(),
             background: Mutex::default(),
@@ -215,7 +228,7 @@ fn start_background(broker: &Arc<Broker>, archiver: Arc<Archiver>) -> Vec<JoinHa
         watch.spawn(follow_image(Arc::clone(broker))),
         watch.spawn(coordinate_by_image(Arc::clone(broker))),
         watch.spawn(tick(Arc::clone(broker))),
-        watch.spawn(Arc::clone(broker).restore_offsets(Arc::clone(&archiver))),
+        watch.spawn(Arc::clone(broker).restore_offsets_forever(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(broker).catch_up_forever(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(broker).upload_forever(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(&archiver).prove_later()),
@@ -287,10 +300,8 @@ async fn open_metadata(
     runtime: &Runtime,
     settings: &BrokerSettings,
 ) -> Result<(Metadata, Box<dyn DirectoryLock>), StartError> {
+    let lock = Broker::lock(runtime, settings)?;
     let path = settings.directories[0].join(METADATA_DIRECTORY);
-    let unusable = |error| StartError::MetadataDirectory { path: path.clone(), error };
-    runtime.disk.create_directory(&path).map_err(unusable)?;
-    let lock = runtime.disk.lock(&path).map_err(unusable)?.ok_or_else(|| StartError::Locked { path: path.clone() })?;
     match Metadata::open(runtime, &path, MetadataSettings::new(settings.node_id)).await {
         Ok(metadata) => Ok((metadata, lock)),
         Err(error) => Err(StartError::Metadata { path, error }),
@@ -342,11 +353,14 @@ async fn register(
     directories: &[Arc<LogDirectory>],
 ) -> Result<BrokerEpoch, StartError> {
     let image = metadata.image();
-    let unknown_epoch = |log: Arc<PartitionLog>| {
+    // Each registration began one epoch in all that the broker leads.
+    let unknown_epochs = |log: Arc<PartitionLog>| {
         let known = image.partition(log.partition())?.leader_epoch;
-        log.epochs().latest().filter(|&latest| latest > known)
+        let latest = log.epochs().latest().filter(|&latest| latest > known)?;
+        Some((latest, latest.get().abs_diff(known.get())))
     };
     let logs = directories.iter().flat_map(|directory| directory.logs());
+    let (newest, missed): (Vec<_>, Vec<_>) = logs.filter_map(unknown_epochs).unzip();
     let command = Command::RegisterBroker(RegisterBroker {
         cluster_id: metadata.cluster_id(),
         node_id: settings.node_id,
@@ -354,7 +368,8 @@ async fn register(
         listeners: settings.endpoints.clone(),
         rack: settings.rack.clone(),
         directories: directories.iter().map(|directory| directory.identity().directory_id).collect(),
-        newest_leader_epoch: logs.filter_map(unknown_epoch).max(),
+        newest_leader_epoch: newest.into_iter().max(),
+        missed_registrations: missed.into_iter().max().unwrap_or(0),
     });
     match metadata.submit(command).await.map_err(StartError::Registration)? {
         Outcome::BrokerRegistered(epoch) => Ok(epoch),
@@ -413,14 +428,12 @@ async fn follow_image(broker: Arc<Broker>) {
     }
 }
 
-/// Apart from the above, as coordinators wait for their log: a disk that is full must not keep topics from being deleted.
+/// Apart from the above, which deletes logs and so takes longer.
 async fn coordinate_by_image(broker: Arc<Broker>) {
     let mut images = broker.metadata.subscribe();
-    let mut applied = broker.image();
     loop {
-        let newest = Arc::clone(&images.borrow_and_update());
-        broker.follow_groups(&applied, &newest).await;
-        applied = newest;
+        images.mark_unchanged();
+        broker.follow_groups();
         if images.changed().await.is_err() {
             return;
         }

@@ -273,6 +273,7 @@ impl Consumer<'_> {
             partition: number as i32,
         };
         let wish = |number: usize| SessionPartition {
+            last_fetched_epoch: LeaderEpoch::NONE,
             offset: self.offsets[number],
             max_bytes: partition_bytes as i32,
             leader_epoch: LeaderEpoch::NONE,

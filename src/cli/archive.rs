@@ -25,7 +25,7 @@ use crate::archive::partition::HeadError;
 use crate::archive::remote_reader::ReadError;
 use crate::archive::store::{Location, LocationError, Store, StoreError};
 use crate::archive::workers::Workers;
-use crate::config::ByteSize;
+use crate::config::{ByteSize, Interval};
 use crate::group::snapshot;
 use crate::record::MAX_DECOMPRESSED_BYTES;
 use crate::runtime::tasks::Priority;
@@ -103,9 +103,9 @@ pub enum ArchiveCommand {
         client: ClientArguments,
         /// Which topic
         topic: String,
-        /// Return once everything is in the archive, however long that takes
-        #[arg(long)]
-        wait: bool,
+        /// Return once everything is in the archive, however long that takes, or fail after DURATION
+        #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true)]
+        wait: Option<Option<Interval>>,
         /// Print the result as a JSON object
         #[arg(long)]
         json: bool,

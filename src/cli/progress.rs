@@ -8,6 +8,8 @@ use crate::runtime::clock::Clock;
 use crate::types::Monotonic;
 
 const INTERVAL: Duration = Duration::from_millis(200);
+/// The clock is looked at once in so many records: for each it would cost more than the record.
+const RECORDS_A_LOOK: u64 = 256;
 
 /// Counts records and bytes, and shows them a few times a second.
 pub(super) struct Progress {
@@ -30,10 +32,15 @@ impl Progress {
 
     /// Counts one record.
     pub(super) fn record(&mut self, bytes: usize) {
-        self.records += 1;
+        self.batch(1, bytes);
+    }
+
+    /// Counts the records of a batch.
+    pub(super) fn batch(&mut self, records: u64, bytes: usize) {
+        let looks = self.records / RECORDS_A_LOOK;
+        self.records += records;
         self.bytes += bytes as u64;
-        // Looking at the clock for each record would cost more than the record.
-        if self.visible && self.records.is_multiple_of(256) {
+        if self.visible && self.records / RECORDS_A_LOOK > looks {
             let now = self.clock.monotonic();
             if now.since(self.shown) >= INTERVAL {
                 self.shown = now;
@@ -52,6 +59,13 @@ impl Progress {
         if self.visible {
             // Progress that can't be shown is not worth failing for.
             let _ = write!(io::stderr(), "\r{} {text}\x1b[K", self.verb);
+        }
+    }
+
+    /// Takes the line away if what is printed next comes to the same terminal.
+    pub(super) fn make_way(&self) {
+        if io::stdout().is_terminal() {
+            self.clear();
         }
     }
 

@@ -1,6 +1,6 @@
 //! `alluvium serve`: runs a broker until it is told to stop, or can't go on.
 
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,16 +9,17 @@ use clap::Args;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use super::composition::{broker_settings, server_settings, tell_limits};
 use super::config::SettingArguments;
 use super::{Context, Exit, Failure};
-use crate::broker::StartError;
+use crate::broker::{Broker, StartError};
 use crate::config::{Config, DEFAULT_LISTENER, TelemetrySettings};
 use crate::http::{HttpServer, HttpState};
 use crate::log::Rebuilt;
-use crate::runtime::disk::replace_file;
-use crate::server::{Server, ServerError};
+use crate::runtime::disk::{Disk, replace_file};
+use crate::server::{BoundListeners, ListenError, Server};
 use crate::telemetry::{Metrics, Readiness, install_logs};
 
 /// How long HTTP answers under way may take once everything else has stopped.
@@ -36,7 +37,18 @@ pub struct ServeArguments {
 
 /// Runs `alluvium serve`.
 pub(super) fn run(arguments: &ServeArguments, context: &mut Context) -> Result<(), Failure> {
-    forget_ready_file(arguments, context)?;
+    let path = arguments.ready_file.as_ref().map(|path| context.working_directory.join(path));
+    let mut earlier = EarlierReadyFile { disk: Arc::clone(&context.runtime.disk), path };
+    let ended = set_up_and_serve(arguments, &mut earlier, context);
+    // It is there still where the start failed too early to tell whose it is.
+    ended.and(earlier.remove())
+}
+
+fn set_up_and_serve(
+    arguments: &ServeArguments,
+    earlier: &mut EarlierReadyFile,
+    context: &mut Context,
+) -> Result<(), Failure> {
     let (_, config) = arguments.settings.resolve(context)?;
     let TelemetrySettings { log_format, log_filter } = &config.telemetry;
     install_logs(*log_format, log_filter)?;
@@ -45,13 +57,18 @@ pub(super) fn run(arguments: &ServeArguments, context: &mut Context) -> Result<(
     }
     raise_file_limit();
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = tokio.block_on(serve(arguments, &config, context));
+    let ended = tokio.block_on(serve(arguments, &config, earlier, context));
     // What is to outlive the process is safe by now. A lane of the archive may be in a call that takes long, or hangs.
     tokio.shutdown_background();
     ended
 }
 
-async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Context) -> Result<(), Failure> {
+async fn serve(
+    arguments: &ServeArguments,
+    config: &Config,
+    earlier: &mut EarlierReadyFile,
+    context: &mut Context,
+) -> Result<(), Failure> {
     let mut stop = StopSignal::listen()?;
     let runtime = context.runtime.clone();
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
@@ -59,15 +76,29 @@ async fn serve(arguments: &ServeArguments, config: &Config, context: &mut Contex
     metrics.process.start_time_seconds.set(runtime.clock.wall().get() / 1000);
     tell_limits(config, &metrics);
     let state = HttpState { metrics: Arc::clone(&metrics), readiness: readiness.clone(), runtime: runtime.clone() };
-    let http = HttpServer::start(config.http, state).await.map_err(|error| cannot_listen(config, &error))?;
+    let http = HttpServer::start(config.http, state).await;
+    let http = http.map_err(|error| {
+        earlier.keep_if(error.kind() == ErrorKind::AddrInUse);
+        cannot_listen(config, &error)
+    })?;
     let broker = broker_settings(config).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-    let server = server_settings(config);
-    // A task of its own, since recovery keeps its thread busy, and signals are heeded meanwhile.
-    let starting = tokio::spawn(Server::start(server, broker, runtime, metrics, readiness));
-    let server = tokio::select! {
-        started = starting => started.map_err(Failure::of)?.map_err(|error| not_started(config, error))?,
-        () = stop.wait() => end_at_once(Exit::Done, "stopped by a signal before it served; the next start recovers"),
-    };
+    let listeners = BoundListeners::bind(server_settings(config), &runtime).await;
+    let listeners = listeners.map_err(|error| {
+        earlier.keep_if(error.error.kind() == ErrorKind::AddrInUse);
+        cannot_listen_for_kafka(config, &error)
+    })?;
+    // Tasks of their own, since disks and recovery keep their thread busy, and signals are heeded meanwhile.
+    let (of_lock, to_lock) = (runtime.clone(), broker.clone());
+    let locking = tokio::spawn(async move { Broker::lock(&of_lock, &to_lock) });
+    let lock = stop.or_done(locking).await?.map_err(|error| {
+        earlier.keep_if(matches!(error, StartError::Locked { .. }));
+        not_started(error)
+    })?;
+    earlier.remove()?;
+    // The broker takes it for as long as it lasts.
+    drop(lock);
+    let starting = tokio::spawn(Server::start(listeners, broker, runtime, metrics, readiness));
+    let server = stop.or_done(starting).await?.map_err(not_started)?;
     look_at_file_limit(config, server.broker().recovery().partitions);
     match announce(config, context, &server, &http) {
         Err(failure) if failure.is_output_closed() => {
@@ -100,19 +131,34 @@ fn end_at_once(exit: Exit, why: &str) -> ! {
     std::process::exit(exit as i32)
 }
 
-/// A ready file that an earlier process left would tell that this one is ready.
-fn forget_ready_file(arguments: &ServeArguments, context: &Context) -> Result<(), Failure> {
-    let Some(path) = &arguments.ready_file else { return Ok(()) };
-    let path = context.working_directory.join(path);
-    match context.runtime.disk.remove_file(&path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            let shown = path.display();
-            let text = format!(
-                "cannot remove the ready file {shown} of an earlier start: {error}; remove it, or name another"
-            );
-            Err(Failure::new(Exit::Failed, text))
+/// A ready file from before this start. Left by a process that has ended, it would tell that this one is ready, so it goes
+/// before recovery begins, or as the start fails. But a broker that was started once more by mistake keeps its own.
+struct EarlierReadyFile {
+    disk: Arc<dyn Disk>,
+    /// `None` once nothing is to be done about it any more.
+    path: Option<PathBuf>,
+}
+
+impl EarlierReadyFile {
+    /// Leaves it to the process that has what this one needs, if there is one.
+    fn keep_if(&mut self, is_in_use: bool) {
+        if is_in_use {
+            self.path = None;
         }
-        _ => Ok(()),
+    }
+
+    fn remove(&mut self) -> Result<(), Failure> {
+        let Some(path) = self.path.take() else { return Ok(()) };
+        match self.disk.remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                let shown = path.display();
+                let text = format!(
+                    "cannot remove the ready file {shown} of an earlier start: {error}; remove it, or name another"
+                );
+                Err(Failure::new(Exit::Failed, text))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -171,7 +217,7 @@ fn write_ready_file(
         .map_err(|error| cannot_write(&path, &error))
 }
 
-fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     let text = format!(
         "cannot write the ready file {}: {error}; give --ready-file a path in a directory that is there and writable",
         path.display()
@@ -179,25 +225,22 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(Exit::Failed, text)
 }
 
-/// What to do about an address is said in the words of the command line.
-fn not_started(config: &Config, error: ServerError) -> Failure {
-    match error {
-        ServerError::Listen { listener, address, error } => {
-            let flag = match config.listeners.len() {
-                1 => "--kafka-listen".to_owned(),
-                _ => format!("listeners.kafka.{listener}.address"),
-            };
-            let text = format!("cannot listen on {address} for Kafka: {error}; choose another with {flag}");
-            Failure::new(Exit::Failed, text)
-        }
-        ServerError::Broker(error) => {
-            let may_help_later = matches!(&error, StartError::Archive { error, .. } if error.is_transient());
-            Failure::of(error).with_exit(if may_help_later { Exit::Unreachable } else { Exit::Failed })
-        }
-    }
+fn not_started(error: StartError) -> Failure {
+    let may_help_later = matches!(&error, StartError::Archive { error, .. } if error.is_transient());
+    Failure::of(error).with_exit(if may_help_later { Exit::Unreachable } else { Exit::Failed })
 }
 
-fn cannot_listen(config: &Config, error: &std::io::Error) -> Failure {
+/// What to do about an address is said in the words of the command line.
+fn cannot_listen_for_kafka(config: &Config, error: &ListenError) -> Failure {
+    let ListenError { listener, address, error } = error;
+    let flag = match config.listeners.len() {
+        1 => "--kafka-listen".to_owned(),
+        _ => format!("listeners.kafka.{listener}.address"),
+    };
+    Failure::new(Exit::Failed, format!("cannot listen on {address} for Kafka: {error}; choose another with {flag}"))
+}
+
+fn cannot_listen(config: &Config, error: &io::Error) -> Failure {
     let address = config.http;
     Failure::new(
         Exit::Failed,
@@ -237,7 +280,7 @@ struct StopSignal {
 }
 
 impl StopSignal {
-    fn listen() -> std::io::Result<Self> {
+    fn listen() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
@@ -245,6 +288,14 @@ impl StopSignal {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Waits for a part of the start. A signal meanwhile ends the process.
+    async fn or_done<T>(&mut self, part: JoinHandle<T>) -> Result<T, Failure> {
+        tokio::select! {
+            done = part => done.map_err(Failure::of),
+            () = self.wait() => end_at_once(Exit::Done, "stopped by a signal before it served; the next start recovers"),
         }
     }
 }

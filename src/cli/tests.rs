@@ -162,6 +162,18 @@ fn config_print_shows_where_each_value_comes_from() {
 }
 
 #[test]
+fn insecure_is_allowed_by_its_flag_and_warned_about() {
+    let open = ["config", "check", "--kafka-listen", "0.0.0.0:0", "--allow-insecure"];
+    let said = alluvium(&open, &[]).unwrap();
+    let warning = "listeners.kafka.default.address=0.0.0.0:0 is open to other machines WITHOUT encryption";
+    assert!(said.contains(&format!("warning: {warning}")), "{said}");
+    assert!(said.ends_with("\nthe configuration is right\n"), "{said}");
+    let json = alluvium(&[&open[..], &["--json"]].concat(), &[]).unwrap();
+    assert!(json.starts_with("{\"ok\":true,") && json.contains(warning), "{json}");
+    assert!(alluvium(&open[..4], &[]).unwrap_err().ends_with("or say --allow-insecure"));
+}
+
+#[test]
 fn config_check_refuses_with_one_line_for_each_problem() {
     assert_eq!(alluvium(&["config", "check"], &[]).unwrap(), "the configuration is right\n");
     let json = alluvium(&["config", "check", "--json"], &[]).unwrap();

@@ -184,7 +184,8 @@ settings! {
         /// and cost memory and connections.
         concurrency: usize = 32;
         /// Segments encoded and uploaded at a time, as far as the memory for uploads allows.
-        /// Each costs a processor while it encodes.
+        /// Each costs a processor while it encodes. With thousands of small segments, or a bucket that is far
+        /// away, more hide the time of its answers: a segment takes about six of them.
         uploads: usize = 2;
         /// Disk for rebuilt chunks of archived data, in the first data directory; at most 4096 of them, up to
         /// 16 MiB each. Less reads the store more often, zero every time.

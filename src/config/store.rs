@@ -15,6 +15,8 @@ const DEFAULT_STORE_DIRECTORY: &str = "object-store";
 const SCHEMES: [&str; 5] = ["file", "memory", "s3", "gs", "az"];
 /// Variables that describe a store to `object_store` and to the providers' own tools, by prefix.
 const VARIABLE_PREFIXES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
+/// The option that has the bucket in the host's name and not in the path.
+const HOSTED: &str = "aws_virtual_hosted_style_request";
 /// Options that become part of a host name or of a header, where `object_store` takes for granted that they fit.
 const WORDS: [&str; 6] = [
     "aws_region",
@@ -54,11 +56,7 @@ impl StoreConfig {
             ("region", "aws_region", archive.region.clone().map(Secret::new)),
             ("access_key_id", "aws_access_key_id", archive.access_key_id.clone()),
             ("secret_access_key", "aws_secret_access_key", archive.secret_access_key.clone()),
-            (
-                "path_style",
-                "aws_virtual_hosted_style_request",
-                archive.path_style.map(|path| Secret::new((!path).to_string())),
-            ),
+            ("path_style", HOSTED, archive.path_style.map(|path| Secret::new((!path).to_string()))),
             ("allow_http", "aws_allow_http", archive.allow_http.then(|| text("true"))),
         ];
         let mut options = from_environment(environment);
@@ -81,7 +79,7 @@ impl StoreConfig {
             problems
                 .push(loaded.problem(key, "needs the other half: set access_key_id and secret_access_key together"));
         }
-        let wrong = check_options(url.scheme(), &options);
+        let wrong = check_options(&url, &options);
         problems.extend(wrong.into_iter().map(|(option, text)| match origins.get(option) {
             Some(setting) => loaded.problem(setting, text),
             None => Problem { origin: option.to_ascii_uppercase(), text },
@@ -106,7 +104,8 @@ fn endpoint_options(scheme: &str) -> &'static [&'static str] {
 }
 
 /// Finds options that `object_store` would stumble over at the first request, or that can't work. Values are not shown.
-fn check_options(scheme: &str, options: &BTreeMap<String, Secret>) -> Vec<(&'static str, String)> {
+fn check_options(store: &Url, options: &BTreeMap<String, Secret>) -> Vec<(&'static str, String)> {
+    let scheme = store.scheme();
     let is_true = |option: &str| options.get(option).is_some_and(|value| is_true(value.expose()));
     let (allow_http, how) = match scheme {
         "gs" => ("google_allow_http", "GOOGLE_ALLOW_HTTP=true"),
@@ -123,6 +122,16 @@ fn check_options(scheme: &str, options: &BTreeMap<String, Secret>) -> Vec<(&'sta
             problems.push((option, text));
         }
     }
+    let bucket = store.host_str().unwrap_or_default();
+    let lacks_bucket = |endpoint: &Secret| !names_bucket(endpoint.expose(), bucket);
+    let lack_bucket = endpoint_options(scheme).iter().any(|&option| options.get(option).is_some_and(lacks_bucket));
+    // The client would take the first part of each key for the bucket.
+    if scheme == "s3" && is_true(HOSTED) && lack_bucket {
+        let how = "or have it in the path, with archive.path_style=true";
+        let text =
+            format!("has the bucket in the host, and so in the endpoint, as https://{bucket}.host; write it so, {how}");
+        problems.push((HOSTED, text));
+    }
     for option in WORDS.into_iter().filter(|_| scheme == "s3") {
         if options.get(option).is_some_and(|value| !value.expose().bytes().all(|byte| byte.is_ascii_graphic())) {
             problems.push((option, "has a space, a line break or another character that can't be in it".to_owned()));
@@ -133,6 +142,13 @@ fn check_options(scheme: &str, options: &BTreeMap<String, Secret>) -> Vec<(&'sta
         problems.push((account, "an az:// store needs the name of its account here".to_owned()));
     }
     problems
+}
+
+/// Whether a server's address begins with the bucket's name. One that does not read is refused as such.
+fn names_bucket(endpoint: &str, bucket: &str) -> bool {
+    let Ok(url) = Url::parse(endpoint) else { return true };
+    let (host, bucket) = (url.host_str().unwrap_or_default(), bucket.to_ascii_lowercase());
+    host.strip_prefix(&bucket).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// As `object_store` reads its booleans.
@@ -247,6 +263,29 @@ mod tests {
             let error = parse_url(text, Path::new("/srv")).unwrap_err();
             assert!(error.ends_with("az://container/prefix") && !error.contains("secret"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_bucket_that_is_in_neither_path_nor_host_is_refused() {
+        let check = |endpoint: &str, hosted: &str| {
+            let options =
+                [("aws_endpoint", endpoint), (HOSTED, hosted)].map(|(name, value)| (name.to_owned(), text(value)));
+            check_options(&Url::parse("s3://lake/prefix").unwrap(), &options.into())
+        };
+        for endpoint in ["https://lake.s3.example.com", "https://Lake.example.com:9000/", "https://lake"] {
+            assert!(check(endpoint, "true").is_empty(), "{endpoint}");
+        }
+        for endpoint in
+            ["https://s3.example.com", "https://lakes.example.com", "https://s3.example.com/lake", "https://[::1]"]
+        {
+            let problems = check(endpoint, "true");
+            let (option, text) = problems.first().expect(endpoint);
+            assert_eq!(*option, HOSTED);
+            assert!(text.contains("as https://lake.host; write it so"), "{endpoint}: {text}");
+            assert!(check(endpoint, "false").is_empty(), "{endpoint}");
+        }
+        let amazon = [(HOSTED.to_owned(), text("true"))].into();
+        assert!(check_options(&Url::parse("s3://lake").unwrap(), &amazon).is_empty());
     }
 
     #[test]

@@ -1,29 +1,52 @@
 //! All coordinators of this broker: each group's requests find theirs here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 
+use super::coordinator::check_form;
+use super::records::LogRecord;
 use super::request::{
     DescribedGroup, FetchedTopic, Heartbeat, JoinGroup, JoinRefused, JoinedGroup, LeaveGroup, LeftMember, ListGroups,
     ListedGroup, OffsetCommit, OffsetDelete, OffsetFetch, PartitionResults, Reply, Request, SyncGroup, SyncedGroup,
 };
-use super::session::{CoordinatorMetrics, OffsetsLog, Session};
-use super::{GroupError, GroupSettings, partition_of, snapshot};
-use crate::runtime::Runtime;
-use crate::types::{PartitionIndex, TopicId};
+use super::session::{Caller, CoordinatorMetrics, OffsetsLog, Session};
+use super::{GroupError, GroupSettings, partition_of};
+use crate::runtime::{Runtime, clock};
+use crate::types::PartitionIndex;
+
+/// How long one coordinator is waited for when the state of all is read: its log may be so slow that it takes no requests.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The coordinators that this broker runs, by partition of `__consumer_offsets`.
 pub struct Groups {
     runtime: Runtime,
     settings: Arc<GroupSettings>,
-    partitions: i32,
     metrics: CoordinatorMetrics,
     /// What the state of all coordinators takes.
     memory_bytes: Arc<AtomicUsize>,
-    sessions: RwLock<BTreeMap<PartitionIndex, Session>>,
+    led: RwLock<Led>,
+}
+
+/// The coordinators of one topic. Under one lock, so that nobody finds a group where it is in another one.
+struct Led {
+    /// What the topic has, or will have once it is created.
+    partitions: i32,
+    sessions: BTreeMap<PartitionIndex, Session>,
+}
+
+/// What the coordinators say of their groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadGroups {
+    /// The records of all groups that were read; those of one group lie together.
+    pub records: Vec<LogRecord>,
+    /// The partitions that groups are spread over.
+    pub partitions: i32,
+    /// Those of them whose groups were not read: their coordinators load, or can't, or do not answer, or are not here.
+    pub unread: BTreeSet<PartitionIndex>,
 }
 
 /// Takes the result out of a reply of the kind that its request has.
@@ -37,32 +60,45 @@ macro_rules! expect_reply {
 }
 
 impl Groups {
-    /// Without any coordinator yet; `partitions` is what `__consumer_offsets` has.
+    /// Without any coordinator yet; `partitions` is what `__consumer_offsets` has, or will have.
     pub fn new(runtime: Runtime, settings: GroupSettings, partitions: i32, metrics: CoordinatorMetrics) -> Self {
-        let settings = Arc::new(settings);
-        Self { runtime, settings, partitions, metrics, memory_bytes: Arc::default(), sessions: RwLock::default() }
+        let led = RwLock::new(Led { partitions, sessions: BTreeMap::new() });
+        Self { runtime, settings: Arc::new(settings), metrics, memory_bytes: Arc::default(), led }
     }
 
     /// The partition whose leader coordinates a group.
     pub fn partition_of(&self, group_id: &str) -> PartitionIndex {
-        partition_of(group_id, self.partitions)
+        partition_of(group_id, self.led.read().partitions)
+    }
+
+    /// From now on groups are spread over the partitions of a topic that is another one than before: ends what coordinators there
+    /// are.
+    pub fn begin(&self, partitions: i32) {
+        *self.led.write() = Led { partitions, sessions: BTreeMap::new() };
     }
 
     /// This broker leads a partition now: starts its coordinator, in place of an earlier one.
-    pub fn lead(&self, partition: PartitionIndex, log: Arc<dyn OffsetsLog>) {
-        let memory = Arc::clone(&self.memory_bytes);
-        let session = Session::start(log, Arc::clone(&self.settings), &self.runtime, self.metrics.clone(), memory);
-        self.sessions.write().insert(partition, session);
+    pub fn lead(&self, partition: PartitionIndex, log: Arc<dyn OffsetsLog>) -> Caller {
+        let (settings, memory) = (Arc::clone(&self.settings), Arc::clone(&self.memory_bytes));
+        let session = Session::start(partition, log, settings, &self.runtime, self.metrics.clone(), memory);
+        let caller = session.caller();
+        self.led.write().sessions.insert(partition, session);
+        caller
     }
 
-    /// Coordinators that run here.
-    pub fn coordinators(&self) -> usize {
-        self.sessions.read().len()
+    /// Whether the coordinator of a partition is here, and could not load its log when it tried last.
+    pub fn has_failed(&self, partition: PartitionIndex) -> bool {
+        self.led.read().sessions.get(&partition).is_some_and(Session::has_failed)
     }
 
     /// This broker does not lead a partition any more: whoever waits is told to find the coordinator again.
     pub fn resign(&self, partition: PartitionIndex) {
-        self.sessions.write().remove(&partition);
+        self.led.write().sessions.remove(&partition);
+    }
+
+    /// As [`Groups::resign`], for all partitions.
+    pub fn resign_all(&self) {
+        self.led.write().sessions.clear();
     }
 
     /// JoinGroup; resolves when the rebalance that it starts or joins is over.
@@ -129,47 +165,56 @@ impl Groups {
         Ok(groups)
     }
 
-    /// Forgets the offsets of a topic that was deleted. Coordinators that can't now keep them until they expire.
-    pub async fn topic_deleted(&self, topic: Arc<str>, topic_id: TopicId) {
-        for reply in self.call_all(&Request::TopicDeleted { topic, topic_id }).await {
-            if let Err(error) = expect_reply!(reply, TopicDeleted) {
-                tracing::debug!(%error, "offsets of a deleted topic are left to expire");
+    /// The groups and offsets of all coordinators here, and which can't say theirs.
+    pub async fn read_all(&self) -> ReadGroups {
+        let (partitions, callers) = self.callers();
+        let mut read = ReadGroups { partitions, ..ReadGroups::default() };
+        read.unread.extend((0..partitions).map(PartitionIndex));
+        let reads = callers.iter().map(|(partition, caller)| async move {
+            let answer = caller.call(Request::ReadState);
+            (*partition, clock::timeout(&*self.runtime.clock, READ_PATIENCE, answer).await)
+        });
+        for (partition, answer) in futures_util::future::join_all(reads).await {
+            let Ok(reply) = answer else { continue };
+            if let Ok(records) = expect_reply!(reply, ReadState) {
+                read.unread.remove(&partition);
+                read.records.extend(records);
             }
         }
+        read
     }
 
-    /// The groups and offsets of all coordinators here, in the format of [`snapshot`]; fails while one of them loads, or is
-    /// about to end.
-    pub async fn snapshot(&self) -> Result<Vec<u8>, GroupError> {
-        let mut records = Vec::new();
-        for reply in self.ask_all(&Request::ReadState).await {
-            records.extend(expect_reply!(reply, ReadState)?);
-        }
-        Ok(snapshot::encode(&records))
+    fn callers(&self) -> (i32, Vec<(PartitionIndex, Caller)>) {
+        let led = self.led.read();
+        let callers = led.sessions.iter().map(|(partition, session)| (*partition, session.caller()));
+        (led.partitions, callers.collect())
     }
 
     async fn call(&self, group_id: &str, request: Request) -> Reply {
-        let caller = self.sessions.read().get(&self.partition_of(group_id)).map(Session::caller);
+        let caller = {
+            let led = self.led.read();
+            led.sessions.get(&partition_of(group_id, led.partitions)).map(Session::caller)
+        };
         match caller {
             Some(caller) => caller.call(request).await,
-            None => request.refused(GroupError::NotCoordinator),
+            None => {
+                let misformed = check_form(&self.settings, &request).err();
+                request.refused(misformed.unwrap_or(GroupError::NotCoordinator))
+            }
         }
     }
 
     /// Asks every coordinator at once; those that resign meanwhile have nothing to say.
     async fn call_all(&self, request: &Request) -> Vec<Reply> {
         let resigned = request.refused(GroupError::NotCoordinator);
-        self.ask_all(request).await.into_iter().filter(|reply| *reply != resigned).collect()
-    }
-
-    async fn ask_all(&self, request: &Request) -> Vec<Reply> {
-        let callers: Vec<_> = self.sessions.read().values().map(Session::caller).collect();
-        futures_util::future::join_all(callers.iter().map(|caller| caller.call(request.clone()))).await
+        let (_, callers) = self.callers();
+        let replies = callers.iter().map(|(_, caller)| caller.call(request.clone()));
+        futures_util::future::join_all(replies).await.into_iter().filter(|reply| *reply != resigned).collect()
     }
 }
 
 impl std::fmt::Debug for Groups {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Groups").field("partitions", &self.partitions).finish_non_exhaustive()
+        f.debug_struct("Groups").field("partitions", &self.led.read().partitions).finish_non_exhaustive()
     }
 }

@@ -23,10 +23,10 @@ mod settings;
 pub mod snapshot;
 mod timers;
 
-pub use coordinator::{Action, Coordinator, CoordinatorStats, Event};
+pub use coordinator::{Action, Coordinator, CoordinatorStats, Event, LoadFailure};
 pub use error::{FormatError, GroupError};
-pub use groups::Groups;
+pub use groups::{Groups, ReadGroups};
 pub use partition::{DEFAULT_PARTITIONS, partition_of};
-pub use session::{CoordinatorMetrics, OffsetsLog, OffsetsLogError, Session};
+pub use session::{Caller, CoordinatorMetrics, OffsetsLog, OffsetsLogError, Session, walk_log};
 pub use settings::GroupSettings;
 pub use timers::Now;

@@ -3,6 +3,7 @@
 //! Strings from the wire are shared (`Arc<str>`), since ids live on in tables and timers. A request whose reply is an
 //! error as a whole gets a [`GroupError`]; errors of parts are in the reply.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +16,10 @@ use crate::types::{LeaderEpoch, TopicId};
 /// Names the asker of a request; the driver finds the waiting task by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
+
+/// Deleted topics: the identities that those of each name had, as offsets committed for a later topic of that name stay. The zero
+/// one stands for offsets that were committed without any.
+pub type DeletedTopics = BTreeMap<Arc<str>, BTreeSet<TopicId>>;
 
 /// A request to the coordinator of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,12 +55,10 @@ pub enum Request {
     },
     /// The coordinator's groups are listed.
     ListGroups(ListGroups),
-    /// A topic was deleted, and with it every offset committed for it.
-    TopicDeleted {
-        /// The topic's name.
-        topic: Arc<str>,
-        /// The topic's identity: offsets committed for a later topic of that name stay.
-        topic_id: TopicId,
+    /// Topics were deleted, and with them every offset committed for them.
+    TopicsDeleted {
+        /// The topics.
+        topics: Arc<DeletedTopics>,
     },
     /// The live state is read, for a snapshot.
     ReadState,
@@ -84,8 +87,8 @@ pub enum Reply {
     DescribeGroup(Result<DescribedGroup, GroupError>),
     /// To ListGroups.
     ListGroups(Result<Vec<ListedGroup>, GroupError>),
-    /// To TopicDeleted.
-    TopicDeleted(Result<(), GroupError>),
+    /// To TopicsDeleted.
+    TopicsDeleted(Result<(), GroupError>),
     /// To ReadState.
     ReadState(Result<Vec<LogRecord>, GroupError>),
 }
@@ -95,7 +98,14 @@ impl Request {
     pub fn refused(&self, error: GroupError) -> Reply {
         match self {
             Self::JoinGroup { join, .. } => {
-                Reply::JoinGroup(Err(JoinRefused { error, member_id: Arc::clone(&join.member_id) }))
+                // As in Apache Kafka, which names nobody where no coordinator has looked for the member.
+                let member_id = match error {
+                    GroupError::NotCoordinator
+                    | GroupError::CoordinatorLoadInProgress
+                    | GroupError::CoordinatorNotAvailable => Arc::default(),
+                    _ => Arc::clone(&join.member_id),
+                };
+                Reply::JoinGroup(Err(JoinRefused { error, member_id }))
             }
             Self::SyncGroup(_) => Reply::SyncGroup(Err(error)),
             // A member can't know that its coordinator loads: it goes on as if it had been heard (as in Apache Kafka).
@@ -108,7 +118,7 @@ impl Request {
             Self::DeleteGroup { .. } => Reply::DeleteGroup(Err(error)),
             Self::DescribeGroup { .. } => Reply::DescribeGroup(Err(error)),
             Self::ListGroups(_) => Reply::ListGroups(Err(error)),
-            Self::TopicDeleted { .. } => Reply::TopicDeleted(Err(error)),
+            Self::TopicsDeleted { .. } => Reply::TopicsDeleted(Err(error)),
             Self::ReadState => Reply::ReadState(Err(error)),
         }
     }
@@ -141,7 +151,7 @@ pub struct JoinGroup {
     pub api_version: i16,
     /// Session timeout in milliseconds.
     pub session_timeout_ms: i32,
-    /// Rebalance timeout in milliseconds; version 0 has none, and negative means the session timeout.
+    /// Rebalance timeout in milliseconds; version 0 has none, and goes by the session timeout.
     pub rebalance_timeout_ms: i32,
     /// Protocol type, as `consumer`.
     pub protocol_type: Arc<str>,

@@ -8,22 +8,22 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::coordinator::{Action, Coordinator, CoordinatorStats, Event};
+use super::coordinator::{Action, Coordinator, CoordinatorStats, Event, LoadFailure};
 use super::records::LogRecord;
-use super::request::{Reply, Request, Token};
+use super::request::{DeletedTopics, Reply, Request, Token};
 use super::{GroupError, GroupSettings, Now};
 use crate::record::{Batch, BatchBuilder, BatchOptions, RecordError, Records};
 use crate::runtime::Runtime;
 use crate::runtime::clock::Clock;
 use crate::telemetry::{Gauge, GroupMetrics};
-use crate::types::{LeaderEpoch, Monotonic, Offset};
+use crate::types::{LeaderEpoch, Monotonic, Offset, PartitionIndex};
 
 /// Requests that wait for one coordinator; more wait with their senders. Each costs the bytes that its client sent.
 const QUEUED_REQUESTS: usize = 256;
@@ -34,8 +34,8 @@ const MAX_OFFSETS_BATCH_BYTES: usize = 64 << 20;
 
 /// The log of one partition of `__consumer_offsets`, as its leader has it.
 ///
-/// The first leader of a new epoch loads it after taking the lead, so nobody else appends. Errors mean "not now": the
-/// coordinator reads the log again and goes by what is there.
+/// The first leader of a new epoch loads it after taking the lead, so nobody else appends. Errors mean "not now", unless they say
+/// otherwise: the coordinator reads the log again and goes by what is there.
 pub trait OffsetsLog: Send + Sync + 'static {
     /// Start and end of what is committed, once everything appended before has been settled.
     fn range(&self) -> BoxFuture<'static, Result<Range<Offset>, OffsetsLogError>>;
@@ -63,6 +63,12 @@ pub enum OffsetsLogError {
         /// What the log says.
         reason: String,
     },
+    /// Something of the log is gone, which waiting does not bring back.
+    #[error("offsets log is damaged: {reason}")]
+    Damaged {
+        /// What the log says.
+        reason: String,
+    },
 }
 
 /// What feeds the metrics of coordinators.
@@ -78,6 +84,7 @@ pub struct CoordinatorMetrics {
 #[derive(Debug)]
 pub struct Session {
     requests: mpsc::Sender<Call>,
+    has_failed: Arc<AtomicBool>,
     /// Closes with the session, while requests may still be on their way.
     _lease: oneshot::Sender<()>,
 }
@@ -85,9 +92,10 @@ pub struct Session {
 type Call = (Request, oneshot::Sender<Reply>);
 
 impl Session {
-    /// Starts a coordinator on `log`; it loads first. Runs on the current tokio runtime. `memory_bytes` is what the state of all
-    /// coordinators takes that share a limit.
+    /// Starts the coordinator of a partition on its log; it loads first. Runs on the current tokio runtime. `memory_bytes` is what
+    /// the state of all coordinators takes that share a limit.
     pub fn start(
+        partition: PartitionIndex,
         log: Arc<dyn OffsetsLog>,
         settings: Arc<GroupSettings>,
         runtime: &Runtime,
@@ -99,7 +107,9 @@ impl Session {
         let (lease, resigned) = oneshot::channel();
         let max_state_bytes = settings.max_state_bytes;
         let coordinator = Coordinator::new(settings, now(&*clock));
+        let has_failed = Arc::new(AtomicBool::new(false));
         let driver = Driver {
+            partition,
             coordinator,
             log,
             clock,
@@ -107,6 +117,8 @@ impl Session {
             max_state_bytes,
             memory_bytes,
             published: CoordinatorStats::default(),
+            failure: None,
+            has_failed: Arc::clone(&has_failed),
             waiting: HashMap::new(),
             next_token: 0,
             appending: None,
@@ -114,7 +126,12 @@ impl Session {
             advancing: None,
         };
         runtime.watch.spawn(driver.run(requests, resigned));
-        Self { requests: sender, _lease: lease }
+        Self { requests: sender, has_failed, _lease: lease }
+    }
+
+    /// Whether the coordinator could not load its log when it tried last.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
     }
 
     /// Sends requests; they are answered even if the session ends meanwhile.
@@ -125,11 +142,27 @@ impl Session {
 
 /// Sends requests to a session.
 #[derive(Clone, Debug)]
-pub(super) struct Caller {
+pub struct Caller {
     requests: mpsc::Sender<Call>,
 }
 
 impl Caller {
+    /// Has the coordinator forget the offsets of topics that were deleted; resolves when that is durable. It may be asked again.
+    ///
+    /// # Errors
+    /// [`GroupError::NotCoordinator`] once the coordinator has ended; others pass.
+    pub async fn forget_topics(&self, topics: Arc<DeletedTopics>) -> Result<(), GroupError> {
+        match self.call(Request::TopicsDeleted { topics }).await {
+            Reply::TopicsDeleted(result) => result,
+            other => unreachable!("a reply has the kind of its request: {other:?}"),
+        }
+    }
+
+    /// Waits until the coordinator has ended.
+    pub async fn ended(&self) {
+        self.requests.closed().await;
+    }
+
     /// Asks, and waits for the reply.
     pub(super) async fn call(&self, request: Request) -> Reply {
         let refused = request.refused(GroupError::NotCoordinator);
@@ -152,6 +185,7 @@ enum Loading {
 }
 
 struct Driver {
+    partition: PartitionIndex,
     coordinator: Coordinator,
     log: Arc<dyn OffsetsLog>,
     clock: Arc<dyn Clock>,
@@ -161,6 +195,9 @@ struct Driver {
     memory_bytes: Arc<AtomicUsize>,
     /// What the metrics have been told, and the other coordinators.
     published: CoordinatorStats,
+    /// What was said of the log that can't be read.
+    failure: Option<LoadFailure>,
+    has_failed: Arc<AtomicBool>,
     waiting: HashMap<Token, oneshot::Sender<Reply>>,
     next_token: u64,
     appending: Option<BoxFuture<'static, Event>>,
@@ -215,7 +252,30 @@ impl Driver {
                 }
             }
         }
+        self.tell_failure();
         self.publish(self.coordinator.stats());
+    }
+
+    /// Says why the log is not loaded, once: it may be tried again and again.
+    fn tell_failure(&mut self) {
+        let failure = self.coordinator.failure();
+        if failure == self.failure.as_ref() {
+            return;
+        }
+        let partition = self.partition;
+        match failure {
+            Some(LoadFailure { error, is_final: true }) => tracing::error!(
+                error,
+                %partition,
+                "offsets log can't be read; its groups have no coordinator until the log is put right, or until what is damaged is given up (DeleteRecords)"
+            ),
+            Some(LoadFailure { error, is_final: false }) => {
+                tracing::warn!(error, %partition, "offsets log can't be loaded now; it is tried again");
+            }
+            None => {}
+        }
+        self.has_failed.store(failure.is_some(), Ordering::Relaxed);
+        self.failure = failure.cloned();
     }
 
     fn append(&self, records: &[LogRecord]) -> BoxFuture<'static, Event> {
@@ -251,6 +311,7 @@ impl Driver {
         groups.groups.inc_by(grown(stats.groups, earlier.groups));
         groups.members.inc_by(grown(stats.members, earlier.members));
         groups.offsets.inc_by(grown(stats.offsets, earlier.offsets));
+        groups.failed_coordinators.inc_by(grown(stats.failed, earlier.failed));
         groups.rebalances.inc_by(stats.rebalances - earlier.rebalances);
         groups.expired_members.inc_by(stats.expired_members - earlier.expired_members);
         groups.committed_offsets.inc_by(stats.committed_offsets - earlier.committed_offsets);
@@ -288,7 +349,8 @@ async fn load(loading: &mut Option<Loading>, log: &dyn OffsetsLog) -> Event {
             Some(Loading::Range(range)) => range.await.map(|range| (None, range.start, range.end)),
             Some(Loading::Read { from, end, read }) => {
                 let batches = read.await;
-                batches.and_then(|batches| decode(&batches, *from)).map(|(replay, next)| (Some(replay), next, *end))
+                let read = batches.and_then(|batches| decode(&batches, *from));
+                read.map(|(records, bytes, next)| (Some(Event::Replay { records, bytes }), next, *end))
             }
             Some(Loading::Done { end }) => {
                 let next_offset = *end;
@@ -307,18 +369,31 @@ async fn load(loading: &mut Option<Loading>, log: &dyn OffsetsLog) -> Event {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "offsets log can't be loaded now");
                 *loading = None;
-                return Event::LoadFailed;
+                return Event::LoadFailed { error };
             }
         }
     }
 }
 
-/// What batches say from `from` on, and the offset after them. The records are copies: some live long, and would keep the
-/// whole read in memory.
-fn decode(batches: &[Batch], from: Offset) -> Result<(Event, Offset), OffsetsLogError> {
-    let unreadable = |error: RecordError| OffsetsLogError::Unavailable { reason: error.to_string() };
+/// Walks all records that a log has, in order.
+///
+/// # Errors
+/// [`OffsetsLogError`]; some were walked then.
+pub async fn walk_log(log: &dyn OffsetsLog, mut each: impl FnMut(LogRecord) + Send) -> Result<(), OffsetsLogError> {
+    let Range { start: mut from, end } = log.range().await?;
+    while from < end {
+        let (records, _, next) = decode(&log.read(from, LOAD_BYTES).await?, from)?;
+        records.into_iter().for_each(&mut each);
+        from = next;
+    }
+    Ok(())
+}
+
+/// The records of batches from `from` on, the bytes of the batches, and the offset after them. The records are copies: some live
+/// long, and would keep the whole read in memory.
+fn decode(batches: &[Batch], from: Offset) -> Result<(Vec<LogRecord>, u64, Offset), OffsetsLogError> {
+    let unreadable = |error: RecordError| OffsetsLogError::Damaged { reason: error.to_string() };
     let (mut records, mut bytes, mut next) = (Vec::new(), 0, from);
     for batch in batches {
         let header = batch.header();
@@ -339,9 +414,9 @@ fn decode(batches: &[Batch], from: Offset) -> Result<(Event, Offset), OffsetsLog
         }
     }
     if next == from {
-        return Err(OffsetsLogError::Unavailable { reason: format!("no batch at offset {from}") });
+        return Err(OffsetsLogError::Damaged { reason: format!("no batch at offset {from}") });
     }
-    Ok((Event::Replay { records, bytes }, next))
+    Ok((records, bytes, next))
 }
 
 #[cfg(test)]

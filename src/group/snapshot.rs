@@ -82,37 +82,41 @@ fn length_of(length: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::group::records::{Key, StoredGroup};
+    use crate::sim::damaged;
 
-    fn record(group: &str) -> LogRecord {
-        let stored = StoredGroup {
-            protocol_type: "consumer".into(),
-            generation: 3,
-            protocol: None,
-            leader: None,
-            state_timestamp: None,
-            members: Vec::new(),
-        };
-        LogRecord { key: Key::encode_group(group), value: Some(stored.encode()) }
+    fn record() -> impl Strategy<Value = LogRecord> {
+        let bytes = || vec(any::<u8>(), 0..20).prop_map(Bytes::from);
+        (bytes(), bytes()).prop_map(|(key, value)| LogRecord { key, value: Some(value) })
     }
 
-    #[test]
-    fn a_snapshot_reads_back_as_written() {
-        for count in [0, 1, 100] {
-            let records: Vec<LogRecord> = (0..count).map(|number| record(&format!("g{number}"))).collect();
-            assert_eq!(parse(&encode(&records).into()), Ok(records));
+    /// A snapshot with the checksum that belongs to it.
+    fn resealed(mut bytes: Vec<u8>) -> Bytes {
+        if let Some(at) = bytes.len().checked_sub(CHECKSUM_BYTES) {
+            let checksum = crc32c::crc32c(&bytes[..at]);
+            bytes[at..].copy_from_slice(&checksum.to_be_bytes());
         }
+        bytes.into()
     }
 
-    #[test]
-    fn every_truncation_and_every_flipped_byte_is_refused() {
-        let bytes = encode(&[record("a"), record("b")]);
-        for at in 0..bytes.len() {
-            assert!(parse(&Bytes::copy_from_slice(&bytes[..at])).is_err());
-            let mut flipped = bytes.clone();
-            flipped[at] ^= 0x40;
-            assert!(parse(&flipped.into()).is_err(), "byte {at}");
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_snapshot_reads_back_as_written_and_is_refused_once_damaged(
+            records in vec(record(), 0..6),
+            mask in 1..=u8::MAX,
+        ) {
+            let bytes = encode(&records);
+            prop_assert_eq!(parse(&bytes.clone().into()), Ok(records));
+            for bad in damaged(&bytes, mask) {
+                prop_assert!(parse(&bad.clone().into()).is_err());
+                let Ok(read) = parse(&resealed(bad)) else { continue };
+                prop_assert_eq!(parse(&encode(&read).into()), Ok(read));
+            }
         }
     }
 }

@@ -39,7 +39,7 @@ impl axum::serve::Listener for Bounded {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     let lifetime = Box::pin(sleep(SILENCE));
-                    return (Connection { stream, lifetime, has_asked: false, _permit: permit }, peer);
+                    return (Connection { stream, lifetime, is_answered: false, _permit: permit }, peer);
                 }
                 Err(error) => {
                     tracing::debug!(%error, "accepting an http connection failed");
@@ -58,8 +58,8 @@ impl axum::serve::Listener for Bounded {
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     lifetime: Pin<Box<Sleep>>,
-    /// Something has come; until then it lives for [`SILENCE`] alone.
-    has_asked: bool,
+    /// A whole request has come; until then it lives for [`SILENCE`] alone.
+    is_answered: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -68,12 +68,7 @@ impl AsyncRead for Connection {
         if self.lifetime.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        let before = bytes.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, bytes);
-        if bytes.filled().len() > before && !std::mem::replace(&mut self.has_asked, true) {
-            self.lifetime.as_mut().reset(Instant::now() + CONNECTION_LIFETIME);
-        }
-        read
+        Pin::new(&mut self.stream).poll_read(cx, bytes)
     }
 }
 
@@ -81,6 +76,9 @@ impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.lifetime.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        if !std::mem::replace(&mut self.is_answered, true) {
+            self.lifetime.as_mut().reset(Instant::now() + CONNECTION_LIFETIME);
         }
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

@@ -6,8 +6,9 @@
 //! | `/health/ready` | 200 when it serves, else 503, with the reasons as JSON: send it no traffic |
 //! | `/metrics` | every metric in the Prometheus text format |
 //!
-//! Started by the command line, on loopback unless told otherwise. Bounds: [`MAX_CONNECTIONS`] at a time, each for
-//! [`CONNECTION_LIFETIME`] (for [`SILENCE`] if it asks nothing), bodies of [`MAX_BODY_BYTES`]. A scrape therefore never takes from what clients need.
+//! Started by the command line, on loopback unless told otherwise. Bounds: [`MAX_CONNECTIONS`] at a time, each for one
+//! request and for [`CONNECTION_LIFETIME`] (for [`SILENCE`] until it has asked), bodies of [`MAX_BODY_BYTES`]. A scrape
+//! therefore never takes from what clients need.
 
 mod listener;
 mod process;
@@ -21,7 +22,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
@@ -35,7 +37,8 @@ use crate::telemetry::{Metrics, Readiness};
 pub const MAX_CONNECTIONS: usize = 64;
 /// How long a connection may last, idle or not, so that silent ones can't use up [`MAX_CONNECTIONS`].
 pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
-/// How long a new connection may be silent, so that those which ask nothing keep no probe of the broker's health waiting.
+/// How long a new connection may take to ask something, so that those which don't keep no probe of the broker's health
+/// waiting.
 pub const SILENCE: Duration = Duration::from_secs(3);
 /// The largest request body.
 pub const MAX_BODY_BYTES: usize = 64 << 10;
@@ -99,7 +102,14 @@ fn router(state: HttpState) -> Router {
         .route("/metrics", get(metrics))
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(map_response(last))
         .with_state(state)
+}
+
+/// A connection has one request: kept open they would keep others out, for what a scrape now and then does not miss.
+async fn last(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 async fn live() -> Response {

@@ -78,6 +78,11 @@ pub enum Command {
         /// The directory that is gone.
         directory: DirectoryId,
     },
+    /// Notes that records of a partition of an internal topic are lost, and are to be looked for elsewhere: it is unrestored.
+    NoteLost {
+        /// The partition.
+        partition: TopicPartition,
+    },
     /// Notes that unrestored partitions have what could be found of their records.
     NoteRestored {
         /// The partitions.
@@ -122,6 +127,10 @@ pub struct RegisterBroker {
     /// The newest leader epoch of logs that are ahead of the metadata: those that begin now are above it.
     #[serde(default)]
     pub newest_leader_epoch: Option<LeaderEpoch>,
+    /// Registrations that the metadata does not know of, as such logs tell: a copy of it was put back. The epoch of this one is above
+    /// theirs.
+    #[serde(default)]
+    pub missed_registrations: u32,
 }
 
 /// Where clients reach a listener.

@@ -6,8 +6,10 @@
 
 use thiserror::Error;
 
-/// Longest accepted value; lists of throttled replicas are the longest that make sense.
-pub const MAX_CONFIG_VALUE_BYTES: usize = 64 * 1024;
+/// Longest value that can be set, in UTF-16 units, as Kafka's controller counts it.
+pub const MAX_CONFIG_VALUE_UNITS: usize = 32_767;
+/// So much of a value is told in a message about it.
+const SHOWN_CHARS: usize = 1_000;
 
 /// Most configurations that are set on one topic or broker; a multiple of all that exist.
 pub const MAX_CONFIGS: usize = 1_000;
@@ -172,6 +174,15 @@ pub enum ConfigError {
     /// INVALID_REQUEST: more configurations than [`MAX_CONFIGS`] for one topic or broker.
     #[error("Too many configurations are set, at most {MAX_CONFIGS} can be.")]
     TooMany,
+    /// INVALID_CONFIG: longer than [`MAX_CONFIG_VALUE_UNITS`].
+    #[error("The configuration value cannot be added because it exceeds the maximum value size of 32767 bytes.")]
+    TooLong,
+    /// INVALID_CONFIG: every broker has to go by the same value.
+    #[error("min.insync.replicas can't be altered for one broker; set it for all brokers, or for a topic.")]
+    MinInsyncOfOneBroker,
+    /// INVALID_CONFIG: what all brokers go by stays set.
+    #[error("min.insync.replicas of all brokers can't be removed; set it to another value.")]
+    MinInsyncRemoved,
     /// INVALID_REQUEST: what would be INVALID_CONFIG on a topic; on a broker Kafka says so.
     #[error(transparent)]
     OnBroker(Box<Self>),
@@ -194,15 +205,23 @@ impl ConfigError {
 }
 
 impl ConfigDefinition {
+    /// Checks a value that is to be set, and gives its normal form.
+    ///
+    /// # Errors
+    /// As [`Self::normalize`], and [`ConfigError::TooLong`].
+    pub fn accept(&self, value: &str) -> Result<String, ConfigError> {
+        // There are no more units than bytes.
+        if value.len() > MAX_CONFIG_VALUE_UNITS && value.encode_utf16().count() > MAX_CONFIG_VALUE_UNITS {
+            return Err(ConfigError::TooLong);
+        }
+        self.normalize(value)
+    }
+
     /// Checks a value and gives its normal form.
     ///
     /// # Errors
     /// [`ConfigError::InvalidValue`] or [`ConfigError::EmptyElement`], with Kafka's message.
     pub fn normalize(&self, value: &str) -> Result<String, ConfigError> {
-        if value.len() > MAX_CONFIG_VALUE_BYTES {
-            let shown: String = value.chars().take(32).collect();
-            return Err(self.invalid(&format!("{shown}..."), "Value must be no longer than 65536 bytes"));
-        }
         let trimmed = value.trim();
         match self.kind {
             ConfigType::Boolean => match trimmed.to_ascii_lowercase() {
@@ -219,7 +238,12 @@ impl ConfigDefinition {
     }
 
     fn invalid(&self, value: &str, reason: &str) -> ConfigError {
-        ConfigError::InvalidValue { name: self.name.to_owned(), value: value.to_owned(), reason: reason.to_owned() }
+        // The message must fit its place in an answer.
+        let value = match value.char_indices().nth(SHOWN_CHARS) {
+            Some((end, _)) => format!("{}...", &value[..end]),
+            None => value.to_owned(),
+        };
+        ConfigError::InvalidValue { name: self.name.to_owned(), value, reason: reason.to_owned() }
     }
 
     fn integer(&self, value: &str, trimmed: &str, lowest: i64, highest: i64) -> Result<String, ConfigError> {

@@ -285,8 +285,8 @@ impl Image {
         self.archived.get(&partition).copied()
     }
 
-    /// Partitions of internal topics whose records were lost with a data directory and have not been looked for yet. Nothing
-    /// archives them, so they are empty until then.
+    /// Partitions of internal topics of which records were lost, with a data directory or because something of it is damaged, and
+    /// have not been looked for yet. Nothing archives them, so they lack them until then.
     pub const fn unrestored(&self) -> &OrdSet<TopicPartition> {
         &self.unrestored
     }

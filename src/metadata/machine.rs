@@ -44,6 +44,7 @@ pub fn apply(image: &mut Image, command: &Command) -> Result<Outcome, Rejection>
         Command::AllocateProducerIds { node_id, broker_epoch } => allocate_producer_ids(image, *node_id, *broker_epoch),
         Command::NoteArchiving { partition, mark } => note_archiving(image, *partition, *mark),
         Command::ReplaceDirectory { node_id, directory } => replace_directory(image, *node_id, *directory),
+        Command::NoteLost { partition } => note_lost(image, *partition),
         Command::NoteRestored { partitions } => note_restored(image, partitions),
         Command::SetFeatureLevel { name, level } => set_feature_level(image, name, *level),
     }
@@ -78,11 +79,11 @@ fn register_broker(image: &mut Image, command: &RegisterBroker) -> Result<Outcom
     }
     let known = image.brokers.get(&node_id);
     let repeated = known.filter(|broker| broker.incarnation_id == command.incarnation_id);
-    let epoch = repeated.map_or(image.next_broker_epoch, |broker| broker.epoch);
+    let missed = i64::from(command.missed_registrations);
+    let unused = image.next_broker_epoch.get().checked_add(missed).map(BrokerEpoch);
+    let Some(epoch) = repeated.map(|broker| broker.epoch).or(unused) else { return Err(exhausted("broker epochs")) };
     if repeated.is_none() {
-        let Some(next) = epoch.get().checked_add(1) else {
-            return Err(Rejection::Exhausted { what: "broker epochs".to_owned() });
-        };
+        let Some(next) = epoch.get().checked_add(1) else { return Err(exhausted("broker epochs")) };
         begin_leader_epochs(image, node_id, command.newest_leader_epoch)?;
         image.next_broker_epoch = BrokerEpoch(next);
     }
@@ -352,6 +353,14 @@ fn replace_directory(image: &mut Image, node_id: NodeId, directory: DirectoryId)
     Ok(Outcome::Done)
 }
 
+fn note_lost(image: &mut Image, partition: TopicPartition) -> Result<Outcome, Rejection> {
+    if image.partition(partition).is_none() {
+        return Err(Rejection::UnknownTopicId { topic_id: partition.topic_id });
+    }
+    image.unrestored.insert(partition);
+    Ok(Outcome::Done)
+}
+
 fn note_restored(image: &mut Image, partitions: &[TopicPartition]) -> Result<Outcome, Rejection> {
     for partition in partitions {
         // Of a topic that was deleted meanwhile, for one, there is nothing left to note.
@@ -371,6 +380,10 @@ fn set_feature_level(image: &mut Image, name: &str, level: i16) -> Result<Outcom
         levels.insert(name.to_owned(), level)
     };
     Ok(Outcome::Done)
+}
+
+fn exhausted(what: &str) -> Rejection {
+    Rejection::Exhausted { what: what.to_owned() }
 }
 
 fn limit(limit: &str, maximum: u64, requested: u64) -> Rejection {

@@ -16,7 +16,7 @@ pub mod placement;
 mod raft;
 pub mod snapshot;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod topic_config;
 pub mod topic_name;
 

@@ -1,4 +1,4 @@
-//! Shared by the tests of this module: brokers, topics and whole histories.
+//! Shared by the tests of this module, and by others that need an image: brokers, topics and whole histories.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ pub(super) fn identity(number: u64) -> [u8; 16] {
     bytes
 }
 
-pub(super) fn topic_id(number: u64) -> TopicId {
+pub(crate) fn topic_id(number: u64) -> TopicId {
     TopicId::from_bytes(identity(number))
 }
 
@@ -31,10 +31,11 @@ pub(super) fn register(node: i32, incarnation: u64) -> RegisterBroker {
         rack: None,
         directories: vec![DirectoryId::from_bytes(identity(node.unsigned_abs().into()))],
         newest_leader_epoch: None,
+        missed_registrations: 0,
     }
 }
 
-pub(super) fn image_with_brokers(brokers: &[(i32, &str)]) -> Image {
+pub(crate) fn image_with_brokers(brokers: &[(i32, &str)]) -> Image {
     let mut image = Image::default();
     machine::apply(&mut image, &Command::SetClusterId(CLUSTER)).unwrap();
     for (node, rack) in brokers {
@@ -45,7 +46,7 @@ pub(super) fn image_with_brokers(brokers: &[(i32, &str)]) -> Image {
 }
 
 /// The command that creates a topic on the brokers of an image.
-pub(super) fn create_topic(image: &Image, number: u64, name: &str, partitions: i32) -> Command {
+pub(crate) fn create_topic(image: &Image, number: u64, name: &str, partitions: i32) -> Command {
     Command::CreateTopic(CreateTopic {
         name: name.to_owned(),
         topic_id: topic_id(number),

@@ -4,7 +4,8 @@
 //! (`Vec::with_capacity`), and keep every unknown tagged field in a map: forty bytes could claim two thousand million
 //! elements, and abort the process. The walk follows the message's fields over the bytes, in time proportional to the
 //! bytes that are there, allocates nothing, and refuses whatever a decoder could be led astray by: lengths and counts
-//! beyond the frame, too many elements in all, tagged fields whose content is not as long as they say.
+//! beyond the frame, too many elements in all, strings that are too long, tagged fields whose content is not as long as they
+//! say.
 
 use super::answer_schema::answer_fields;
 use super::reader::Reader;
@@ -20,6 +21,9 @@ pub const ELEMENT_BYTES: usize = 200;
 
 /// The same of an answer. What a client is told of half a million partitions with three replicas each fits.
 pub const MAX_ANSWER_ELEMENTS: usize = 1 << 22;
+
+/// The longest string. Flexible versions could say more, but no older one could be told of it (Apache Kafka refuses it, too).
+const MAX_STRING_BYTES: usize = i16::MAX as usize;
 
 const TAGGED_FIELDS: &str = "tagged_fields";
 
@@ -62,8 +66,15 @@ impl<'a> Walk<'a> {
     fn value(&mut self, name: &'static str, kind: &Kind) -> Result<(), ProtocolError> {
         match kind {
             Kind::Fixed(bytes) => self.reader.take(*bytes, name).map(|_| ()),
-            Kind::String | Kind::Bytes => {
-                let length = self.length(name, matches!(kind, Kind::String))?.unwrap_or(0);
+            Kind::String => {
+                let length = self.length(name, true)?.unwrap_or(0);
+                if length > MAX_STRING_BYTES {
+                    return Err(ProtocolError::Malformed { field: name, value: length as i64 });
+                }
+                self.reader.take(length, name).map(|_| ())
+            }
+            Kind::Bytes => {
+                let length = self.length(name, false)?.unwrap_or(0);
                 self.reader.take(length, name).map(|_| ())
             }
             Kind::Array(fields) => {

@@ -266,6 +266,19 @@ fn damaged_requests_never_panic() {
     for_each_api!(damage_is_survived);
 }
 
+#[test]
+fn a_string_is_no_longer_than_older_versions_can_say() {
+    let request = |bytes: usize| {
+        let group = StrBytes::from_string("g".repeat(bytes));
+        let request = HeartbeatRequest::default().with_group_id(GroupId(group));
+        let mut body = BytesMut::new();
+        request.encode(&mut body, 4).unwrap();
+        decode_request::<HeartbeatRequest>(4, body.freeze())
+    };
+    assert!(request(32_767).is_ok());
+    assert!(matches!(request(32_768), Err(ProtocolError::Malformed { value: 32_768, .. })));
+}
+
 fn no_count_is_believed<R: ApiRequest>() {
     for version in R::API.versions() {
         let honest = Forge::request(R::API, version, 5, None);

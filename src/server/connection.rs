@@ -1,10 +1,10 @@
 //! One connection: frames in, requests started in order, answers out in order, all within bounds.
 //!
 //! Reading and writing are two halves of one task. A request takes its share of memory as its body arrives, and for what it
-//! decodes to, and gives it back once it is handled, or, when what it brought is still needed, once its answer is written.
-//! Answers that were made and not taken count as requests in flight, by their size, and large ones take memory for answers;
-//! fetches are worked on one at a time. So a client that sends faster than it is served, or does not take its answers, is not
-//! read from any more, and nobody else notices.
+//! decodes to, and gives it back once it is answered, or earlier where what it brought is not needed any more. Answers that
+//! were made and not taken count as requests in flight, by their size, and large ones take memory for answers; fetches are
+//! worked on one at a time. So a client that sends faster than it is served, or does not take its answers, is not read from
+//! any more, and nobody else notices. Where others miss the memory that a connection holds, it has to go on or end.
 //!
 //! As with Apache Kafka, a client that has closed only its own half gets the answers to what it had sent.
 
@@ -20,8 +20,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use super::frame_memory::FrameShare;
-use super::handlers::{Answer, Answering, Begun, Turn};
+use super::frame_memory::{ConnectionMemory, RequestMemory};
+use super::handlers::{Answer, Answering, Begun, Request, Turn};
 use super::listener::Shared;
 use super::settings::ConnectionLimits;
 use crate::protocol::{
@@ -30,15 +30,14 @@ use crate::protocol::{
 use crate::runtime::net::Stream;
 use crate::telemetry::{RefuseReason, TakenMemory};
 
-/// Memory of requests is counted in units of this size.
-const PERMIT_BYTES: usize = 1024;
 /// What an idle connection has ready to read into: most requests fit, and ten thousand connections cost ten megabytes.
 const READ_AHEAD_BYTES: usize = 1024;
 /// An answer that waits to be written counts as one more request in flight for each time that it has so many bytes.
 const ANSWER_UNIT_BYTES: usize = 16 << 10;
 /// The rate that a client is expected to keep, beyond the time that it is given anyway.
 const SLOWEST_BYTES_PER_SECOND: usize = 1 << 20;
-/// A client that takes nothing for such a part of the time that requests have is not waited for where memory is scarce.
+/// A client that takes or sends nothing for such a part of the time that requests have is not waited for where memory is
+/// scarce.
 const STALLED_PART: u32 = 6;
 /// Most pieces of an answer that are handed to the operating system at a time (`IOV_MAX` is 1024 on Linux).
 const MAX_SLICES: usize = 64;
@@ -75,27 +74,6 @@ struct Started {
     answering: Answering,
     /// Its share of the requests in flight, given back once its answer is written.
     in_flight: OwnedSemaphorePermit,
-    /// The memory of what it brought, if that is still needed.
-    memory: Option<Memory>,
-}
-
-/// A request's share of the memory of its connection, and of all.
-struct Memory {
-    _own: OwnedSemaphorePermit,
-    shared: FrameShare,
-}
-
-/// A request that has arrived.
-struct Arrived {
-    header: RequestHeader,
-    body: Bytes,
-    in_flight: OwnedSemaphorePermit,
-    memory: Memory,
-}
-
-/// Permits for that many bytes.
-fn permits(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX).max(1)
 }
 
 /// Serves a connection to its end.
@@ -103,15 +81,18 @@ pub(super) async fn serve(stream: Box<dyn Stream>, peer: Peer, shared: Arc<Share
     let limits = shared.limits;
     let (read, write) = tokio::io::split(stream);
     let (sender, receiver) = mpsc::channel(limits.requests_in_flight);
+    let own_bytes = limits.connection_frame_bytes.max(limits.frame_bytes);
+    let memory = Arc::new(ConnectionMemory::new(own_bytes, Arc::clone(&shared.frames)));
+    let writing = write_answers(write, receiver, Arc::clone(&shared), Arc::clone(&memory));
     let incoming = Incoming {
         read,
         buffer: BytesMut::new(),
-        memory: Arc::new(Semaphore::new(permits(limits.connection_frame_bytes.max(limits.frame_bytes)) as usize)),
+        memory,
         in_flight: Arc::new(Semaphore::new(limits.requests_in_flight)),
         shared: Arc::clone(&shared),
     };
     let reader = Reader { incoming, peer, stopped };
-    let end = Box::pin(run(reader, sender, write_answers(write, receiver, Arc::clone(&shared)))).await;
+    let end = Box::pin(run(reader, sender, writing)).await;
     let refused = &shared.broker.metrics().server.refused_connections;
     match &end {
         End::Closed | End::Unanswerable | End::Io(_) => {}
@@ -131,6 +112,7 @@ async fn run(mut reader: Reader, sender: mpsc::Sender<Started>, writing: impl Fu
         written = &mut writing => return written.err().unwrap_or(End::Closed),
     };
     drop(sender);
+    reader.incoming.memory.end();
     match end {
         End::Io(_) => end,
         end => writing.await.err().unwrap_or(end),
@@ -155,7 +137,7 @@ impl Reader {
     }
 
     async fn start_request(&mut self, sender: &mpsc::Sender<Started>) -> Result<(), End> {
-        let Arrived { header, body, mut in_flight, memory } = tokio::select! {
+        let (request, mut in_flight) = tokio::select! {
             biased;
             _ = self.stopped.wait_for(|stop| *stop) => return Err(End::Shutdown),
             arrived = self.incoming.next() => arrived?,
@@ -163,15 +145,14 @@ impl Reader {
         let Incoming { shared, in_flight: all, .. } = &self.incoming;
         let others = u32::try_from(shared.limits.requests_in_flight - 1).unwrap_or(u32::MAX);
         let turn = Turn::new(Arc::clone(all), others);
-        let begun = shared.handlers.start(&shared.broker, &self.peer, (header, body), turn).await?;
+        let begun = shared.handlers.start(&shared.broker, &self.peer, request, turn).await?;
         let Begun { answering, answer_bytes, pause } = begun;
         if let Some(bytes) = answer_bytes {
             let more = (bytes / ANSWER_UNIT_BYTES).min(shared.limits.requests_in_flight - 1);
             // Earlier answers do not wait for this one.
             in_flight.merge(acquire(all, u32::try_from(more).unwrap_or(u32::MAX)).await);
         }
-        let memory = Some(memory).filter(|_| answer_bytes.is_none());
-        sender.send(Started { answering, in_flight, memory }).await.map_err(|_| End::Closed)?;
+        sender.send(Started { answering, in_flight }).await.map_err(|_| End::Closed)?;
         if pause.is_zero() {
             return Ok(());
         }
@@ -187,28 +168,26 @@ struct Incoming {
     read: ReadHalf<Box<dyn Stream>>,
     /// Bytes read and not yet taken as a request.
     buffer: BytesMut,
-    memory: Arc<Semaphore>,
+    memory: Arc<ConnectionMemory>,
     in_flight: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
 
 impl Incoming {
-    /// Reads the next request, once there is room for it.
-    async fn next(&mut self) -> Result<Arrived, End> {
+    /// Reads the next request, once there is room for it, with its share of the requests in flight.
+    async fn next(&mut self) -> Result<(Request, OwnedSemaphorePermit), End> {
         let limits = self.shared.limits;
         let in_flight = acquire(&self.in_flight, 1).await;
         let length = self.wait_for_prefix(&limits).await?;
-        let own = acquire(&self.memory, permits(length)).await;
-        let mut memory = Memory { _own: own, shared: FrameShare::default() };
-        let frame = self.read_frame(length, &limits, &mut memory.shared).await?;
+        let mut memory = self.memory.begin(length).await;
+        let frame = self.read_frame(length, &limits, &mut memory).await?;
         self.shared.broker.metrics().server.request_bytes.inc_by((length + LENGTH_PREFIX_BYTES) as u64);
         let (header, body) = split_request(frame)?;
-        let mut granted = length;
-        let decoded = length + decoded_bytes(&header, &body)?;
-        while granted < decoded {
-            granted += self.shared.frames.grow(&mut memory.shared, decoded - granted).await;
+        let decoded = decoded_bytes(&header, &body)?;
+        if decoded > 0 {
+            self.memory.add(&mut memory, decoded).await;
         }
-        Ok(Arrived { header, body, in_flight, memory })
+        Ok((Request { header, body, memory, connection: Arc::clone(&self.memory) }, in_flight))
     }
 
     /// Waits for the next request's length.
@@ -226,30 +205,39 @@ impl Incoming {
     }
 
     /// Reads the rest of a request. Memory grows with what has arrived, whatever the length claims; waiting for it is not
-    /// the client's fault, and takes nothing of its time.
+    /// the client's fault, and takes nothing of its time. Where others miss it, the client has the time of what it has sent,
+    /// and not of what it announced.
     async fn read_frame(
         &mut self,
         length: usize,
         limits: &ConnectionLimits,
-        share: &mut FrameShare,
+        share: &mut RequestMemory,
     ) -> Result<Bytes, End> {
-        let Shared { broker, frames, .. } = &*self.shared;
-        let clock = &broker.runtime().clock;
-        let mut patience = time_for(length, limits);
+        let clock = &self.shared.broker.runtime().clock;
+        let stalled = limits.request_timeout / STALLED_PART;
+        let (mut taken, mut idle) = (Duration::ZERO, Duration::ZERO);
         let mut granted = 0;
         while granted < length {
-            granted += frames.grow(share, length - granted).await;
-            let began = clock.monotonic();
+            granted += self.memory.grow(share, length - granted).await;
             while self.buffer.len() < granted {
                 let missing = granted - self.buffer.len();
                 self.buffer.reserve(missing);
-                let left = patience.saturating_sub(clock.monotonic().since(began));
-                let read = timeout(left, read_some(&mut self.read, &mut self.buffer, missing)).await;
-                if read.map_err(|_| End::Slow)?? == 0 {
+                let began = clock.monotonic();
+                let look = stalled.min(time_for(length, limits).saturating_sub(taken));
+                let read = timeout(look, read_some(&mut self.read, &mut self.buffer, missing)).await;
+                let waited = clock.monotonic().since(began);
+                taken += waited;
+                idle = if read.is_ok() { Duration::ZERO } else { idle + waited };
+                let is_late = || idle >= stalled || taken > time_for(self.buffer.len(), limits);
+                if taken >= time_for(length, limits) || (self.memory.is_missed() && is_late()) {
+                    return Err(End::Slow);
+                }
+                if let Ok(read) = read
+                    && read? == 0
+                {
                     return Err(End::Closed);
                 }
             }
-            patience = patience.saturating_sub(clock.monotonic().since(began));
         }
         Ok(take_frame(&mut self.buffer, length))
     }
@@ -297,34 +285,41 @@ async fn write_answers(
     mut write: WriteHalf<Box<dyn Stream>>,
     mut started: mpsc::Receiver<Started>,
     shared: Arc<Shared>,
+    memory: Arc<ConnectionMemory>,
 ) -> Result<(), End> {
-    while let Some(Started { answering, in_flight, memory }) = started.recv().await {
-        send(&mut write, answering.await, &shared).await?;
-        drop((in_flight, memory));
+    while let Some(Started { answering, in_flight }) = started.recv().await {
+        send(&mut write, answering.await, &shared, &memory).await?;
+        drop(in_flight);
     }
     Ok(())
 }
 
-async fn send(write: &mut (impl AsyncWrite + Unpin), answer: Answer, shared: &Shared) -> Result<(), End> {
+async fn send(
+    write: &mut (impl AsyncWrite + Unpin),
+    answer: Answer,
+    shared: &Shared,
+    requests: &ConnectionMemory,
+) -> Result<(), End> {
     let (pieces, memory) = match answer {
         Answer::Frame(pieces, memory) => (pieces, memory),
         Answer::None => return Ok(()),
         Answer::Close => return Err(End::Unanswerable),
     };
     let bytes: usize = pieces.iter().map(Bytes::len).sum();
-    write_pieces(write, pieces.into(), &shared.limits, memory.as_ref()).await?;
+    let is_missed = || requests.is_missed() || memory.as_ref().is_some_and(TakenMemory::is_scarce);
+    write_pieces(write, pieces.into(), &shared.limits, is_missed).await?;
     shared.broker.metrics().server.response_bytes.inc_by(bytes as u64);
     Ok(())
 }
 
 /// Writes pieces one after another, many at a time and none copied. A client that takes nothing of them for long is gone. Where
-/// the memory for answers is scarce, others wait for it, and one that takes nothing for a while, or takes them slower than is
-/// expected, counts as gone, too.
+/// others miss the memory of its answer, or of requests behind it, one that takes nothing for a while, or takes them slower
+/// than is expected, counts as gone, too.
 async fn write_pieces(
     write: &mut (impl AsyncWrite + Unpin),
     mut pieces: VecDeque<Bytes>,
     limits: &ConnectionLimits,
-    memory: Option<&TakenMemory>,
+    is_missed: impl Fn() -> bool,
 ) -> Result<(), End> {
     let (began, mut all_written, mut idle) = (Instant::now(), 0, Duration::ZERO);
     while !pieces.is_empty() {
@@ -334,8 +329,7 @@ async fn write_pieces(
         let taken = timeout(look, write.write_vectored(&slices)).await;
         idle = if taken.is_ok() { Duration::ZERO } else { idle + look };
         let is_late = || began.elapsed() > time_for(all_written, limits);
-        let is_missed = || memory.is_some_and(TakenMemory::is_scarce) && (idle >= stalled || is_late());
-        if idle >= limits.idle_timeout || is_missed() {
+        if idle >= limits.idle_timeout || (is_missed() && (idle >= stalled || is_late())) {
             return Err(End::Slow);
         }
         let Ok(taken) = taken else { continue };
@@ -376,9 +370,9 @@ mod tests {
     }
 
     /// What a client gets that takes a byte at a time, and how writing ended.
-    async fn take_slowly(limits: &ConnectionLimits, memory: Option<&TakenMemory>) -> (Result<(), End>, Vec<u8>) {
+    async fn take_slowly(limits: &ConnectionLimits, memory: &TakenMemory) -> (Result<(), End>, Vec<u8>) {
         let (mut ours, mut theirs) = tokio::io::duplex(1);
-        let writing = async move { write_pieces(&mut ours, pieces(), limits, memory).await };
+        let writing = async move { write_pieces(&mut ours, pieces(), limits, || memory.is_scarce()).await };
         let taking = async {
             let mut taken = Vec::new();
             while theirs.read_buf(&mut taken).await.unwrap() > 0 {
@@ -396,15 +390,15 @@ mod tests {
             ConnectionLimits { idle_timeout, request_timeout: idle_timeout / 4, ..ConnectionLimits::default() };
         let answers = MemoryPool::new(100 << 10, Gauge::default());
         let memory = answers.take(50 << 10).await;
-        let (written, taken) = take_slowly(&limits, Some(&memory)).await;
+        let (written, taken) = take_slowly(&limits, &memory).await;
         assert!(written.is_ok(), "{written:?}");
         assert_eq!(taken, [[5; 40], [6; 40], [7; 40]].concat());
         let (mut ours, _idle) = tokio::io::duplex(1);
-        let written = write_pieces(&mut ours, pieces(), &limits, Some(&memory)).await;
+        let written = write_pieces(&mut ours, pieces(), &limits, || memory.is_scarce()).await;
         assert!(matches!(written, Err(End::Slow)), "{written:?}");
 
         let _others = answers.take(45 << 10).await;
-        let (written, taken) = take_slowly(&limits, Some(&memory)).await;
+        let (written, taken) = take_slowly(&limits, &memory).await;
         assert!(matches!(written, Err(End::Slow)) && !taken.is_empty(), "{written:?}");
     }
 }

@@ -84,11 +84,12 @@ pub(super) const fn admin_code(error: &AdminError) -> ErrorCode {
         AdminError::UnknownTopic => ErrorCode::UnknownTopicOrPartition,
         AdminError::UnknownTopicId => ErrorCode::UnknownTopicId,
         AdminError::DiskFull => ErrorCode::KafkaStorageError,
+        AdminError::NoTime => ErrorCode::RequestTimedOut,
         AdminError::NullConfig => ErrorCode::InvalidConfig,
         AdminError::Invalid(_) => ErrorCode::InvalidRequest,
         AdminError::InvalidAssignment(_) => ErrorCode::InvalidReplicaAssignment,
         AdminError::NotMorePartitions { .. } | AdminError::FixedPartitions { .. } => ErrorCode::InvalidPartitions,
-        AdminError::TooManyPartitions { .. } => ErrorCode::PolicyViolation,
+        AdminError::TooManyPartitions { .. } | AdminError::TooManyAtOnce { .. } => ErrorCode::PolicyViolation,
     }
 }
 

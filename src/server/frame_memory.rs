@@ -6,8 +6,12 @@
 //!
 //! Requests that have arrived in part could wait for each other's memory for ever. So one of them at a time may go past the
 //! limit, to its end: what is held in all is the limit and one request.
+//!
+//! Where memory is scarce, others miss what a connection holds: its requests do not wait for records then, and a client that
+//! does not go on with what it began is gone.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -19,15 +23,96 @@ const LARGE_STEP_BYTES: usize = 1 << 20;
 /// What is given at a time otherwise: most requests are smaller.
 const SMALL_STEP_BYTES: usize = 16 << 10;
 
+/// A connection's requests are counted in units of this size.
+const UNIT_BYTES: usize = 1024;
+
 /// See the module.
 pub(super) struct FrameMemory {
     pool: MemoryPool,
     overdraft: Arc<Semaphore>,
 }
 
-/// What a request holds; given back when dropped.
+/// What the requests of one connection hold.
+pub(super) struct ConnectionMemory {
+    own: Arc<Semaphore>,
+    all: u32,
+    frames: Arc<FrameMemory>,
+    /// Its client sends nothing any more.
+    has_ended: AtomicBool,
+}
+
+/// A request's share of the memory of its connection, and of all; given back when dropped.
+pub(super) struct RequestMemory {
+    own: OwnedSemaphorePermit,
+    share: FrameShare,
+}
+
+impl RequestMemory {
+    /// Gives back what is beyond `bytes`.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        let excess = self.own.num_permits().saturating_sub(units(bytes) as usize);
+        drop(self.own.split(excess));
+        if let Some(taken) = &mut self.share.taken {
+            if taken.bytes() >= bytes {
+                self.share.overdraft = None;
+            }
+            taken.shrink_to(bytes);
+        }
+    }
+}
+
+/// Units for that many bytes.
+fn units(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).max(1)
+}
+
+impl ConnectionMemory {
+    /// Of a connection whose requests may hold that much.
+    pub(super) fn new(bytes: usize, frames: Arc<FrameMemory>) -> Self {
+        let all = units(bytes);
+        Self { own: Arc::new(Semaphore::new(all as usize)), all, frames, has_ended: AtomicBool::new(false) }
+    }
+
+    /// Waits until the connection may hold a request of so many bytes, and begins it; [`Self::grow`] gives it memory.
+    pub(super) async fn begin(&self, bytes: usize) -> RequestMemory {
+        RequestMemory { own: acquire(&self.own, units(bytes).min(self.all)).await, share: FrameShare::default() }
+    }
+
+    /// Takes memory for the next bytes of a request of which that many are missing; returns for how many.
+    pub(super) async fn grow(&self, memory: &mut RequestMemory, missing_bytes: usize) -> usize {
+        self.frames.grow(&mut memory.share, missing_bytes).await
+    }
+
+    /// Takes memory for what a request decodes to, beside its bytes.
+    pub(super) async fn add(&self, memory: &mut RequestMemory, bytes: usize) {
+        let room = self.all.saturating_sub(u32::try_from(memory.own.num_permits()).unwrap_or(u32::MAX));
+        memory.own.merge(acquire(&self.own, units(bytes).min(room)).await);
+        let mut granted = 0;
+        while granted < bytes {
+            granted += self.grow(memory, bytes - granted).await;
+        }
+    }
+
+    /// Notes that the client sends nothing any more.
+    pub(super) fn end(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client sends nothing any more, and so may be gone.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether memory is scarce and this connection holds more of it than small requests do.
+    pub(super) fn is_missed(&self) -> bool {
+        let held = (self.all as usize).saturating_sub(self.own.available_permits()) * UNIT_BYTES;
+        held > SMALL_STEP_BYTES && self.frames.pool.is_scarce()
+    }
+}
+
+/// What a request holds of the memory of all; given back when dropped.
 #[derive(Default)]
-pub(super) struct FrameShare {
+struct FrameShare {
     taken: Option<TakenMemory>,
     overdraft: Option<OwnedSemaphorePermit>,
 }
@@ -41,7 +126,7 @@ impl FrameMemory {
     }
 
     /// Takes memory for the next bytes of a request of which that many are missing; returns for how many.
-    pub(super) async fn grow(&self, share: &mut FrameShare, missing_bytes: usize) -> usize {
+    async fn grow(&self, share: &mut FrameShare, missing_bytes: usize) -> usize {
         let is_relaxed = self.pool.free_bytes() >= self.pool.all_bytes() / 2;
         let step = missing_bytes.min(if is_relaxed { LARGE_STEP_BYTES } else { SMALL_STEP_BYTES });
         match &mut share.taken {
@@ -78,6 +163,30 @@ mod tests {
         assert_eq!(given[..5], [Some(LARGE_STEP_BYTES); 5]);
         assert_eq!(given[5..], [Some(SMALL_STEP_BYTES); 95]);
         assert_eq!(grow_at_once(&memory, &mut FrameShare::default(), 1000), Some(1000));
+    }
+
+    #[test]
+    fn what_a_connection_holds_is_bounded_and_missed_where_memory_is_scarce() {
+        let frames = Arc::new(FrameMemory::new(LIMIT, Gauge::default()));
+        let connection = |bytes| ConnectionMemory::new(bytes, Arc::clone(&frames));
+        let (small, large) = (connection(LIMIT), connection(LIMIT));
+        let request = |of: &ConnectionMemory, bytes, decoded_bytes| {
+            let mut memory = of.begin(bytes).now_or_never()?;
+            of.add(&mut memory, decoded_bytes).now_or_never().map(|()| memory)
+        };
+        let _one = request(&small, 1000, 0).unwrap();
+        let mut first = request(&large, 1000, LIMIT / 2).unwrap();
+        assert!(!large.is_missed(), "there is enough for all");
+        // What requests decode to counts for their connection, too.
+        assert!(request(&large, LIMIT / 2, 0).is_none(), "more than the connection may hold");
+        let _second = request(&large, 1000, LIMIT / 2 - 4000).unwrap();
+        assert!(large.is_missed() && !small.is_missed(), "small requests are waited for");
+        first.shrink_to(1000);
+        assert!(!large.is_missed() && frames.pool.free_bytes() > LIMIT / 2 - 10_000);
+        assert!(request(&large, LIMIT / 4, 0).is_some(), "its connection has it again, too");
+        // A request that is larger than its connection's share takes all of it, and waits for nothing more.
+        let tight = connection(UNIT_BYTES);
+        assert!(request(&tight, 10 * UNIT_BYTES, 10 * UNIT_BYTES).is_some());
     }
 
     #[test]

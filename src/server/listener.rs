@@ -29,7 +29,7 @@ pub(super) struct Shared {
     pub(super) handlers: Handlers,
     pub(super) limits: ConnectionLimits,
     /// Memory of requests.
-    pub(super) frames: FrameMemory,
+    pub(super) frames: Arc<FrameMemory>,
     drain_timeout: Duration,
     open: Mutex<Open>,
 }
@@ -45,7 +45,7 @@ impl Shared {
         let used_bytes = broker.metrics().memory.used_bytes.of(MemoryShare::Frames).clone();
         Self {
             handlers: Handlers::new(broker.metrics()),
-            frames: FrameMemory::new(limits.total_frame_bytes, used_bytes),
+            frames: Arc::new(FrameMemory::new(limits.total_frame_bytes, used_bytes)),
             broker,
             limits,
             drain_timeout,

@@ -36,26 +36,43 @@ use crate::runtime::Runtime;
 use crate::runtime::net::Listener;
 use crate::telemetry::{Metrics, Readiness};
 
-/// The server can't start.
+/// An address can't be listened on.
 #[derive(Debug, Error)]
-pub enum ServerError {
-    /// An address can't be listened on.
-    #[error("cannot listen listener={listener} address={address}: {error}")]
-    Listen {
-        /// Name of the listener.
-        listener: String,
-        /// Its address.
-        address: SocketAddr,
-        /// What the operating system said.
-        error: io::Error,
-    },
-    /// The broker can't start.
-    #[error(transparent)]
-    Broker(#[from] StartError),
+#[error("cannot listen listener={listener} address={address}: {error}")]
+pub struct ListenError {
+    /// Name of the listener.
+    pub listener: String,
+    /// Its address.
+    pub address: SocketAddr,
+    /// What the operating system said.
+    pub error: io::Error,
 }
 
 /// How often the data directories are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Listeners that are bound. Who connects waits until a [`Server`] takes them over.
+pub struct BoundListeners {
+    settings: ServerSettings,
+    bound: Vec<(ListenerSettings, Box<dyn Listener>, SocketAddr)>,
+}
+
+impl BoundListeners {
+    /// Binds all listeners.
+    ///
+    /// # Errors
+    /// [`ListenError`]; none is left bound.
+    pub async fn bind(settings: ServerSettings, runtime: &Runtime) -> Result<Self, ListenError> {
+        let mut bound = Vec::new();
+        for listener in &settings.listeners {
+            let failed = |error| ListenError { listener: listener.name.clone(), address: listener.address, error };
+            let socket = runtime.net.bind(listener.address).await.map_err(failed)?;
+            let address = socket.local_address().map_err(failed)?;
+            bound.push((listener.clone(), socket, address));
+        }
+        Ok(Self { settings, bound })
+    }
+}
 
 /// A broker that serves. Stopped by [`Server::shutdown`]; dropping it leaves the work to the next start's recovery.
 #[derive(Debug)]
@@ -69,21 +86,21 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens, opens the broker, and serves. Ready when it returns; `readiness` follows what may end that.
+    /// Opens the broker, and serves. Ready when it returns; `readiness` follows what may end that.
     ///
     /// `broker_settings.endpoints` is filled in here, from the addresses that were bound.
     ///
     /// # Errors
-    /// [`ServerError`]; nothing is left running.
+    /// [`StartError`]; nothing is left running.
     pub async fn start(
-        settings: ServerSettings,
+        listeners: BoundListeners,
         mut broker_settings: BrokerSettings,
         runtime: Runtime,
         metrics: Arc<Metrics>,
         readiness: Readiness,
-    ) -> Result<Self, ServerError> {
+    ) -> Result<Self, StartError> {
         readiness.not_ready("kafka", "recovering");
-        let bound = bind(&settings, &runtime).await?;
+        let BoundListeners { settings, bound } = listeners;
         broker_settings.endpoints = bound.iter().map(|(listener, _, address)| endpoint(listener, *address)).collect();
         let broker = Broker::open(runtime, broker_settings, metrics).await?;
         let (stop, stopped) = watch::channel(false);
@@ -137,19 +154,6 @@ async fn watch_directories(readiness: Readiness, broker: Weak<Broker>) {
         drop(broker);
         ticks.tick().await;
     }
-}
-
-type Bound = (ListenerSettings, Box<dyn Listener>, SocketAddr);
-
-async fn bind(settings: &ServerSettings, runtime: &Runtime) -> Result<Vec<Bound>, ServerError> {
-    let mut bound = Vec::new();
-    for listener in &settings.listeners {
-        let failed = |error| ServerError::Listen { listener: listener.name.clone(), address: listener.address, error };
-        let socket = runtime.net.bind(listener.address).await.map_err(failed)?;
-        let address = socket.local_address().map_err(failed)?;
-        bound.push((listener.clone(), socket, address));
-    }
-    Ok(bound)
 }
 
 fn endpoint(listener: &ListenerSettings, bound: SocketAddr) -> (String, Endpoint) {

@@ -1,5 +1,7 @@
 //! Connections end to end, in one process: order, limits, damage, and a restart.
 
+mod turns;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ const TOPIC: &str = "events";
 
 /// Longer than anything takes that is not held up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A multiple of it.
+const VERY_LONG_MS: i32 = 600_000;
 
 async fn start(directory: &std::path::Path, limits: ConnectionLimits) -> Server {
     let listener =
@@ -33,7 +37,8 @@ async fn start(directory: &std::path::Path, limits: ConnectionLimits) -> Server 
     let settings = ServerSettings { listeners: vec![listener], limits, drain_timeout: 2 * PATIENCE };
     let broker = BrokerSettings { endpoints: BTreeMap::new(), ..BrokerSettings::small(directory) };
     let (runtime, metrics) = (Runtime::production(), Metrics::new());
-    Server::start(settings, broker, runtime, metrics, Readiness::default()).await.unwrap()
+    let listeners = BoundListeners::bind(settings, &runtime).await.unwrap();
+    Server::start(listeners, broker, runtime, metrics, Readiness::default()).await.unwrap()
 }
 
 struct Client {
@@ -218,6 +223,12 @@ async fn a_client_that_closed_its_half_gets_the_answers_to_what_it_sent() {
     client.stream.shutdown().await.unwrap();
     assert_eq!((client.receive().await.0, client.receive().await.0), (2, 3));
     assert!(client.is_closed().await);
+    // It may be gone as a whole: its place is not kept for as long as it wanted to wait.
+    let mut client = Client::connect(&server).await;
+    client.send(&[fetch(0, VERY_LONG_MS, 5)]).await;
+    client.stream.shutdown().await.unwrap();
+    let answer = tokio::time::timeout(PATIENCE, client.receive()).await;
+    assert_eq!(answer.expect("a fetch waits for records that nobody may be there to take").0, 5);
     server.shutdown().await;
 }
 
@@ -241,6 +252,46 @@ async fn announced_requests_that_do_not_come_hold_up_nobody_and_no_shutdown() {
         assert_eq!(answer.expect("a request waits for others that do not come").0, number);
     }
     tokio::time::timeout(PATIENCE, server.shutdown()).await.expect("the shutdown waits for half a request");
+}
+
+/// A client that takes all of the memory for requests by what it sends, and the time in which another one is answered.
+async fn answered_beside(limits: ConnectionLimits, frames: &[Bytes]) -> Result<(), tokio::time::error::Elapsed> {
+    let directory = tempfile::tempdir().unwrap();
+    let server = start(directory.path(), limits).await;
+    let (mut greedy, mut steady) = (Client::connect(&server).await, Client::connect(&server).await);
+    greedy.send(&[create(1)]).await;
+    greedy.receive().await;
+    let used = server.broker().metrics().memory.used_bytes.of(crate::telemetry::MemoryShare::Frames).clone();
+    greedy.send(frames).await;
+    while usize::try_from(used.get()).unwrap() < limits.total_frame_bytes / 8 * 7 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    steady.send(&[frame(&ApiVersionsRequest::default(), 0, 9)]).await;
+    let answer = tokio::time::timeout(PATIENCE, steady.receive()).await.map(|(number, _)| assert_eq!(number, 9));
+    drop(greedy);
+    server.shutdown().await;
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_does_not_wait_where_others_miss_what_its_connection_holds() {
+    let partitions = vec![FetchPartition::default().with_partition_max_bytes(1); 20_000];
+    let wide = FetchRequest::default().with_topics(vec![FetchTopic::default().with_partitions(partitions)]);
+    let limits = ConnectionLimits { total_frame_bytes: 4 << 20, ..ConnectionLimits::default() };
+    let answered = answered_beside(limits, &[fetch(0, VERY_LONG_MS, 2), frame(&wide, 4, 3)]).await;
+    answered.expect("others wait for the memory of requests behind one that waits for records");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_within_a_request_is_not_waited_for_where_others_miss_its_memory() {
+    let frame_bytes = 128 << 20;
+    let request_timeout = Duration::from_secs(6);
+    let limits =
+        ConnectionLimits { frame_bytes, total_frame_bytes: 4 << 20, request_timeout, ..ConnectionLimits::default() };
+    // Its length alone gives it more time than the other one has.
+    let announced = Bytes::from(u32::try_from(frame_bytes).unwrap().to_be_bytes().to_vec());
+    let answered = answered_beside(limits, &[announced, vec![0; 8 << 20].into()]).await;
+    answered.expect("others wait for the memory of a request that does not go on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
-"""`archive flush --wait` ends when nothing is left of what it waits for, though it never came to the bucket."""
+"""`archive flush --wait` ends when nothing is left to wait for, though it never came to the bucket, and outlives a broker."""
 
+import contextlib
 import subprocess
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from harness.broker import Alluvium, binary, run
 from harness.faulty_proxy import FaultyProxy
 from harness.patience import wait_until
 
+SETTING = "archive.flush.timestamp"
 COUNT = 5
 FAILED = 1
 # A flush asks more than once a second.
@@ -39,18 +41,26 @@ def topic(stuck, fresh_name):
     return name
 
 
+@contextlib.contextmanager
+def begun_flush(broker, client, topic):
+    """A flush that has asked the broker and waits for the bucket."""
+    command = [binary(), "archive", "flush", topic, "--wait", "--bootstrap", broker.bootstrap]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # It knows what it waits for before it changes the setting.
+    wait_until(lambda: client.describe_config(topic)[SETTING] != "-1" or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture
 def flushing(stuck, topic):
     """A flush that waits for the bucket."""
-    command = [binary(), "archive", "flush", topic, "--wait", "--bootstrap", stuck.broker.bootstrap]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    # It knows what it waits for before it changes the setting.
-    begun = lambda: stuck.client.describe_config(topic)["archive.flush.timestamp"] != "-1"
-    wait_until(lambda: begun() or process.poll() is not None)
-    assert process.poll() is None, process.communicate()
-    yield process
-    process.kill()
-    process.wait()
+    with begun_flush(stuck.broker, stuck.client, topic) as process:
+        yield process
 
 
 def test_a_flush_ends_when_the_records_are_deleted(stuck, topic, flushing):
@@ -78,3 +88,31 @@ def test_a_flush_does_not_wait_for_another_topic_of_that_name(stuck, topic, flus
     topics.create(stuck.broker.bootstrap, topic)
     printed, _ = flushing.communicate(timeout=PATIENCE_S)
     assert flushing.returncode == FAILED and topic in printed, printed
+
+
+def test_a_flush_gives_up_when_it_is_told_to(stuck, topic):
+    printed = run("archive", "flush", topic, "--wait=1s", "--bootstrap", stuck.broker.bootstrap, status=FAILED)
+    assert f"1 of 1 partitions of topic {topic} are not archived after 1s" in printed, printed
+
+
+def test_a_flush_asks_again_when_the_broker_was_killed(seaweedfs, tmp_path, fresh_name):
+    proxy = FaultyProxy(seaweedfs.port)
+    store = s3.S3Store(proxy.port, fresh_name("killed"))
+    broker = Alluvium(tmp_path / "broker", *flags(store), environment=store.environment)
+    topic = topics.create(broker.bootstrap, fresh_name("flushed"))
+    LibRdKafka(broker.bootstrap).produce(topic, [Record(b"value")] * COUNT)
+    asked = lambda: LibRdKafka(broker.bootstrap).describe_config(topic)[SETTING]
+    with contextlib.ExitStack() as outage:
+        outage.enter_context(proxy.failing("errors"))
+        with begun_flush(broker, LibRdKafka(broker.bootstrap), topic) as process:
+            first = asked()
+            broker.kill()
+            broker.start()
+            # It would wait for ever if the broker had not come to seal anything, which knows of no flush now.
+            wait_until(lambda: asked() != first or process.poll() is not None)
+            assert process.poll() is None, process.communicate()
+            outage.close()
+            printed, _ = process.communicate(timeout=PATIENCE_S)
+    broker.stop()
+    proxy.stop()
+    assert (process.returncode, printed) == (0, f"archived {topic}: {COUNT} offsets in 1 partitions\n")

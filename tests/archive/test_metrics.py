@@ -6,6 +6,7 @@
 import itertools
 import math
 import re
+import struct
 import urllib.request
 from collections import Counter
 
@@ -15,12 +16,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from archive.conftest import flags, flush
 from compat.clients import LibRdKafka
 from harness import s3, topics
-from harness.batch import Record
+from harness.batch import Record, build
 from harness.broker import Alluvium
 from harness.patience import wait_until
-from harness.wire import Connection
+from harness.wire import Closed, Connection
 
 COUNT = 100
+# Of one record, which is sent twice, and twice read back.
+LARGE_BYTES = 100_000
+AT_ONCE = {"local.retention.ms": 1, "local.retention.bytes": 1}
+CORRUPT_MESSAGE = 2
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\[\\"n])*"'
 SAMPLE = re.compile(rf"({NAME})(?:\{{{LABEL}(?:,{LABEL})*\}})? (?:[-+]?[0-9][0-9.]*(?:e[-+]?[0-9]+)?|[-+]Inf|NaN)")
@@ -30,40 +35,88 @@ SUFFIXES = {"counter": {""}, "gauge": {""}, "histogram": {"_bucket", "_count", "
 KNOWN = {
     "alluvium_archive_lag_seconds": "gauge",
     "alluvium_archive_fenced_commits_total": "counter",
+    "alluvium_archive_read_damaged_reads_total": "counter",
+    "alluvium_archive_read_failed_reads_total": "counter",
     "alluvium_archive_urgent": "gauge",
+    "alluvium_cache_hits_total": "counter",
     "alluvium_journal_write_seconds": "histogram",
     "alluvium_log_offline_directories": "gauge",
     "alluvium_log_time_to_full_seconds": "gauge",
+    "alluvium_log_unavailable_partitions": "gauge",
     "alluvium_memory_used_bytes": "gauge",
     "alluvium_process_ready": "gauge",
+    "alluvium_produce_duplicate_batches_total": "counter",
     "alluvium_produce_records_total": "counter",
+    "alluvium_produce_rejected_batches_total": "counter",
+    "alluvium_server_connections": "gauge",
+    "alluvium_server_refused_connections_total": "counter",
+    "alluvium_server_request_bytes_total": "counter",
     "alluvium_server_request_duration_seconds": "histogram",
+    "alluvium_server_response_bytes_total": "counter",
     "alluvium_server_throttle_seconds": "histogram",
     "alluvium_store_available": "gauge",
+    "alluvium_store_errors_total": "counter",
+    "alluvium_store_read_bytes_total": "counter",
     "alluvium_store_request_seconds": "histogram",
 }
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """What a broker shows that was produced to, read from and archived, and that refused something."""
+    """What a broker shows that was produced to and archived, read from in both tiers, and that refused something."""
     directory = tmp_path_factory.mktemp("metrics")
     broker = Alluvium(directory / "broker", *flags(s3.FileStore(directory / "store")))
     try:
-        topics.create(broker.bootstrap, "counted")
+        topics.create(broker.bootstrap, "counted", configs=AT_ONCE)
         LibRdKafka(broker.bootstrap).produce("counted", [Record(b"value")] * COUNT)
         assert len(topics.records(broker.bootstrap, "counted")) == COUNT
         with Connection(broker.bootstrap, 30) as connection:
             assert topics.list_offsets(connection, "nowhere", [0], topics.EARLIEST)[0]["ErrorCode"] != 0
-        flush(broker, "counted")
-        # Counted last of what an upload is counted in.
-        wait_until(lambda: broker.metrics()["alluvium_archive_commit_seconds_count"] > 0)
-        with urllib.request.urlopen(f"http://{broker.http}/metrics", timeout=10) as answer:
-            assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-            shown = answer.read().decode()
+            refuse_a_batch_and_repeat_another(connection)
+            refuse_a_connection(broker)
+            read_from_the_archive_twice(broker)
+            # Counted last of what an upload is counted in.
+            wait_until(lambda: broker.metrics()["alluvium_archive_commit_seconds_count"] > 0)
+            with urllib.request.urlopen(f"http://{broker.http}/metrics", timeout=10) as answer:
+                assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+                shown = answer.read().decode()
     finally:
         broker.stop()
     return shown
+
+
+def refuse_a_batch_and_repeat_another(connection):
+    """Has one batch refused, and one of an idempotent producer sent twice."""
+
+    def produce(data):
+        body = {"Acks": -1, "TimeoutMs": 10_000}
+        body["TopicData"] = [{"Name": "counted", "PartitionData": [{"Index": 0, "Records": data}]}]
+        return connection.ask("Produce", 9, body)["Responses"][0]["PartitionResponses"][0]
+
+    assert produce(build([Record(b"damaged")], crc=1))["ErrorCode"] == CORRUPT_MESSAGE
+    given = connection.ask("InitProducerId", 4, {"TransactionalId": None, "TransactionTimeoutMs": 1000})
+    producer = given["ProducerId"], given["ProducerEpoch"], 0
+    again = build([Record(bytes(LARGE_BYTES))], producer=producer)
+    first, second = produce(again), produce(again)
+    assert first["ErrorCode"] == second["ErrorCode"] == 0 and first["BaseOffset"] == second["BaseOffset"] == COUNT
+
+
+def refuse_a_connection(broker):
+    """Has a connection closed for what it sends."""
+    with Connection(broker.bootstrap, 30) as connection:
+        connection.socket.sendall(struct.pack(">i", -1))
+        with pytest.raises(Closed):
+            connection.receive_frame()
+    # Counted when the connection has ended.
+    wait_until(lambda: broker.metrics()['alluvium_server_refused_connections_total{reason="bad_frame"}'] > 0)
+
+
+def read_from_the_archive_twice(broker):
+    """Has all records leave the disk, and reads them from the bucket, and then from what was kept of that."""
+    flush(broker, "counted")
+    wait_until(lambda: topics.offset(broker.bootstrap, "counted", 0, topics.EARLIEST_LOCAL) == COUNT + 1)
+    for _ in range(2):
+        assert len(topics.records(broker.bootstrap, "counted")) == COUNT + 1
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +196,29 @@ def test_what_others_look_at_is_there_and_counts(families):
     values = {series(sample): sample.value for family in families for sample in family.samples}
     plain = lambda name: values[name, ()]
     assert plain("alluvium_process_ready") == 1 and plain("alluvium_log_offline_directories") == 0
+    assert plain("alluvium_log_unavailable_partitions") == 0
     assert plain("alluvium_produce_records_total") >= COUNT
     assert plain("alluvium_archive_archived_segments_total") >= 1
     assert plain("alluvium_process_resident_bytes") > 1 << 20
     assert values["alluvium_server_requests_total", (("api", "Produce"),)] >= 1
     refused = ("api", "ListOffsets"), ("error", "UNKNOWN_TOPIC_OR_PARTITION")
     assert values["alluvium_server_request_errors_total", refused] >= 1
+    assert plain("alluvium_produce_rejected_batches_total") == plain("alluvium_produce_duplicate_batches_total") == 1
+
+
+def test_connections_bytes_and_reads_of_the_archive_are_counted(families):
+    values = {series(sample): sample.value for family in families for sample in family.samples}
+    plain = lambda name: values[name, ()]
+    assert plain("alluvium_server_connections") >= 1
+    reasons = ("total_limit", "address_limit", "bad_frame", "idle", "shutdown")
+    refused = {reason: values["alluvium_server_refused_connections_total", (("reason", reason),)] for reason in reasons}
+    assert refused == dict.fromkeys(reasons, 0) | {"bad_frame": 1}
+    # A record came twice and left twice, and little else of that size.
+    for name in ("request", "response"):
+        assert 2 * LARGE_BYTES < plain(f"alluvium_server_{name}_bytes_total") < 3 * LARGE_BYTES
+    assert plain("alluvium_cache_misses_total") >= 1 and plain("alluvium_cache_hits_total") >= 1
+    assert plain("alluvium_store_read_bytes_total") >= plain("alluvium_archive_read_fetched_bytes_total") > 0
+    failed = "alluvium_archive_read_failed_reads_total", "alluvium_archive_read_damaged_reads_total"
+    assert not any(map(plain, failed))
+    errors = {dict(labels)["operation"]: value for (name, labels), value in values.items() if name == "alluvium_store_errors_total"}
+    assert errors["get_ranges"] == 0 and errors.keys() >= {"put", "get", "replace", "list", "delete"}

@@ -67,9 +67,10 @@ def scene(seaweedfs, tmp_path_factory):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_only_readers_of_history_notice_a_failing_bucket(scene, fault):
     broker, load = scene.broker, scene.load
-    first, failed_before = load.acknowledged, scene.proxy.failed
+    first, failed_before, errors_before = load.acknowledged, scene.proxy.failed, store_errors(broker)
     rounds = [one_round(scene, fault) for _ in range(ROUNDS)]
     assert scene.proxy.failed > failed_before or fault == "gone", "the fault was not met"
+    assert store_errors(broker) > errors_before or fault not in TOTAL, "no failed request was counted"
     calm, stormy = zip(*rounds)
     report(fault, calm, stormy)
     for who in ("produce", "tail"):
@@ -90,6 +91,11 @@ def test_only_readers_of_history_notice_a_failing_bucket(scene, fault):
     assert archive(scene.direct, "ls", "load")[0]["next_offset"] >= last
     found = numbers(topics.records(broker.bootstrap, "load", start=first))
     assert found == list(range(first, first + len(found))) and len(found) >= last - first
+
+
+def store_errors(broker):
+    """Requests to the bucket that failed, of all kinds."""
+    return sum(value for name, value in broker.metrics().items() if name.startswith("alluvium_store_errors_total{"))
 
 
 def one_round(scene, fault):
@@ -163,6 +169,13 @@ def test_the_newest_record_is_told_without_the_bucket_and_the_oldest_is_not(scen
         assert (found["ErrorCode"], found["Offset"], found["Timestamp"]) == (0, 1, 2000)
         (found,) = topics.list_offsets(connection, "newest", [0], 1000)
         assert found["ErrorCode"] == KAFKA_STORAGE_ERROR
+        failed = lambda: scene.broker.metrics()["alluvium_archive_read_failed_reads_total"]
+        before, wanted = failed(), {"Partition": 0, "FetchOffset": 0, "PartitionMaxBytes": 1 << 20}
+        body = {"MaxWaitMs": 500, "MinBytes": 1, "MaxBytes": 1 << 20, "IsolationLevel": 0}
+        body["Topics"] = [{"Topic": "newest", "Partitions": [wanted]}]
+        fetch = lambda: connection.ask("Fetch", 12, body)["Responses"][0]["Partitions"][0]["ErrorCode"]
+        wait_until(lambda: fetch() == KAFKA_STORAGE_ERROR)
+        assert failed() > before
 
 
 def test_a_broker_that_is_killed_comes_back_while_the_bucket_is_gone(scene):

@@ -5,7 +5,7 @@ that has no cache: what was written to it. ext4 can be told that it found an err
 
 `VolatileDisk`: a block device whose write cache is the memory of a process, which is killed. What was written and not
 flushed is gone: a sync that reaches the file system, but not the device, is found out. The cache can be made unable to
-flush: writes go on, and every sync fails.
+flush: writes go on, and every sync fails. And it can stand still, or be slow.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from harness.cadence import interrupted
 
 SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN
 WITHOUT_LOG_FLUSH = 2
@@ -112,6 +114,19 @@ class VolatileDisk(Disk):
             yield
         finally:
             self.fault.unlink()
+
+    @contextlib.contextmanager
+    def standing_still(self):
+        """Has the device carry out nothing for the length of a block, without an error."""
+        self.server.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.server.send_signal(signal.SIGCONT)
+
+    def slow(self):
+        """Has the device carry out something a tenth of the time only, for the length of a block."""
+        return interrupted(self.server.pid, running_s=0.05, standing_s=0.45)
 
     def cut_power(self):
         self.server.send_signal(signal.SIGKILL)

@@ -1,7 +1,7 @@
 """A disk that breaks under load: one whose file system turns read-only, and one that takes writes and can't sync them.
 
 What is on it is refused in time, until a restart on a disk that works; then everything acknowledged is there. What is on
-another disk goes on.
+another disk goes on. So it does beside a disk that is only slow, or hangs; and that needs no restart.
 
     tests/tools pytest tests/chaos/test_broken_disk.py
 """
@@ -197,3 +197,27 @@ def test_a_sync_that_failed_behind_idle_producers_is_never_trusted_again(serve, 
     wait_until(fails_with_idle_producers, "no sync fails", scene.broker)
     scene.half_goes_on()
     scene.all_goes_on_after_a_restart()
+
+
+@pytest.mark.parametrize("disk", ["volatile"], indirect=True)
+def test_a_disk_that_hangs_or_is_slow_holds_up_what_is_on_it_and_no_more(serve, disk, tmp_path):
+    scene = Scene(serve, disk, tmp_path)
+    broker, writers = scene.broker, scene.load.writers
+    with disk.standing_still():
+        time.sleep(1)  # what it had done by then is told
+        held_up = [writer.acknowledged for writer in scene.broken]
+        goes_on(broker, scene.sound)
+        assert [writer.acknowledged for writer in scene.broken] == held_up, "acknowledged by a disk that does nothing"
+    with disk.slow():
+        goes_on(broker, writers)
+        can_be_read(broker, writers)
+        assert not any(error for error, _ in log_directories(broker).values())
+        assert readiness(broker) == (200, {})
+    goes_on(broker, writers)
+    scene.load.stop()
+    scene.load.settle()
+    ledger.verify(broker.bootstrap, writers)
+    ledger.verify_archive(broker, "broken", broker.store)
+    said = broker.log.read_text(errors="replace")
+    assert "offline" not in said and "panicked" not in said, broker.tail()
+    broker.stop()

@@ -18,6 +18,8 @@ SEED = int(os.environ.get("ALLUVIUM_SEED") or random.randrange(2**32))
 ROUNDS = int(os.environ.get("ALLUVIUM_ROUNDS", "20"))
 # Everything is read back each time, and there is more of it each time.
 VERIFY_EVERY = max(5, ROUNDS // 8)
+# What a start may take: it should be less than a second, but machines are shared.
+LONGEST_START_S = 5
 # Small segments, so that a run seals, uploads and deletes locally many times.
 CONFIGS = {"segment.bytes": "1048576", "local.retention.bytes": "2097152"}
 # Acknowledged by the leader alone, once the operating system has it: the death of the process takes nothing of that either.
@@ -51,4 +53,5 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path):
     for topic in ("kill", "cached"):
         ledger.verify_archive(broker, topic)
     print(f"{load.acknowledged} records acknowledged over {ROUNDS} kills; slowest start {slowest:.2f} s")
+    assert slowest < LONGEST_START_S, f"{slowest:.2f} s"
     broker.stop()

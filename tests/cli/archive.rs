@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use alluvium::archive::manifest::ClusterStamp;
+use alluvium::archive::manifest::{ClusterStamp, Head};
 use alluvium::runtime::clock::Clock;
 use alluvium::runtime::production::SystemClock;
 use serde_json::Value;
@@ -225,6 +225,47 @@ fn damage_in_any_object_of_the_bucket_is_found() {
 
     std::fs::remove_file(archive.object(".parquet")).unwrap();
     assert!(archive.damage().starts_with("DAMAGED flights partition 0"));
+}
+
+#[test]
+fn a_head_that_lacks_a_segment_or_has_one_twice_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut child, printed) = serve(directory.path(), &["--set", "data.checkpoint_interval=200ms"]);
+    let bootstrap = printed.split_whitespace().skip_while(|&word| word != "kafka").nth(1).unwrap();
+    for line in ["one\n", "two\n", "three\n"] {
+        let mut produce =
+            command(&["produce", "flights", "--bootstrap", bootstrap]).stdin(Stdio::piped()).spawn().unwrap();
+        produce.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
+        assert!(produce.wait().unwrap().success());
+        let flushed = alluvium(&["archive", "flush", "flights", "--wait", "--bootstrap", bootstrap]);
+        assert!(flushed.status.success(), "{}", said(&flushed));
+    }
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let archive = Archive { directory, listed: Value::Null };
+    let object = archive.object("head.json");
+    let whole = Head::parse_any(&std::fs::read(&object).unwrap()).unwrap();
+    assert_eq!(whole.segments.len(), 3);
+    // Sealed again, so that it passes its own checksum.
+    let write = |head: &Head| std::fs::write(&object, head.to_bytes()).unwrap();
+    for at in [0, 1] {
+        let mut head = whole.clone();
+        head.segments.remove(at);
+        write(&head);
+        let said = archive.damage();
+        assert!(said.contains(&format!("  offsets are missing before this segment offset={at} key=")), "{said}");
+    }
+    let mut head = whole.clone();
+    head.segments.pop();
+    write(&head);
+    let said = archive.damage();
+    assert!(said.contains("  the head ends beyond its last segment offset=2 key="), "{said}");
+    head.segments.insert(1, whole.segments[0].clone());
+    write(&head);
+    let said = archive.damage();
+    assert!(said.contains("manifest contradicts itself: segments overlap at_offset=0"), "{said}");
+    write(&whole);
+    assert_eq!(archive.run("verify", &[]).status.code(), Some(0));
 }
 
 /// What `archive` says of all topics, or of the one.

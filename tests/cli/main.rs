@@ -5,7 +5,7 @@ mod hostile;
 mod kafka;
 mod leaderless;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -41,6 +41,17 @@ fn serve(directory: &Path, more: &[&str]) -> (Child, String) {
         panic!("serve printed only {printed:?}: {error}");
     }
     (child, printed)
+}
+
+/// Waits for a ready file.
+fn wait_for(ready: &Path) {
+    for _ in 0..600 {
+        if ready.exists() {
+            return;
+        }
+        assert!(Command::new("sleep").arg("0.1").status().unwrap().success());
+    }
+    panic!("{} did not come", ready.display());
 }
 
 fn signal(child: &Child, name: &str) {
@@ -128,13 +139,8 @@ fn a_broker_whose_output_nobody_reads_serves() {
     let files = ["--data-dir", data.to_str().unwrap(), "--ready-file", ready.to_str().unwrap()];
     let mut child = command(&[&["serve"], &listen[..], &files].concat()).spawn().unwrap();
     drop(child.stdout.take());
-    for _ in 0..600 {
-        if ready.exists() {
-            break;
-        }
-        assert!(Command::new("sleep").arg("0.1").status().unwrap().success());
-    }
-    assert!(ready.exists() && child.try_wait().unwrap().is_none());
+    wait_for(&ready);
+    assert!(child.try_wait().unwrap().is_none());
     signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
@@ -148,8 +154,11 @@ fn a_signal_during_a_start_that_waits_for_its_bucket_ends_it() {
     let mut serve = command(&["serve", "--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     serve.args(["--object-store", "s3://lake/case", "--set", &endpoint]).current_dir(directory.path());
     serve.envs([("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_ALLOW_HTTP", "true")]);
-    let mut child = serve.spawn().unwrap();
+    let ready = directory.path().join("ready.json");
+    std::fs::write(&ready, "of an earlier start").unwrap();
+    let mut child = serve.args(["--ready-file", "ready.json"]).spawn().unwrap();
     silent.accept().unwrap();
+    assert!(!ready.exists(), "a broker that is not ready yet is told to be");
     let clock = SystemClock::new();
     signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(0));
@@ -184,10 +193,49 @@ fn the_ready_file_names_the_addresses_that_were_bound() {
 fn a_start_that_is_refused_leaves_no_ready_file_of_an_earlier_one() {
     let directory = tempfile::tempdir().unwrap();
     let ready = directory.path().join("ready.json");
+    let ready_file = ["--ready-file", ready.to_str().unwrap()];
     std::fs::write(&ready, "of an earlier start").unwrap();
-    let refused = alluvium(&["--ready-file", ready.to_str().unwrap(), "--set", "network.max_frame=nonsense"]);
-    assert_eq!(refused.status.code(), Some(2), "{}", standard_error(&refused));
+    let wrong = alluvium(&[&ready_file[..], &["--set", "network.max_frame=nonsense"]].concat());
+    assert_eq!(wrong.status.code(), Some(2), "{}", standard_error(&wrong));
     assert!(!ready.exists());
+
+    // Another process may have an address that is in use, but none that is not this machine's.
+    std::fs::write(&ready, "of an earlier start").unwrap();
+    let elsewhere = ["--kafka-listen", "192.0.2.1:9092", "--http-listen", "127.0.0.1:0", "--allow-insecure"];
+    let data_directory = ["--data-dir", directory.path().to_str().unwrap()];
+    let refused = alluvium(&[&ready_file[..], &data_directory, &elsewhere].concat());
+    let error = standard_error(&refused);
+    assert!(refused.status.code() == Some(1) && error.contains("cannot listen on 192.0.2.1:9092 for Kafka"), "{error}");
+    assert!(!ready.exists());
+}
+
+#[test]
+fn a_second_start_by_mistake_leaves_the_ready_file_of_the_broker_that_runs() {
+    let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ready = directory.path().join("ready.json");
+    let ready_file = ["--ready-file", ready.to_str().unwrap()];
+    let (mut child, _) = serve(directory.path(), &ready_file);
+    wait_for(&ready);
+    let written = std::fs::read_to_string(&ready).unwrap();
+    let addresses: serde_json::Value = serde_json::from_str(&written).unwrap();
+    let address = |name: &str| addresses[name].as_str().unwrap().to_owned();
+    let (kafka, http, any) = (address("kafka"), address("http"), "127.0.0.1:0");
+    // The same command finds all of it taken; others find the data directory, or an address.
+    for (data, kafka, http) in [
+        (&directory, kafka.as_str(), http.as_str()),
+        (&directory, any, any),
+        (&other, kafka.as_str(), any),
+        (&other, any, http.as_str()),
+    ] {
+        let data = data.path().to_str().unwrap();
+        let again = ["serve", "--data-dir", data, "--kafka-listen", kafka, "--http-listen", http];
+        let refused = alluvium(&[&again[..], &ready_file].concat());
+        let error = standard_error(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{error}");
+        assert!(std::fs::read_to_string(&ready).is_ok_and(|left| left == written), "{error}");
+    }
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
@@ -268,6 +316,42 @@ fn a_start_that_is_refused_says_why_and_what_to_do() {
 }
 
 #[test]
+fn the_block_says_whose_data_is_where_and_what_was_recovered() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = ["--set", "cluster.node_id=7", "--set", "data.checkpoint_interval=1h"];
+    let (mut child, printed) = serve(directory.path(), &settings);
+    let line = |printed: &str, name: &str| {
+        let found = printed.lines().find_map(|line| line.trim().strip_prefix(name));
+        found.unwrap_or_else(|| panic!("{name}: {printed}")).trim().to_owned()
+    };
+    let data = directory.path().display().to_string();
+    let store = format!("file://{data}/object-store");
+    assert_eq!((line(&printed, "data"), line(&printed, "archive")), (data, store.clone()));
+    assert_eq!(line(&printed, "recovered"), "0 partitions, 0 bytes replayed");
+    let cluster = line(&printed, "cluster");
+    let (cluster_id, node) = cluster.split_once(' ').unwrap();
+    assert_eq!(node, "node 7");
+    let archived = |id: &str| alluvium(&["archive", "ls", "--object-store", &store, "--cluster", id]).status.code();
+    assert_eq!((archived(cluster_id), archived(&"0".repeat(32))), (Some(0), Some(2)));
+
+    let bootstrap = printed.split_whitespace().skip_while(|&word| word != "kafka").nth(1).unwrap();
+    let mut produce = command(&["produce", "counted", "--bootstrap", bootstrap]).stdin(Stdio::piped()).spawn().unwrap();
+    produce.stdin.take().unwrap().write_all(b"one\n").unwrap();
+    assert!(produce.wait().unwrap().success());
+    // No end that leaves nothing to replay.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (mut child, printed) = serve(directory.path(), &settings);
+    assert_eq!(line(&printed, "cluster"), cluster);
+    let recovered = line(&printed, "recovered");
+    let replayed = recovered.strip_suffix(" bytes replayed").and_then(|counts| counts.split_once(" partitions, "));
+    let counts = replayed.map(|(partitions, bytes)| (partitions, bytes.parse::<u64>().unwrap() > 0));
+    assert_eq!(counts, Some(("1", true)), "{recovered}");
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn the_block_shows_what_clients_are_told() {
     let directory = tempfile::tempdir().unwrap();
     for (advertised, shown) in [("localhost:0", ", advertised as localhost:"), ("127.0.0.1:0", "(default)")] {
@@ -277,4 +361,24 @@ fn the_block_shows_what_clients_are_told() {
         signal(&child, "-TERM");
         child.wait().unwrap();
     }
+}
+
+#[test]
+fn partitions_are_read_in_turns_where_an_answer_has_room_for_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut child, printed) = serve(directory.path(), &["--set", "network.fetch_max=1MiB"]);
+    let bootstrap = printed.split_whitespace().skip_while(|&word| word != "kafka").nth(1).unwrap();
+    let created = alluvium(&["topic", "create", "turns", "--partitions", "2", "--bootstrap", bootstrap]);
+    assert!(created.status.success(), "{}", standard_error(&created));
+    for (partition, kib, lines) in [("0", 800, 4), ("1", 400, 1)] {
+        let arguments = ["produce", "turns", "--partition", partition, "--bootstrap", bootstrap];
+        let mut produce = command(&arguments).stdin(Stdio::piped()).spawn().unwrap();
+        let line = "x".repeat(kib << 10) + "\n";
+        produce.stdin.take().unwrap().write_all(line.repeat(lines).as_bytes()).unwrap();
+        assert!(produce.wait().unwrap().success());
+    }
+    let consumed = alluvium(&["consume", "turns", "--format", r"%p\n", "--bootstrap", bootstrap]);
+    assert_eq!(String::from_utf8(consumed.stdout).unwrap(), "0\n1\n0\n0\n0\n");
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }

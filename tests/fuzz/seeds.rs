@@ -6,18 +6,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
+use alluvium::archive::key::{ClusterKeys, Fence, SegmentName, SegmentUuid};
+use alluvium::archive::manifest::{Hex128, SpillList};
 use alluvium::group::records::{CommittedOffset, Key, LogRecord, StoredGroup, StoredMember};
 use alluvium::log::{ProducerRun, ProducerState, SEGMENT_HEADER_BYTES};
 use alluvium::metadata::{Command as MetadataCommand, Image, command, snapshot};
 use alluvium::record::compression::compress;
 use alluvium::record::{BatchBuilder, BatchOptions, Compression, HeaderView};
-use alluvium::types::{ClusterId, LeaderEpoch, NodeId, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId};
+use alluvium::types::{
+    ClusterId, Incarnation, LeaderEpoch, NodeId, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId,
+};
 use bytes::Bytes;
 
 type Seeds = BTreeMap<String, Vec<Vec<u8>>>;
 
 /// Most bytes of one seed that is a part of a file.
 const PART_BYTES: usize = 16 << 10;
+/// More than any list is decompressed to.
+const BOMB_BYTES: usize = 65 << 20;
 const CODECS: [Compression; 5] =
     [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
 
@@ -49,6 +55,9 @@ fn collect() -> Seeds {
     add_producers(&mut seeds);
     add_group_records(&mut seeds);
     add_metadata(&mut seeds);
+    add_keys(&mut seeds);
+    let bomb = compress(Compression::Zstd, &[0_u8].repeat(BOMB_BYTES)).unwrap();
+    seeds.entry("spills".to_owned()).or_default().push(bomb);
     let directory = tempfile::tempdir().unwrap();
     run_a_broker(directory.path());
     add_files(&mut seeds, directory.path());
@@ -179,6 +188,7 @@ fn add_metadata(seeds: &mut Seeds) {
         rack: Some("rack".to_owned()),
         directories: vec![alluvium::types::DirectoryId::from_entropy([4; 16])],
         newest_leader_epoch: None,
+        missed_registrations: 0,
     };
     let commands = [
         MetadataCommand::SetClusterId(register.cluster_id),
@@ -205,6 +215,26 @@ fn add_metadata(seeds: &mut Seeds) {
         "bytes": 100, "checksum": 7
     });
     seeds.entry("snapshot_headers".to_owned()).or_default().push(header.to_string().into_bytes());
+}
+
+fn add_keys(seeds: &mut Seeds) {
+    let cluster = ClusterKeys::new(ClusterId::from_entropy([1; 16]));
+    let keys = cluster.topic("some.topic-name", TopicId::from_entropy([2; 16])).partition(7);
+    let name = SegmentName {
+        base: Offset(5),
+        next: Offset(1000),
+        fence: Fence { incarnation: Incarnation(1), leader_epoch: LeaderEpoch(26) },
+        uuid: SegmentUuid::from_entropy([3; 16]),
+    };
+    let keys = [
+        name.to_string(),
+        keys.parquet(&name),
+        keys.companion(&name),
+        keys.head(),
+        keys.spill(Offset(5), Offset(1000), 3),
+        cluster.group_snapshot(5, Hex128(7)),
+    ];
+    seeds.entry("keys".to_owned()).or_default().extend(keys.map(String::into_bytes));
 }
 
 fn program(arguments: &[&str]) -> Command {
@@ -273,6 +303,7 @@ fn add_files(seeds: &mut Seeds, directory: &Path) {
                     "format": head["format"], "identity": head["identity"], "segments": head["segments"]
                 });
                 add("spilled_lists", list.to_string().as_bytes());
+                add("spills", &serde_json::from_value::<SpillList>(list).unwrap().to_bytes());
                 add("heads", &content);
             }
             "json" => add("stamps_of_the_bucket", &content),

@@ -2,8 +2,10 @@
 //!
 //! Where a checksum guards a format, the target sets it right first, so that what lies behind is reached.
 
+use alluvium::archive::key::{self, ClusterKeys, SegmentName};
 use alluvium::archive::manifest::{
-    Chunk, ClusterStamp, GroupSnapshotMark, Head, ProducerIdMark, Segment, SpillList, TopicDescription,
+    Chunk, ClusterStamp, GroupSnapshotMark, Head, HeadIdentity, Hex128, ProducerIdMark, Segment, SpillList, SpillRef,
+    TopicDescription,
 };
 use alluvium::archive::parquet::{
     COMPANION_HEADER_BYTES, DecodeError, Description, FileMetadata, Run, check_companion_header, decode_chunk,
@@ -12,7 +14,7 @@ use alluvium::archive::parquet::{
 use alluvium::group::records::{CommittedOffset, Key, StoredGroup};
 use alluvium::record::compression::decompress;
 use alluvium::record::{Batch, Batches, Compression, EndTransactionMarker, ProduceRules, validate};
-use alluvium::types::{Offset, Timestamp};
+use alluvium::types::{ClusterId, Offset, PartitionIndex, Timestamp, TopicId};
 use alluvium::{group, log, metadata};
 use bytes::Bytes;
 
@@ -34,6 +36,8 @@ pub struct Target {
 const DECOMPRESSED_BYTES: usize = 1 << 20;
 /// A decompressed payload while it grows, the codec's own state, and a chunk.
 const DECOMPRESSION_BYTES: usize = 3 * DECOMPRESSED_BYTES + KIB * 512;
+/// What a manifest decompresses to at most, its buffer while it grows, and its content without the checksum.
+const MANIFEST_BYTES: usize = 3 * (64 << 20);
 const KIB: usize = 1 << 10;
 
 const fn target(name: &'static str, run: fn(&[u8]), bytes_per_byte: usize, bytes_more: usize) -> Target {
@@ -60,6 +64,8 @@ pub const TARGETS: &[Target] = &[
     target("segment_indexes", segment_indexes, 4, KIB),
     target("heads", heads, 60, 64 * KIB),
     target("spilled_lists", spilled_lists, 60, 512 * KIB),
+    target("spills", spills, 60, MANIFEST_BYTES + 512 * KIB),
+    target("keys", keys, 80, 16 * KIB),
     target("stamps_of_the_bucket", stamps_of_the_bucket, 40, 16 * KIB),
     target("companions", companions, 8, 16 * KIB),
     target("parquet_footers", parquet_footers, 400, 256 * KIB),
@@ -180,10 +186,42 @@ fn heads(bytes: &[u8]) {
     }
 }
 
-/// A list as it was before it was compressed.
+/// A list as it was before it was sealed and compressed, for whatever partition and offsets it says that it is.
 fn spilled_lists(bytes: &[u8]) {
-    if let Ok(list) = serde_json::from_slice::<SpillList>(bytes) {
-        read_segments(&list.segments);
+    let Ok(list) = serde_json::from_slice::<SpillList>(bytes) else { return };
+    read_segments(&list.segments);
+    let (Some(first), Some(last)) = (list.segments.first(), list.segments.last()) else { return };
+    let object = list.to_bytes();
+    if let Ok(read) = SpillList::parse(&object, &list.identity, &reference(&object, first.base(), last.next())) {
+        assert_eq!(read, list);
+    }
+}
+
+/// A list as its object holds it.
+fn spills(object: &[u8]) {
+    let (cluster_id, topic_id) = (ClusterId::ZERO, TopicId::ZERO);
+    let identity = HeadIdentity { cluster_id, topic: String::new(), topic_id, partition: PartitionIndex(0) };
+    let _ = SpillList::parse(object, &identity, &reference(object, Offset(0), Offset(1)));
+}
+
+/// What a head that refers to this object says of it.
+fn reference(object: &[u8], first: Offset, next: Offset) -> SpillRef {
+    let hash = Hex128(xxhash_rust::xxh3::xxh3_128(object));
+    SpillRef { first, next, generation: 1, live_from: first, max_timestamp: Timestamp(0), log_bytes: 0, hash }
+}
+
+/// A key of anything in the bucket, for whatever cluster, topic and partition it says that it is.
+fn keys(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let key: &str = &text;
+    let _ = key.parse::<SegmentName>();
+    let _ = key::parse_group_snapshot(key);
+    let (Some((topic, topic_id)), Some(partition)) = (key::parse_topic(key), key::parse_partition(key)) else { return };
+    let Some(cluster_id) = key.split('/').nth(2).and_then(|id| id.parse().ok()) else { return };
+    let keys = ClusterKeys::new(cluster_id).topic(topic, topic_id).partition(partition.0);
+    let _ = keys.parse_spill(key);
+    if let Some(name) = keys.parse_segment(key) {
+        assert!(key == keys.parquet(&name) || key == keys.companion(&name), "another key stands for the same object");
     }
 }
 

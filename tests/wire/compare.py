@@ -31,7 +31,7 @@ LISTS_OF_NODES = {"ReplicaNodes", "IsrNodes", "OfflineReplicas"}
 # Values that are no identity but a statement: absent, none, invalid.
 STATEMENTS = {-1, "", None, uuid.UUID(int=0)}
 # Wording and measurements: only presence is compared.
-PRESENCE = {"ErrorMessage", "BatchIndexErrorMessage", "ThrottleTimeMs", "TotalBytes", "UsableBytes", "PartitionSize", "AuthorizedOperations"}
+PRESENCE = {"ErrorMessage", "BatchIndexErrorMessage", "ThrottleTimeMs", "TotalBytes", "UsableBytes", "PartitionSize", "Documentation"}
 TIMES = {"timestamp", "LogAppendTimeMs", "LastTimestamp", "Timestamp", "MaxTimestamp"}
 # What orders a list whose order means nothing.
 NAMES = ("GroupId", "Name", "Topic", "TopicName", "PartitionIndex", "Partition", "Index", "ResourceName")

@@ -23,13 +23,29 @@ EXPECTED = [
     Meant(DESCRIBED, r".*\.(archive\.(fetch\.compression|flush\.timestamp)|write\.caching)", ".*", "absent", "settings of our own"),
     Meant(DESCRIBED, r".*\.retention\.ms\.Value", "-1", "604800000", KEPT),
     Meant(DESCRIBED, r".*\.segment\.ms\.Value", "3600000", "604800000", FRESH),
-    Meant(DESCRIBED, r".*\.segment\.bytes\.Value", "268435456", "1073741824", FRESH),
-    Meant(DESCRIBED, r".*\.local\.retention\.ms\.Value", "86400000", "-2", "local copies go when the archive has them"),
-    Meant(DESCRIBED, r".*\.local\.retention\.bytes\.Value", "-1", "-2", "local copies go by age, not by size"),
+    Meant(DESCRIBED, r".*\.segment\.bytes\.(Synonyms\[0\]\.)?Value", "268435456", "1073741824", FRESH),
+    Meant(
+        DESCRIBED, r".*\.local\.retention\.ms\.(Synonyms\[0\]\.)?Value", "86400000", "-2",
+        "local copies go when the archive has them",
+    ),
+    Meant(
+        DESCRIBED, r".*\.local\.retention\.bytes\.(Synonyms\[0\]\.)?Value", "-1", "-2",
+        "local copies go by age, not by size",
+    ),
     Meant(DESCRIBED, r".*\.remote\.storage\.enable\.Value", "true", "false", "every topic is archived"),
     Meant(
         DESCRIBED, r".*\.min\.insync\.replicas\.ConfigSource", "5", "3",
         "Apache Kafka sets it when it formats a cluster, for eligible leader replicas",
+    ),
+    Meant(
+        DESCRIBED, r".*\.min\.insync\.replicas\.Synonyms",
+        r"\[\{[^{]*'Source': 5\}\]", r"\[\{[^{]*'Source': 3\}, \{[^{]*'Source': 5\}\]",
+        "as its source",
+    ),
+    Meant(
+        DESCRIBED, r".*\.(flush|retention|segment|segment\.jitter)\.ms\.Synonyms",
+        r"\[\{'Synonym': 'log\.[^{]*'Source': 5\}\]", r"\[\]",
+        "Apache Kafka's brokers have this default under the name of another unit, or of none",
     ),
     Meant("damaged_batches", r"Produce .*\.ErrorCode", "76|87", "-1", PRECISE),
     Meant("configurations_altered_one_by_one", r"IncrementalAlterConfigs .*\.ErrorCode", "42", "-1", PRECISE),

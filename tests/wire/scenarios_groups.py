@@ -66,6 +66,19 @@ def joins_that_are_refused(session, version):
     join(session, version, group, "nobody")
 
 
+@scenario("JoinGroup", since=9)
+def a_rebalance_timeout_below_zero(session, version):
+    group = session.name("group")
+    session.coordinator(group)
+    first = join(session, 3, group, RebalanceTimeoutMs=2000)
+    body = {"GroupId": group, "GenerationId": first["GenerationId"], "MemberId": first["MemberId"]}
+    session.ask("SyncGroup", 3, body | {"Assignments": []})
+    # The group waits as long as its most patient member does.
+    given = join(session, version, group, RebalanceTimeoutMs=-1)["MemberId"]
+    join(session, version, group, given, RebalanceTimeoutMs=-1)
+    session.ask("Heartbeat", 3, body)
+
+
 @scenario("JoinGroup", since=5)
 def static_members(session, version):
     group = session.name("group")

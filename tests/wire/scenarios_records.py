@@ -1,9 +1,11 @@
 """Scenarios about records: produce, fetch, offsets, producers. Each runs in every version of its API."""
 
+import time
 import uuid
 
 from harness.batch import Record, build
 
+from wire.compare import Session
 from wire.registry import scenario
 
 
@@ -22,6 +24,8 @@ def fetch_body(topic, version, offset, wait_ms=0, max_bytes=1 << 20, **options):
     partition["PartitionMaxBytes"] = options.get("partition_max_bytes", 1 << 20)
     if version >= 9:
         partition["CurrentLeaderEpoch"] = options.get("epoch", -1)
+    if version >= 12:
+        partition["LastFetchedEpoch"] = options.get("last_epoch", -1)
     body = {"MaxWaitMs": wait_ms, "MinBytes": options.get("min_bytes", 0), "MaxBytes": max_bytes}
     body["IsolationLevel"] = options.get("isolation", 0)
     if version >= 7:
@@ -55,6 +59,11 @@ def acknowledgements(session, version):
     topic = session.topic()
     for acks in (1, -1, 2, -2):
         session.ask("Produce", version, produce_body(topic, version, build(one()), acks=acks))
+    unknown = ("no-such-topic" + session.label, uuid.UUID(int=77))
+    session.ask("Produce", version, produce_body(unknown, version, build(one()), acks=2))
+    some = produce_body(topic, version, build(one()), acks=2)
+    some["TopicData"][0]["PartitionData"] += [{"Index": index, "Records": build(one())} for index in (9, -1)]
+    session.ask("Produce", version, some)
 
 
 @scenario("Produce")
@@ -174,6 +183,25 @@ def fetch_is_bounded_but_gives_one_batch(session, version):
         session.ask("Fetch", version, fetch_body(topic, version, 0, max_bytes=size))
 
 
+@scenario("Fetch", since=17)
+def fetch_waits_for_as_much_as_it_asks_for_and_no_longer_than_it_says(session, version):
+    topic = session.topic()
+    session.fill(topic[0], 3)
+    for offset in (0, 3):
+        began = time.monotonic()
+        session.ask("Fetch", version, fetch_body(topic, version, offset, wait_ms=300, min_bytes=1 << 20))
+        # Timers count whole milliseconds, and may end within the last of them.
+        session.transcript.append((f"Fetch v{version} of {offset}", {"Waited": time.monotonic() - began > 0.29}))
+    # Who waited for the rest of this time would count as silent.
+    patient = {"wait_ms": 60_000, "min_bytes": 1}
+    session.ask("Fetch", version, fetch_body(topic, version, 0, **patient))
+    session.connection.send("Fetch", version, fetch_body(topic, version, 3, **patient))
+    producer = Session(session.bootstrap, session.label)
+    producer.fill(topic[0], 1)
+    producer.connection.close()
+    session.transcript.append((f"Fetch v{version} of what comes", session._exchange(lambda connection: connection.receive())))
+
+
 @scenario("Fetch")
 def fetch_what_is_not_there(session, version):
     topic = session.topic()
@@ -182,6 +210,21 @@ def fetch_what_is_not_there(session, version):
     session.ask("Fetch", version, fetch_body(topic, version, 0, partition=9))
     for epoch in (0, 1, 7, -2):
         session.ask("Fetch", version, fetch_body(topic, version, 0, epoch=epoch))
+
+
+@scenario("Fetch", since=12)
+def fetch_with_the_epoch_of_the_last_record(session, version):
+    topic = session.topic()
+    session.fill(topic[0], 3)
+    for epoch, offset in [(0, 0), (0, 3), (0, 4), (0, -1), (1, 0), (1, 4), (-1, 4), (-2, 0)]:
+        session.ask("Fetch", version, fetch_body(topic, version, offset, last_epoch=epoch))
+    # Not waited with, and told for as long as it is so.
+    session.ask("Fetch", version, fetch_body(topic, version, 4, wait_ms=20_000, min_bytes=1, isolation=1, last_epoch=0))
+    opened = session.ask("Fetch", version, fetch_body(topic, version, 4, session_epoch=0, last_epoch=0))
+    empty = {"MaxWaitMs": 0, "MinBytes": 0, "MaxBytes": 1 << 20, "SessionId": opened.get("SessionId", 0), "Topics": []}
+    session.ask("Fetch", version, empty | {"SessionEpoch": 1})
+    session.fill(topic[0], 1)
+    session.ask("Fetch", version, empty | {"SessionEpoch": 2})
 
 
 @scenario("Fetch", since=7)
@@ -250,6 +293,17 @@ def ends_of_leader_epochs(session, version):
         wanted = {"Partition": 0, "CurrentLeaderEpoch": current, "LeaderEpoch": epoch}
         body = {"Topics": [{"Topic": name, "Partitions": [wanted]}]} | ({"ReplicaId": -1} if version >= 3 else {})
         session.ask("OffsetForLeaderEpoch", version, body)
+
+
+@scenario("OffsetForLeaderEpoch")
+def ends_of_leader_epochs_of_what_is_not_there(session, version):
+    name, _ = session.topic()
+    session.fill(name, 3)
+    at = lambda partition: {"Partition": partition, "CurrentLeaderEpoch": -1, "LeaderEpoch": 0}
+    topics = [{"Topic": name, "Partitions": [at(0), at(9), at(-1)]}]
+    topics += [{"Topic": missing, "Partitions": [at(0), at(1)]} for missing in (session.name("missing"), "not/a/name", "")]
+    body = {"Topics": topics} | ({"ReplicaId": -1} if version >= 3 else {})
+    session.ask("OffsetForLeaderEpoch", version, body)
 
 
 @scenario("DeleteRecords")

@@ -15,7 +15,8 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    ClientOptions, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig, UpdateVersion,
+    ClientOptions, Error, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
+    UpdateVersion,
 };
 
 use super::backend::{Attempt, Backend, Expected, Listed, Payload, PayloadReader, Version};
@@ -75,7 +76,12 @@ impl CloudBackend {
     async fn put_in_parts(&self, key: &str, payload: &Payload) -> Attempt<()> {
         let path = self.path(key)?;
         let mut upload = self.client.put_multipart(&path).await.map_err(|error| failure(key, error))?;
-        let result = match self.put_parts(key, payload, upload.as_mut()).await {
+        self.put_or_abort(key, payload, upload.as_mut()).await
+    }
+
+    /// Ends an upload that was begun, in one way or the other.
+    async fn put_or_abort(&self, key: &str, payload: &Payload, upload: &mut dyn MultipartUpload) -> Attempt<()> {
+        let result = match self.put_parts(key, payload, upload).await {
             Ok(()) => upload.complete().await.map(drop).map_err(|error| failure(key, error)),
             Err(error) => Err(error),
         };
@@ -89,12 +95,7 @@ impl CloudBackend {
         result
     }
 
-    async fn put_parts(
-        &self,
-        key: &str,
-        payload: &Payload,
-        upload: &mut dyn object_store::MultipartUpload,
-    ) -> Attempt<()> {
+    async fn put_parts(&self, key: &str, payload: &Payload, upload: &mut dyn MultipartUpload) -> Attempt<()> {
         let mut in_flight = futures_util::stream::FuturesUnordered::new();
         let mut reader = PayloadReader::new(payload);
         while !reader.is_at_end() {
@@ -311,7 +312,65 @@ fn build_client(location: &Location, settings: &StoreSettings) -> Result<Arc<dyn
 
 #[cfg(test)]
 mod tests {
+    use object_store::{PutResult, UploadPart};
+
     use super::*;
+    use crate::runtime::Runtime;
+    use crate::runtime::tasks::Priority;
+
+    /// An upload of which one request fails, by its number from 1, and that notes how it ends.
+    #[derive(Debug, Default)]
+    struct Upload {
+        fails_at: u32,
+        requests: u32,
+        aborts: u32,
+    }
+
+    impl Upload {
+        fn request(&mut self) -> object_store::Result<()> {
+            self.requests += 1;
+            let planned = || Error::Generic { store: "test", source: "planned fault".into() };
+            if self.requests == self.fails_at { Err(planned()) } else { Ok(()) }
+        }
+    }
+
+    impl MultipartUpload for Upload {
+        fn put_part(&mut self, _: PutPayload) -> UploadPart {
+            Box::pin(std::future::ready(self.request()))
+        }
+
+        fn complete<'a, 'b>(&'a mut self) -> BoxFuture<'b, object_store::Result<PutResult>>
+        where
+            'a: 'b,
+            Self: 'b,
+        {
+            let extensions = object_store::Extensions::default();
+            let sent = self.request().map(|()| PutResult { e_tag: None, version: None, extensions });
+            Box::pin(std::future::ready(sent))
+        }
+
+        fn abort<'a, 'b>(&'a mut self) -> BoxFuture<'b, object_store::Result<()>>
+        where
+            'a: 'b,
+            Self: 'b,
+        {
+            self.aborts += 1;
+            Box::pin(std::future::ready(Ok(())))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_of_which_any_request_fails_is_aborted() {
+        let workers = Workers::start(&*Runtime::production().tasks, "store", Priority::Foreground, 1);
+        let backend = CloudBackend::in_memory(workers);
+        let payload = Payload::from(Bytes::from(vec![7; 2 * PART_BYTES + 1]));
+        // Three parts and the completion; the 0th never comes.
+        for fails_at in 0..=4 {
+            let mut upload = Upload { fails_at, ..Upload::default() };
+            let sent = backend.put_or_abort("key", &payload, &mut upload).await;
+            assert_eq!((sent.is_err(), upload.aborts), (fails_at > 0, u32::from(fails_at > 0)), "{fails_at}");
+        }
+    }
 
     const SAID: &str = "Server returned non-2xx status code: 400 Bad Request: ";
 

@@ -258,6 +258,24 @@ async fn a_hanging_request_is_given_up_and_tried_again() {
     assert_eq!(hanging.get("a").await.unwrap().0, "x");
 }
 
+/// Given up from outside it would leave its parts in the bucket.
+#[test]
+fn an_upload_in_parts_is_not_given_up_before_its_requests_are() {
+    let machine = Machine::new(1);
+    let settings = StoreSettings { attempt_timeout_ms: 10_000, max_attempts: 1, ..quick() };
+    let store = open_on(&machine.runtime(), "memory:///", settings);
+    let hanging = store.wrapped(|inner| Arc::new(FaultyBackend::new(inner, Box::new(|_, _, _| Fault::Hangs))));
+    let mut put = Box::pin(hanging.put_immutable("key", Bytes::from(vec![7; 20 << 20])));
+    let error = loop {
+        if let Some(result) = put.as_mut().now_or_never() {
+            break result.unwrap_err();
+        }
+        machine.pass_until_next(std::time::Duration::from_secs(1));
+    };
+    // It is begun, has three parts, which may be sent one after the other, and is completed or aborted.
+    assert!(matches!(error, StoreError::TimedOut { timeout_ms: 50_000.., .. }), "{error}");
+}
+
 #[tokio::test]
 async fn an_outage_ends_an_operation_after_bounded_attempts() {
     let store = open("memory:///", quick());

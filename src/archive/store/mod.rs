@@ -18,6 +18,8 @@ mod probe;
 mod retry;
 #[cfg(test)]
 pub(crate) mod simulated;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -62,7 +64,7 @@ pub struct StoreSettings {
     pub backoff_longest_ms: u64,
     /// Reads that may be under way at once. Each holds up to a row group (about 16 MiB) in memory.
     pub concurrent_reads: usize,
-    /// Writes, deletions and listings that may be under way at once. Each upload holds up to two parts of 8 MiB.
+    /// Writes and deletions that may be under way at once. Each upload holds up to two parts of 8 MiB.
     pub concurrent_writes: usize,
     /// Whether uploads to S3 carry a SHA-256 checksum that the store verifies. Costs nothing beyond the request signature;
     /// only for stores that refuse it should this be off.

@@ -1,10 +1,13 @@
-//! Committed offsets whose data directory was lost, from the bucket's snapshot of groups.
+//! Committed offsets that were lost, from the bucket's snapshot of groups.
 //!
-//! `__consumer_offsets` is not archived, so its partitions begin empty in the directory that took the lost one's place. Before
-//! their coordinators start, what the snapshot has of their groups is appended to them. What was committed after the
-//! snapshot, about a minute's worth, is lost: those consumers read some records again. The metadata remembers which partitions
-//! wait for this, so neither a crash nor a bucket that does not answer has their groups begin anew.
+//! `__consumer_offsets` is not archived, so its partitions begin empty in the directory that took a lost one's place. Where a part
+//! of a log is missing or damaged, its groups have no coordinator until an operator puts that back, or gives the log up as far
+//! as it ends (DeleteRecords). Before coordinators start on either, what the snapshot has of their groups is appended, but for
+//! what the log still says itself, which is newer. What was committed after the snapshot and is not in the log, about a
+//! minute's worth at most, is lost: those consumers read some records again. The metadata remembers which partitions wait for
+//! this, so neither a crash nor a bucket that does not answer has their groups begin anew.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +18,15 @@ use super::proof::PATIENCE;
 use crate::archive::bucket::BucketError;
 use crate::archive::manifest::ManifestError;
 use crate::archive::store::StoreError;
-use crate::broker::Broker;
 use crate::broker::admin::OFFSETS_TOPIC;
+use crate::broker::{Broker, Leader, PartitionError};
 use crate::group::records::{Key, LogRecord};
-use crate::group::{FormatError, partition_of, snapshot};
+use crate::group::{FormatError, OffsetsLog, partition_of, snapshot, walk_log};
+use crate::log::PartitionLog;
 use crate::metadata::Command;
 use crate::metadata::image::Topic;
 use crate::record::{BatchBuilder, BatchOptions};
-use crate::runtime::clock;
+use crate::runtime::clock::{self, Clock};
 use crate::types::{LeaderEpoch, Offset, PartitionIndex};
 
 /// Bytes of records that are appended at a time.
@@ -30,10 +34,14 @@ const BATCH_BYTES: usize = 512 << 10;
 
 /// The longest that one reading of the snapshot may take: the first may take [`PATIENCE`], each next one twice as long.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
-/// Pause before the bucket is asked again.
+/// Pause before it is tried again, and before the second attempt: damaged records may be on their way out.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+const FIRST_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// How often, and how many times, a log is looked at for whether it has sealed its segment.
+const SEAL_INTERVAL: Duration = Duration::from_millis(50);
+const SEAL_LOOKS: usize = 100;
 
-type Reason = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Reason = Box<dyn std::error::Error + Send + Sync>;
 
 /// What became of the lost partitions.
 enum Restored {
@@ -67,7 +75,7 @@ async fn read_snapshot(
     }
 }
 
-fn with_groups(snapshot: &Bytes) -> Result<Vec<(Arc<str>, LogRecord)>, FormatError> {
+pub(super) fn with_groups(snapshot: &Bytes) -> Result<Vec<(Arc<str>, LogRecord)>, FormatError> {
     let grouped = snapshot::parse(snapshot)?.into_iter().map(|record| {
         let (Key::Offset { group, .. } | Key::Group { group }) = Key::decode(&record.key)?;
         Ok((group, record))
@@ -75,50 +83,144 @@ fn with_groups(snapshot: &Bytes) -> Result<Vec<(Arc<str>, LogRecord)>, FormatErr
     grouped.collect()
 }
 
+/// What a log says, so that the snapshot need not.
+#[derive(Default)]
+struct Said {
+    keys: BTreeSet<Bytes>,
+    /// Groups that were deleted, with all that was committed to them before.
+    deleted: BTreeSet<Arc<str>>,
+}
+
+impl Said {
+    async fn by(log: &dyn OffsetsLog) -> Result<Self, Reason> {
+        let mut said = Self::default();
+        let mut unreadable = None;
+        let walked = walk_log(log, |record| match Key::decode(&record.key) {
+            Ok(key) => {
+                if let (Key::Group { group }, None) = (key, &record.value) {
+                    said.deleted.insert(group);
+                }
+                said.keys.insert(record.key);
+            }
+            Err(error) => unreadable = Some(error),
+        });
+        walked.await?;
+        unreadable.map_or(Ok(said), |error| Err(error.into()))
+    }
+
+    fn lacks(&self, group: &Arc<str>, record: &LogRecord) -> bool {
+        !self.keys.contains(&record.key) && !self.deleted.contains(group)
+    }
+}
+
+/// Has what is in the log be in sealed segments: what comes after damage in the same file might not be found again.
+async fn seal(log: &Arc<PartitionLog>, clock: &dyn Clock) -> Result<(), Reason> {
+    log.request_roll();
+    for _ in 0..SEAL_LOOKS {
+        if log.unsealed_bytes() == 0 {
+            return Ok(());
+        }
+        clock.sleep(SEAL_INTERVAL).await;
+    }
+    Err("the log's last segment is not sealed yet".into())
+}
+
 impl Broker {
+    /// Gives up records of a partition of `__consumer_offsets` of which some can't be read, as an operator asks: its groups go on
+    /// from the bucket's snapshot and from what the log has beside it. Gives the first readable offset then. Refused where
+    /// nothing is lost.
+    ///
+    /// # Errors
+    /// [`PartitionError`]; after [`PartitionError::TimedOut`] it may or may not be done.
+    pub async fn give_up_offsets(
+        &self,
+        leader: &Leader,
+        offset: Offset,
+        timeout: Duration,
+    ) -> Result<Offset, PartitionError> {
+        let log = leader.partition.log();
+        let (partition, high_watermark) = (log.partition(), log.offsets().high_watermark);
+        if offset < Offset(-1) || offset > high_watermark {
+            return Err(PartitionError::OutOfRange { offset, high_watermark });
+        }
+        if !self.image().unrestored().contains(&partition) {
+            if !self.has_lost_offsets(partition) {
+                return Err(PartitionError::InternalTopic);
+            }
+            tracing::error!(%partition, %offset, "damaged records of committed offsets are given up");
+            // Before they go: from then on their groups could begin anew.
+            if let Err(error) = self.submit(Command::NoteLost { partition }).await {
+                tracing::warn!(%error, %partition, "damaged records of committed offsets are not given up");
+                return Err(PartitionError::TimedOut);
+            }
+            self.give_up_coordinator(partition);
+        }
+        let log_start = self.delete_records(leader, offset, timeout).await;
+        // They may have been restored before the coordinator was given up.
+        if let Some(topic) = self.image().topic(partition.topic_id) {
+            self.coordinate(topic);
+        }
+        log_start
+    }
+
+    /// Restores what is lost, at the start or later, for as long as the broker runs.
+    pub(in crate::broker) async fn restore_offsets_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
+        let mut images = self.metadata.subscribe();
+        loop {
+            let lost = images.borrow_and_update().unrestored().len();
+            if lost > 0 {
+                self.restore_offsets(&archiver, lost).await;
+            }
+            if images.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Gives partitions of `__consumer_offsets` that were lost what the bucket knows of them, says what is missing, and has
     /// their coordinators start. Until the bucket was heard, there are none: consumers would begin anew for good.
-    pub(in crate::broker) async fn restore_offsets(self: Arc<Self>, archiver: Arc<Archiver>) {
-        let partitions = self.image().unrestored().len();
-        if partitions == 0 {
-            return;
-        }
+    async fn restore_offsets(&self, archiver: &Archiver, partitions: usize) {
         tracing::error!(
             partitions,
-            "committed offsets were lost with a data directory: their groups have no coordinator until the bucket's last snapshot was read"
+            "committed offsets were lost: their groups have no coordinator until the bucket's last snapshot was read"
         );
         archiver.proved().await;
-        let mut complaint = String::new();
-        let (mut records, mut patience) = (0, PATIENCE);
+        let (mut before, mut complaint) = (String::new(), String::new());
+        let (mut records, mut patience, mut pause) = (0, PATIENCE, FIRST_RETRY_INTERVAL);
         let told = loop {
-            let restored = self.restore(&archiver, patience, &mut records).await;
+            let restored = self.restore(archiver, patience, &mut records).await;
             patience = LONGEST_PATIENCE.min(patience * 2);
             match restored {
                 Ok(told) => break told,
-                Err(error) if error.to_string() == complaint => {}
                 Err(error) => {
-                    complaint = error.to_string();
-                    tracing::error!(%error, partitions, "lost offsets can't be restored yet; tried again");
+                    let text = error.to_string();
+                    // Once, when it has not passed by itself.
+                    if text == before && text != complaint {
+                        tracing::error!(%error, partitions, "lost offsets can't be restored yet; tried again");
+                        complaint.clone_from(&text);
+                    }
+                    before = text;
                 }
             }
-            self.runtime().clock.sleep(RETRY_INTERVAL).await;
+            self.runtime().clock.sleep(pause).await;
+            pause = RETRY_INTERVAL;
         };
         match told {
             Restored::Records => tracing::error!(
                 partitions,
                 records,
-                "committed offsets were lost with the data directory, and are those of the bucket's last snapshot: consumers read again what they committed in about the last minute"
+                "committed offsets were lost, and are those of the bucket's last snapshot, or newer where the log still had them: consumers may read again what they committed in about the last minute"
             ),
             Restored::Nothing(reason) => tracing::error!(
                 reason,
                 partitions,
-                "committed offsets were lost with the data directory, and the bucket has no snapshot of them: their groups begin anew; reset their offsets by hand"
+                "committed offsets were lost, and the bucket has no snapshot of them: groups of which the log has nothing begin anew; reset their offsets by hand"
             ),
         }
     }
 
-    /// Restores the partitions that wait for it, one by one, and counts their records. Done again for one, it does the same
-    /// again, as nothing else writes to it meanwhile.
+    /// Restores the partitions that wait for it, one by one, and counts their records. Done again for one, it adds what it
+    /// lacks still, as nothing else writes to it meanwhile.
     async fn restore(&self, archiver: &Archiver, patience: Duration, count: &mut usize) -> Result<Restored, Reason> {
         let image = self.image();
         // With the topic its partitions' notes go.
@@ -128,12 +230,9 @@ impl Broker {
         if lost.is_empty() {
             return Ok(Restored::Records);
         }
-        let records = match read_snapshot(archiver, patience).await? {
-            Ok(records) => records,
-            Err(reason) => {
-                self.submit(Command::NoteRestored { partitions: lost }).await?;
-                return Ok(Restored::Nothing(reason));
-            }
+        let (records, nothing) = match read_snapshot(archiver, patience).await? {
+            Ok(records) => (records, None),
+            Err(reason) => (Vec::new(), Some(reason)),
         };
         let mut failed = None;
         for partition in lost {
@@ -146,10 +245,10 @@ impl Broker {
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        failed.map_or(Ok(Restored::Records), Err)
+        failed.map_or(Ok(nothing.map_or(Restored::Records, Restored::Nothing)), Err)
     }
 
-    /// Appends a partition's share of the snapshot; returns of how many records.
+    /// Appends a partition's share of the snapshot, but for what its log says itself; returns of how many records.
     async fn restore_partition(
         &self,
         topic: &Topic,
@@ -157,11 +256,13 @@ impl Broker {
         records: &[(Arc<str>, LogRecord)],
     ) -> Result<usize, Reason> {
         let leader = self.leader(topic, partition.0, LeaderEpoch::NONE)?;
+        seal(leader.partition.log(), &*self.runtime().clock).await?;
         let log = self.offsets_log(leader);
+        let said = Said::by(&*log).await?;
         let mut builder: Option<(BatchBuilder, usize)> = None;
         let mut count = 0;
-        for (_, record) in records.iter().filter(|(group, _)| partition_of(group, topic.partition_count()) == partition)
-        {
+        let own = records.iter().filter(|(group, _)| partition_of(group, topic.partition_count()) == partition);
+        for (_, record) in own.filter(|(group, record)| said.lacks(group, record)) {
             count += 1;
             let (batch, bytes) = builder.get_or_insert_with(|| (BatchBuilder::new(BatchOptions::default()), 0));
             let now = self.runtime().clock.wall();

@@ -8,6 +8,9 @@
 //! their grace. Local files go only below what the newest checkpoint vouches for and this process has seen the archive hold (see
 //! [`PartitionLog::remove_oldest_below`]): the first pass of the loop that retains looks at each head.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,6 +3,7 @@
 
 mod bucket;
 mod cluster_state;
+mod groups;
 mod lost;
 mod retention;
 mod uploads;

@@ -15,7 +15,7 @@ use crate::archive::manifest::{Hex128, MANIFEST_FORMAT, TopicDescription, TopicS
 use crate::broker::Broker;
 use crate::metadata::image::{DeletedTopic, Topic, TopicChange};
 use crate::metadata::{Command, Image};
-use crate::types::{ProducerId, TopicId};
+use crate::types::{DirectoryId, ProducerId, TopicId};
 
 /// Pause between looks while something is left to do.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -61,6 +61,7 @@ impl Broker {
     /// bucket has nothing any more.
     async fn bury(&self, archiver: &Archiver, image: &Image, purged: &mut BTreeSet<TopicId>) -> bool {
         let mut left = false;
+        let misses_directory = image.deleted_topics().next().is_some() && self.misses_directory(image);
         for topic in image.deleted_topics() {
             let is_on_disk = self
                 .directories()
@@ -76,8 +77,10 @@ impl Broker {
                 }),
             };
             match result {
-                // Its logs may be in a directory that does not open, and are known by this alone when it does.
-                Ok(true) if self.unopened_directories().next().is_some() => left = true,
+                // Its logs may be there, and are known by this alone when the directory is back.
+                Ok(true) if misses_directory => left = true,
+                // Some coordinator may still have its offsets, and is told of it by this alone after a crash.
+                Ok(true) if !self.deleted_offsets.are_forgotten(&self.image(), topic.topic_id) => left = true,
                 Ok(true) => {
                     purged.remove(&topic.topic_id);
                     if let Err(error) = self.submit(Command::ForgetTopic { topic_id: topic.topic_id }).await {
@@ -93,6 +96,14 @@ impl Broker {
             }
         }
         left
+    }
+
+    /// Whether a data directory is not here: one that does not open, or is not configured and has partitions by the metadata.
+    fn misses_directory(&self, image: &Image) -> bool {
+        let is_here =
+            |id: DirectoryId| self.directories().iter().any(|directory| directory.identity().directory_id == id);
+        self.unopened_directories().next().is_some()
+            || image.directories_in_use(self.node_id()).into_keys().any(|id| !is_here(id))
     }
 }
 

@@ -126,6 +126,18 @@ async fn a_result_waits_for_the_next_fetch_and_is_given_once() {
 }
 
 #[tokio::test]
+async fn a_fetch_that_names_its_partition_often_watches_a_read_once() {
+    let bench = Bench::new();
+    assert!(bench.ask(4).is_none());
+    let fetches: Vec<_> = (0..2).map(|_| Arc::new(Notify::new())).collect();
+    for notify in fetches.iter().flat_map(|notify| [notify; 3]) {
+        bench.reads.watch(&wanted(4), notify);
+    }
+    let reads = bench.reads.reads.lock();
+    assert!(matches!(&reads[&wanted(4)].state, State::Pending { watchers, .. } if watchers.len() == fetches.len()));
+}
+
+#[tokio::test]
 async fn what_is_at_hand_is_given_at_once_and_an_error_reaches_the_client() {
     let bench = Bench::new();
     bench.archive.at_hand.lock().push(Offset(6));

@@ -48,7 +48,7 @@ impl World {
     }
 
     /// Waits until a partition can be used, appends to it, and waits until all of it is archived and away.
-    async fn archive_all(&mut self, part: &Arc<Part>) -> Check {
+    pub(super) async fn archive_all(&mut self, part: &Arc<Part>) -> Check {
         let mut appended = false;
         for look in 0..PATIENCE {
             if let Some(client) = self.client(part)? {
@@ -85,7 +85,7 @@ impl World {
         }
     }
 
-    async fn read_all(&mut self, part: &Arc<Part>) -> Check {
+    pub(super) async fn read_all(&mut self, part: &Arc<Part>) -> Check {
         let client = self.client(part)?.ok_or("behind the archive")?;
         let mut at = client.leader.partition.log().offsets().log_start;
         for _ in 0..PATIENCE {

@@ -13,6 +13,7 @@ mod bucket;
 mod clients;
 mod ending;
 mod model;
+mod outage;
 mod planted;
 mod world;
 

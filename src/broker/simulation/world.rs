@@ -194,7 +194,7 @@ impl World {
         Ok(true)
     }
 
-    fn broker(&self) -> Arc<Broker> {
+    pub(super) fn broker(&self) -> Arc<Broker> {
         Arc::clone(self.broker.as_ref().expect("open"))
     }
 

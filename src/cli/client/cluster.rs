@@ -175,8 +175,10 @@ impl Cluster {
                 },
                 Err(error) => error,
             };
-            let unknown = matches!(&error, ClientError::Refused { code: ResponseError::UnknownTopicOrPartition, .. });
-            if !error.is_retriable() || unknown && !create || self.runtime.clock.monotonic() >= deadline {
+            if !error.is_retriable()
+                || error.is_unknown_topic() && !create
+                || self.runtime.clock.monotonic() >= deadline
+            {
                 return Err(error);
             }
             self.pause().await;

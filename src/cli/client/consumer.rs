@@ -91,6 +91,8 @@ pub struct Consumer<'a> {
     cluster: &'a mut Cluster,
     topic: Topic,
     progress: BTreeMap<i32, Progress>,
+    /// In which order partitions are asked for: those that gave records last come last, as answers have a bound.
+    turns: Vec<i32>,
     /// Batches that were fetched, as they came: an answer may decompress to far more than it is.
     ready: VecDeque<(i32, Batch, Progress)>,
     /// Since when fetches fail.
@@ -110,8 +112,9 @@ impl<'a> Consumer<'a> {
         let all = topic.partitions.iter().map(|partition| partition.index);
         let wanted: BTreeSet<i32> =
             if bounds.partitions.is_empty() { all.collect() } else { bounds.partitions.iter().copied().collect() };
+        let turns = wanted.iter().copied().collect();
         let mut consumer =
-            Self { cluster, topic, progress: BTreeMap::new(), ready: VecDeque::new(), failing_since: None };
+            Self { cluster, topic, progress: BTreeMap::new(), turns, ready: VecDeque::new(), failing_since: None };
         let until = match bounds.until {
             Some(position) => Some(consumer.resolve(&wanted, position).await?),
             None => None,
@@ -170,7 +173,9 @@ impl<'a> Consumer<'a> {
 
     /// Asks every leader once for its partitions.
     async fn fetch(&mut self) -> Result<(), ClientError> {
-        for (leader, partitions) in self.by_leader(self.progress.keys().copied()) {
+        self.turns.retain(|index| self.progress.contains_key(index));
+        let before = self.progress.clone();
+        for (leader, partitions) in self.by_leader(self.turns.iter().copied()) {
             let partitions = partitions.iter().map(|&index| {
                 FetchPartition::default()
                     .with_partition(index)
@@ -193,6 +198,8 @@ impl<'a> Consumer<'a> {
                 self.take(partition)?;
             }
         }
+        let progress = &self.progress;
+        self.turns.sort_by_key(|index| progress[index].next > before[index].next);
         Ok(())
     }
 

@@ -128,6 +128,11 @@ impl ClientError {
         }
     }
 
+    /// Whether the cluster has no such topic.
+    pub const fn is_unknown_topic(&self) -> bool {
+        matches!(self, Self::Refused { code: ResponseError::UnknownTopicOrPartition, .. })
+    }
+
     /// The command line's exit code.
     pub const fn exit(&self) -> Exit {
         match self {

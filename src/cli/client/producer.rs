@@ -63,6 +63,15 @@ pub struct NewRecord {
     pub headers: Vec<NewHeader>,
 }
 
+impl NewRecord {
+    /// What it takes in a batch, but for a few bytes.
+    fn bytes(&self) -> usize {
+        let length = |field: Option<&Vec<u8>>| field.map_or(0, Vec::len);
+        let headers = self.headers.iter().map(|(key, value)| key.len() + length(value.as_ref()));
+        length(self.key.as_ref()) + length(self.value.as_ref()) + headers.sum::<usize>()
+    }
+}
+
 /// A batch that is being filled.
 struct Filling {
     builder: BatchBuilder,
@@ -114,9 +123,13 @@ impl<'a> Producer<'a> {
         }
     }
 
-    /// Adds a record; sends its batch when that is full.
+    /// Adds a record; sends its batch when that is full, and first when it has no room for the record.
     pub async fn send(&mut self, record: &NewRecord) -> Result<(), ClientError> {
         let index = self.place(record)?;
+        let waits = self.filling.get(&index).map_or(0, |filling| filling.bytes);
+        if waits > 0 && waits + record.bytes() > self.options.batch_bytes {
+            self.send_batch(index).await?;
+        }
         let timestamp = record.timestamp.unwrap_or_else(|| self.cluster.runtime().clock.wall());
         let options = self.batch_options(0);
         let filling = self.filling.entry(index).or_insert_with(|| Filling {

@@ -6,6 +6,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use self::index::is_index;
 use self::verify::{Flaw, verify_all};
 use super::format::{Placed, Template, date, to_json};
+use super::progress::Progress;
 use super::{Context, Exit, Failure, Output};
 use crate::log::{
     Extent, Identity, REMOVED_DIRECTORY, ReadError, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentHome,
@@ -60,18 +62,21 @@ pub(super) fn run(command: LogCommand, context: &mut Context) -> Result<(), Fail
             if is_index(&path) {
                 return index::dump(&*disk, &path, json, &mut context.output);
             }
-            let mut bad = 0;
             let found = segments(&*disk, &path)?;
             if found.is_empty() {
                 return Err(no_segments(&path));
             }
-            for path in found {
-                bad += dump(&disk, &path, records, json, &mut context.output)?;
-            }
-            context.output.flush()?;
-            match bad {
+            let clock = Arc::clone(&context.runtime.clock);
+            let mut progress = Progress::new(clock, "printed", !std::io::stdout().is_terminal());
+            let output = &mut context.output;
+            let dumped = found.iter().try_fold(0_u64, |bad, path| {
+                dump(&disk, path, records, json, &mut progress, output).map(|more| bad + more)
+            });
+            progress.finish();
+            output.flush()?;
+            match dumped? {
                 0 => Ok(()),
-                _ => Err(Failure::new(Exit::Damaged, format!("{bad} batches are damaged; their lines say so"))),
+                bad => Err(Failure::new(Exit::Damaged, format!("{bad} batches are damaged; their lines say so"))),
             }
         }
         LogCommand::Verify { path, json } => {
@@ -139,7 +144,14 @@ fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<Opened, Flaw> {
 }
 
 /// Prints a segment. How many of its batches have a wrong checksum; those are marked, and their records left out.
-fn dump(disk: &Arc<dyn Disk>, path: &Path, records: bool, json: bool, output: &mut Output) -> Result<u64, Failure> {
+fn dump(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    records: bool,
+    json: bool,
+    progress: &mut Progress,
+    output: &mut Output,
+) -> Result<u64, Failure> {
     let opened =
         open(disk, path).map_err(|flaw| Failure::new(flaw.exit(), format!("{}: {}", path.display(), flaw.why)))?;
     let header = opened.header;
@@ -152,6 +164,7 @@ fn dump(disk: &Arc<dyn Disk>, path: &Path, records: bool, json: bool, output: &m
     }
     for scanned in opened.segment.scan(SEGMENT_HEADER_BYTES, Offset::MAX).map_err(damaged)? {
         let Scanned { batch, position } = scanned.map_err(damaged)?;
+        progress.batch(u64::from(batch.header().record_count.cast_unsigned()), batch.bytes().len());
         if let Err(error) = batch.verify_checksum() {
             bad += 1;
             let mut object = batch_json(&batch, position);

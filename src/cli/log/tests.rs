@@ -42,7 +42,8 @@ fn write_segment(directory: &Path) -> PathBuf {
 fn verify_path(path: &Path) -> Result<Contents, String> {
     let disk: Arc<dyn Disk> = Arc::new(LocalDisk);
     let opened = open(&disk, path).map_err(|flaw| flaw.why)?;
-    verify(&*disk, path, &opened, None, None).map_err(|flaw| flaw.why)
+    let mut progress = Progress::new(Runtime::production().clock, "checked", false);
+    verify(&*disk, path, &opened, None, None, &mut progress).map_err(|flaw| flaw.why)
 }
 
 /// What `verify --json` prints of one segment.
@@ -121,7 +122,10 @@ fn run_on(path: &Path, is_dump: bool, json: bool) -> (String, Option<Exit>) {
     let (disk, mut output): (Arc<dyn Disk>, _) = (Arc::new(LocalDisk), Output::to(captured.clone()));
     let result = match is_dump {
         true if is_index(path) => index::dump(&*disk, path, json, &mut output),
-        true => dump(&disk, path, true, json, &mut output).map(|bad| assert_eq!(bad, 1)),
+        true => {
+            let mut progress = Progress::new(Runtime::production().clock, "printed", false);
+            dump(&disk, path, true, json, &mut progress, &mut output).map(|bad| assert_eq!(bad, 1))
+        }
         false => verify_all(&Runtime::production(), path, json, &mut output),
     };
     output.flush().unwrap();

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::index::{self, INDEX_LIMIT_BYTES, is_index};
 use super::{MAX_DEPTH, Opened, collect, no_segments, open, segments};
+use crate::cli::progress::Progress;
 use crate::cli::{Exit, Failure, Output};
 use crate::log::{
     Extent, Identity, OpenError, ReadError, SEGMENT_HEADER_BYTES, Scanned, SegmentHeader, SegmentIndex, Vouched,
@@ -84,16 +85,18 @@ pub(super) fn verify_all(runtime: &Runtime, path: &Path, json: bool, output: &mu
         Ok(found) => found,
     };
     let paths = segments(&**disk, path)?;
+    let mut progress = Progress::new(Arc::clone(&runtime.clock), "checked", true);
     let mut before: Option<(SegmentHeader, Contents)> = None;
     for path in &paths {
         if is_index(path) {
-            bad += u64::from(verify_lone_index(disk, path, vouched.as_ref(), json, output)?);
+            bad += u64::from(verify_lone_index(disk, path, vouched.as_ref(), json, &mut progress, output)?);
             continue;
         }
         let checked = open(disk, path).and_then(|opened| {
-            let contents = verify(&**disk, path, &opened, before.take(), vouched.as_ref())?;
+            let contents = verify(&**disk, path, &opened, before.take(), vouched.as_ref(), &mut progress)?;
             Ok((opened.header, contents))
         });
+        progress.make_way();
         if checked.is_err() && !disk.exists(path)? {
             // It left meanwhile. If it should not have, it is missed below.
             continue;
@@ -105,6 +108,7 @@ pub(super) fn verify_all(runtime: &Runtime, path: &Path, json: bool, output: &mu
         bad += u64::from(checked.is_err());
         before = checked.ok();
     }
+    progress.finish();
     let lost = lost_segments(runtime, path, vouched)?;
     for (path, why) in &lost {
         say_damaged(path, &Flaw::of(why), json, output)?;
@@ -154,12 +158,13 @@ fn verify_lone_index(
     path: &Path,
     vouched: Option<&Vouched>,
     json: bool,
+    progress: &mut Progress,
     output: &mut Output,
 ) -> Result<bool, Failure> {
     let segment = path.with_extension("segment");
     let has_segment = disk.exists(&segment)?;
-    let compared = || {
-        let whole = open(disk, &segment).and_then(|opened| verify(&**disk, &segment, &opened, None, vouched));
+    let mut compared = || {
+        let whole = open(disk, &segment).and_then(|opened| verify(&**disk, &segment, &opened, None, vouched, progress));
         whole.map_err(|flaw| Flaw {
             position: flaw.index_position,
             ..Flaw::of(&format!("{}: {}", segment.display(), flaw.why))
@@ -168,6 +173,7 @@ fn verify_lone_index(
     let checked = if has_segment { compared().map(drop) } else { Ok(()) };
     let checked = checked
         .and_then(|()| index::check(&**disk, path).map_err(|(position, why)| Flaw { position, ..Flaw::of(&why) }));
+    progress.make_way();
     let shown = path.display().to_string();
     match &checked {
         Err(flaw) => say_damaged(path, flaw, json, output)?,
@@ -220,6 +226,7 @@ pub(super) fn verify(
     opened: &Opened,
     before: Option<(SegmentHeader, Contents)>,
     vouched: Option<&Vouched>,
+    progress: &mut Progress,
 ) -> Result<Contents, Flaw> {
     let header = opened.header;
     check_place(path, opened, vouched)?;
@@ -245,8 +252,10 @@ pub(super) fn verify(
         verify_batch(&batch, contents.next_offset).map_err(|why| Flaw::at(position, why))?;
         verify_epoch(&batch, contents.epoch, known).map_err(|why| Flaw::at(position, why))?;
         index.observe(batch.header(), position).map_err(|why| Flaw::at(position, why))?;
+        let records = u64::from(batch.header().record_count.cast_unsigned());
+        progress.batch(records, batch.bytes().len());
         contents.batches += 1;
-        contents.records += u64::from(batch.header().record_count.cast_unsigned());
+        contents.records += records;
         contents.next_offset = batch.header().next_offset();
         contents.epoch = Some(batch.header().leader_epoch);
     }

@@ -11,6 +11,8 @@ use crate::group::request::{DescribedMember, JoinGroup, JoinedMember, MemberProt
 
 /// Bytes that a member takes beside its strings: its struct, table entries and timer, roughly.
 const MEMBER_BYTES: usize = 512;
+/// First version of JoinGroup that tells a rebalance timeout; whatever it is then, it is taken at its word.
+const FIRST_REBALANCE_TIMEOUT_VERSION: i16 = 1;
 
 #[derive(Clone, Debug)]
 pub(super) struct Member {
@@ -66,8 +68,8 @@ impl Member {
     /// Takes over protocols and timeouts of a new join.
     pub(super) fn update(&mut self, join: JoinGroup) {
         self.session_timeout_ms = join.session_timeout_ms;
-        self.rebalance_timeout_ms =
-            if join.rebalance_timeout_ms < 0 { join.session_timeout_ms } else { join.rebalance_timeout_ms };
+        let has_own = join.api_version >= FIRST_REBALANCE_TIMEOUT_VERSION;
+        self.rebalance_timeout_ms = if has_own { join.rebalance_timeout_ms } else { join.session_timeout_ms };
         self.protocols = join.protocols;
     }
 

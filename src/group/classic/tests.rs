@@ -382,6 +382,18 @@ fn silent_static_members_that_wait_for_nobody_cost_one_timer_a_second() {
 }
 
 #[test]
+fn a_negative_rebalance_timeout_waits_for_nobody_where_there_is_one() {
+    for (api_version, is_over) in [(1, true), (0, false)] {
+        let mut bench = Bench::immediate();
+        let of = |rebalance_timeout_ms| JoinGroup { api_version, rebalance_timeout_ms, ..join("", None, &["range"]) };
+        bench.stable(&[JoinGroup { api_version: 1, ..of(1_000) }]);
+        let token = bench.join(of(-1));
+        bench.advance(1);
+        assert_eq!(bench.replies.contains_key(&token), is_over, "version {api_version}");
+    }
+}
+
+#[test]
 fn a_full_group_takes_no_more_members() {
     let mut bench = Bench::new(GroupSettings {
         max_size: 1,

@@ -10,6 +10,7 @@
 //! the log yields at that moment. Requests are checked against it and against the groups' machines, and turn into records
 //! and replies that wait for them in one order (`outbox`). When an append fails, nobody can say what the log holds: all
 //! that waits is refused, the state is dropped, and the log is read again. Clients find the coordinator again and repeat.
+//! A log of which something is gone is not read again: who leads it, or an operator, has to do something about it.
 //!
 //! Transactional offset commits (KIP-447) will need a third part: offsets that are in the log and not decided yet, which
 //! fetches report as unstable and which rewriting must carry along.
@@ -27,13 +28,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use self::outbox::{Entry, Outbox};
+pub(super) use self::requests::check_form;
 use self::rewrite::Rewrite;
 use self::state::LoggedState;
 use super::classic::{self, Assignments, ClassicGroup};
 use super::records::{Key, LogRecord, StoredGroup};
 use super::request::{JoinRefused, Reply, Request, Token};
 use super::timers::{Now, Timers};
-use super::{FormatError, GroupError, GroupSettings};
+use super::{GroupError, GroupSettings, OffsetsLogError};
 use crate::types::{Monotonic, Offset};
 
 /// What can happen to a coordinator.
@@ -58,8 +60,11 @@ pub enum Event {
         /// Where the next record goes.
         next_offset: Offset,
     },
-    /// The log can't be read now.
-    LoadFailed,
+    /// The log can't be read.
+    LoadFailed {
+        /// Why, and whether it may be later.
+        error: OffsetsLogError,
+    },
     /// The append under way is durable.
     Appended {
         /// Where its first record went.
@@ -101,6 +106,15 @@ enum Phase {
     Ended(GroupError),
 }
 
+/// Why a coordinator has not loaded its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadFailure {
+    /// What the log, or a record in it, says.
+    pub error: String,
+    /// It will not be tried again.
+    pub is_final: bool,
+}
+
 /// What the coordinator waits for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
@@ -131,6 +145,8 @@ pub struct CoordinatorStats {
     pub expired_members: u64,
     /// Offsets committed, ever.
     pub committed_offsets: u64,
+    /// 1 while its log can't be read.
+    pub failed: usize,
 }
 
 /// The coordinator of one partition.
@@ -140,6 +156,8 @@ pub struct Coordinator {
     /// Bytes of memory that its groups and offsets may take.
     max_state_bytes: usize,
     phase: Phase,
+    /// What became of the last attempt to load, if it failed.
+    failure: Option<LoadFailure>,
     /// What the log says.
     logged: LoggedState,
     /// A machine for every group in the log, and for those that are about to be.
@@ -167,6 +185,7 @@ impl Coordinator {
             max_state_bytes: settings.max_state_bytes,
             settings,
             phase: Phase::Loading,
+            failure: None,
             logged: LoggedState::default(),
             groups: BTreeMap::new(),
             groups_bytes: 0,
@@ -193,7 +212,7 @@ impl Coordinator {
             Event::Request { token, request } => self.request(now, token, request),
             Event::Replay { records, bytes } => self.replay(&records, bytes),
             Event::Loaded { next_offset } => self.loaded(now, next_offset),
-            Event::LoadFailed => self.reload(now),
+            Event::LoadFailed { error } => self.load_failed(now, &error),
             Event::Appended { base_offset, bytes } => self.appended(now, base_offset, bytes),
             Event::AppendFailed => {
                 tracing::warn!("append to the offsets log failed; the coordinator reads it again");
@@ -203,6 +222,7 @@ impl Coordinator {
             Event::LogStartAdvanced { offset } => self.rewrite.advanced(offset),
             Event::Resign => {
                 self.phase = Phase::Ended(GroupError::NotCoordinator);
+                self.failure = None;
                 self.give_up(GroupError::NotCoordinator);
             }
             Event::Timeout => self.timeout(now),
@@ -234,7 +254,13 @@ impl Coordinator {
             rebalances: self.counts.rebalances,
             expired_members: self.counts.expired_members,
             committed_offsets: self.committed_offsets,
+            failed: usize::from(self.failure.is_some()),
         }
+    }
+
+    /// Why the log has not been loaded, if the last attempt failed.
+    pub const fn failure(&self) -> Option<&LoadFailure> {
+        self.failure.as_ref()
     }
 
     const fn state_bytes(&self) -> usize {
@@ -283,13 +309,25 @@ impl Coordinator {
         self.next_offset = next_offset;
         self.timers.set(Timer::Expiry, now.monotonic + self.settings.offsets_retention_check_interval);
         self.phase = Phase::Active;
+        self.failure = None;
         tracing::debug!(groups = self.groups.len(), log_bytes = self.rewrite.log_bytes(), "coordinator is active");
     }
 
-    /// A record that can't be read was written by a newer broker, or is corrupt past its checksum: to go on without it
-    /// would lose it for good at the next rewriting.
-    fn fail_load(&mut self, error: &FormatError) {
-        tracing::error!(%error, "offsets log can't be read; its groups have no coordinator");
+    fn load_failed(&mut self, now: Now, error: &OffsetsLogError) {
+        if self.phase != Phase::Loading {
+            return;
+        }
+        if matches!(error, OffsetsLogError::Damaged { .. }) {
+            return self.fail_load(error);
+        }
+        self.failure = Some(LoadFailure { error: error.to_string(), is_final: false });
+        self.reload(now);
+    }
+
+    /// A record that can't be read was written by a newer broker, or is corrupt past its checksum, and one that is missing may
+    /// come back: to go on without it would lose it for good at the next rewriting.
+    fn fail_load(&mut self, error: &dyn std::error::Error) {
+        self.failure = Some(LoadFailure { error: error.to_string(), is_final: true });
         self.phase = Phase::Ended(GroupError::CoordinatorNotAvailable);
         self.give_up(GroupError::CoordinatorNotAvailable);
     }
@@ -307,8 +345,8 @@ impl Coordinator {
         for entry in self.outbox.abandon() {
             match entry {
                 Entry::Reply(token, reply) => self.actions.push(Action::Reply(token, refused(reply, error))),
-                Entry::DeleteTopic(token, ..) => {
-                    self.actions.push(Action::Reply(token, Reply::TopicDeleted(Err(error))));
+                Entry::DeleteTopics(token, _) => {
+                    self.actions.push(Action::Reply(token, Reply::TopicsDeleted(Err(error))));
                 }
                 Entry::Fetch(token, _) => self.actions.push(Action::Reply(token, Reply::OffsetFetch(Err(error)))),
                 Entry::Write { .. } => {}
@@ -398,7 +436,7 @@ impl Coordinator {
                 let reply = Reply::OffsetFetch(Ok(self.fetch(&fetch)));
                 self.actions.push(Action::Reply(token, reply));
             }
-            Entry::DeleteTopic(token, topic, topic_id) => self.delete_topic(token, &topic, topic_id),
+            Entry::DeleteTopics(token, topics) => self.delete_topics(token, &topics),
             Entry::Write { .. } => unreachable!("records are settled by their append"),
         }
     }
@@ -509,7 +547,7 @@ fn refused(reply: Reply, error: GroupError) -> Reply {
         Reply::DeleteGroup(_) => Reply::DeleteGroup(Err(error)),
         Reply::DescribeGroup(_) => Reply::DescribeGroup(Err(error)),
         Reply::ListGroups(_) => Reply::ListGroups(Err(error)),
-        Reply::TopicDeleted(_) => Reply::TopicDeleted(Err(error)),
+        Reply::TopicsDeleted(_) => Reply::TopicsDeleted(Err(error)),
         Reply::ReadState(_) => Reply::ReadState(Err(error)),
     }
 }

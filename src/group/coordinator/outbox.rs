@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use crate::group::classic::Assignments;
 use crate::group::records::LogRecord;
-use crate::group::request::{OffsetFetch, Reply, Token};
-use crate::types::TopicId;
+use crate::group::request::{DeletedTopics, OffsetFetch, Reply, Token};
 
 /// One thing in the order of the log.
 #[derive(Clone, Debug)]
@@ -18,8 +17,8 @@ pub(super) enum Entry {
     Reply(Token, Reply),
     /// A fetch that sees the commits before it.
     Fetch(Token, OffsetFetch),
-    /// Offsets of a deleted topic go, those of the commits before it too.
-    DeleteTopic(Token, Arc<str>, TopicId),
+    /// Offsets of deleted topics go, those of the commits before it too.
+    DeleteTopics(Token, Arc<DeletedTopics>),
 }
 
 /// The queue. At most one append is under way, so that what is durable is always a prefix, and the next append gathers all
@@ -59,7 +58,7 @@ impl Outbox {
     pub(super) fn pop_ready(&mut self) -> Option<Entry> {
         match self.queue.front() {
             Some(Entry::Write { .. }) | None => None,
-            Some(Entry::Reply(..) | Entry::Fetch(..) | Entry::DeleteTopic(..)) => self.queue.pop_front(),
+            Some(Entry::Reply(..) | Entry::Fetch(..) | Entry::DeleteTopics(..)) => self.queue.pop_front(),
         }
     }
 
@@ -75,7 +74,7 @@ impl Outbox {
         while let Some(next) = self.queue.front() {
             let is_full = bytes + next.bytes() > max_bytes && !records.is_empty();
             // Which offsets a deletion finds is known once all before it is durable, and what comes after it must not be there yet.
-            if is_full || matches!(next, Entry::DeleteTopic(..)) {
+            if is_full || matches!(next, Entry::DeleteTopics(..)) {
                 break;
             }
             let Some(next) = self.queue.pop_front() else { break };
@@ -110,7 +109,7 @@ impl Entry {
     fn bytes(&self) -> usize {
         match self {
             Self::Write { records, .. } => records.iter().map(LogRecord::bytes).sum(),
-            Self::Reply(..) | Self::Fetch(..) | Self::DeleteTopic(..) => 0,
+            Self::Reply(..) | Self::Fetch(..) | Self::DeleteTopics(..) => 0,
         }
     }
 }

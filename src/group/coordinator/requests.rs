@@ -7,15 +7,15 @@ use std::time::Duration;
 use super::outbox::Entry;
 use super::state::walk;
 use super::{Action, Coordinator, Phase};
-use crate::group::GroupError;
 use crate::group::classic::{self, ClassicGroup};
 use crate::group::records::{CommittedOffset, Key, LogRecord};
 use crate::group::request::{
-    CLASSIC, CommitPartition, CommitTopic, DescribedGroup, FetchTopic, FetchedPartition, FetchedTopic, GroupState,
-    JoinGroup, LeaveGroup, LeftMember, ListGroups, ListedGroup, OffsetCommit, OffsetDelete, OffsetFetch,
+    CLASSIC, CommitPartition, CommitTopic, DeletedTopics, DescribedGroup, FetchTopic, FetchedPartition, FetchedTopic,
+    GroupState, JoinGroup, LeaveGroup, LeftMember, ListGroups, ListedGroup, OffsetCommit, OffsetDelete, OffsetFetch,
     PartitionResults, Reply, Request, Token,
 };
 use crate::group::timers::Now;
+use crate::group::{GroupError, GroupSettings};
 use crate::types::{LeaderEpoch, Timestamp, TopicId};
 
 /// Longest name or id in a request, in bytes: leaves room to make a member id of a client id, and still fits the log's
@@ -28,12 +28,12 @@ const GROUP_ID_NOT_FOUND_VERSION: i16 = 9;
 
 impl Coordinator {
     pub(super) fn request(&mut self, now: Now, token: Token, request: Request) {
-        let refusal = match self.phase {
-            Phase::Loading => Some(GroupError::CoordinatorLoadInProgress),
-            Phase::Ended(error) => Some(error),
-            Phase::Active => self.check(&request).err(),
-        };
-        if let Some(error) = refusal {
+        let refusal = check_form(&self.settings, &request).and_then(|()| match self.phase {
+            Phase::Loading => Err(GroupError::CoordinatorLoadInProgress),
+            Phase::Ended(error) => Err(error),
+            Phase::Active => self.check(&request),
+        });
+        if let Err(error) = refusal {
             return self.reply(token, request.refused(error));
         }
         match request {
@@ -50,9 +50,7 @@ impl Coordinator {
                 let result = self.delete_group(&group_id);
                 self.reply_in_order(token, Reply::DeleteGroup(result));
             }
-            Request::TopicDeleted { topic, topic_id } => {
-                self.outbox.push(Entry::DeleteTopic(token, topic, topic_id));
-            }
+            Request::TopicsDeleted { topics } => self.outbox.push(Entry::DeleteTopics(token, topics)),
             Request::DescribeGroup { group_id } => {
                 let described = self.groups.get(&group_id).map_or_else(|| dead(&group_id), ClassicGroup::described);
                 self.reply(token, Reply::DescribeGroup(Ok(described)));
@@ -119,13 +117,7 @@ impl Coordinator {
     fn check(&self, request: &Request) -> Result<(), GroupError> {
         match request {
             Request::JoinGroup { join, .. } => self.check_join(join),
-            Request::SyncGroup(sync) => check_group_id(&sync.group_id),
-            Request::Heartbeat(heartbeat) => check_group_id(&heartbeat.group_id),
-            Request::LeaveGroup(leave) => check_group_id(&leave.group_id),
-            Request::OffsetDelete(delete) => {
-                check_group_id(&delete.group_id)?;
-                check_names(delete.topics.iter().map(|(topic, _)| topic))
-            }
+            Request::OffsetDelete(delete) => check_names(delete.topics.iter().map(|(topic, _)| topic)),
             Request::OffsetCommit(commit) => {
                 check_names([&commit.group_id].into_iter().chain(commit.topics.iter().map(|topic| &topic.topic)))
             }
@@ -134,14 +126,8 @@ impl Coordinator {
     }
 
     fn check_join(&self, join: &JoinGroup) -> Result<(), GroupError> {
-        check_group_id(&join.group_id)?;
         check_names([&join.group_id, &join.client_id, &join.client_host, &join.protocol_type])?;
         check_names(join.protocols.iter().map(|protocol| &protocol.name).chain(&join.group_instance_id))?;
-        let timeout = u64::try_from(join.session_timeout_ms).map(Duration::from_millis);
-        let accepted = self.settings.min_session_timeout..=self.settings.max_session_timeout;
-        if !timeout.is_ok_and(|timeout| accepted.contains(&timeout)) {
-            return Err(GroupError::InvalidSessionTimeout);
-        }
         // Members that are there may go on, as long as they do not grow.
         let known = self.groups.get(&join.group_id).map_or(0, |group| group.bytes_of(join));
         let grows_by = classic::member_bytes(join).saturating_sub(known);
@@ -275,20 +261,20 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Deletes what is committed of a topic, before all that is queued: that may be of a new topic of this name. No append may
+    /// Deletes what is committed of topics, before all that is queued: that may be of new topics of these names. No append may
     /// be under way.
-    pub(super) fn delete_topic(&mut self, token: Token, topic: &str, topic_id: TopicId) {
+    pub(super) fn delete_topics(&mut self, token: Token, topics: &DeletedTopics) {
         assert!(!self.outbox.is_appending(), "what is found is not changed by an append under way");
         let mut tombstones = Vec::new();
         for (group_id, logged) in &self.logged.groups {
-            for (&partition, committed) in logged.offsets.get(topic).into_iter().flatten() {
-                if committed.topic_id.is_zero() || committed.topic_id == topic_id {
+            for (topic, partition, committed) in walk(&logged.offsets) {
+                if topics.get(topic).is_some_and(|identities| identities.contains(&committed.topic_id)) {
                     tombstones.push(LogRecord::tombstone(Key::encode_offset(group_id, topic, partition)));
                 }
             }
         }
         let mut entries = self.writes(tombstones);
-        entries.push(Entry::Reply(token, Reply::TopicDeleted(Ok(()))));
+        entries.push(Entry::Reply(token, Reply::TopicsDeleted(Ok(()))));
         self.outbox.push_first(entries);
     }
 
@@ -365,6 +351,24 @@ impl Coordinator {
         }
         let groups = self.groups.values().filter(|group| asked(&list.states, group.state().name()));
         groups.map(ClassicGroup::listed).collect()
+    }
+}
+
+/// What is refused whoever coordinates the group, and whether its coordinator has loaded or not (`GroupCoordinatorService`).
+pub(in crate::group) fn check_form(settings: &GroupSettings, request: &Request) -> Result<(), GroupError> {
+    match request {
+        Request::JoinGroup { join, .. } => {
+            check_group_id(&join.group_id)?;
+            let timeout = u64::try_from(join.session_timeout_ms).map(Duration::from_millis);
+            let accepted = settings.min_session_timeout..=settings.max_session_timeout;
+            let is_accepted = timeout.is_ok_and(|timeout| accepted.contains(&timeout));
+            if is_accepted { Ok(()) } else { Err(GroupError::InvalidSessionTimeout) }
+        }
+        Request::SyncGroup(sync) => check_group_id(&sync.group_id),
+        Request::Heartbeat(heartbeat) => check_group_id(&heartbeat.group_id),
+        Request::LeaveGroup(leave) => check_group_id(&leave.group_id),
+        Request::OffsetDelete(delete) => check_group_id(&delete.group_id),
+        _ => Ok(()),
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::group::request::{
-    CommitPartition, CommitTopic, DescribedGroup, FetchedPartition, GroupState, JoinGroup, JoinedGroup, ListGroups,
-    ListedGroup, MemberProtocol, OffsetCommit, OffsetDelete, OffsetFetch, SyncGroup,
+    CommitPartition, CommitTopic, DeletedTopics, DescribedGroup, FetchedPartition, GroupState, JoinGroup, JoinedGroup,
+    ListGroups, ListedGroup, MemberProtocol, OffsetCommit, OffsetDelete, OffsetFetch, SyncGroup,
 };
 use crate::types::{LeaderEpoch, Timestamp, TopicId};
 
@@ -72,6 +72,14 @@ fn at(seconds: u64) -> Now {
 
 fn id(text: &str) -> Arc<str> {
     Arc::from(text)
+}
+
+fn topics_deleted(topics: &[(&str, TopicId)]) -> Request {
+    let mut deleted = DeletedTopics::new();
+    for (name, topic_id) in topics {
+        deleted.entry(id(name)).or_default().insert(*topic_id);
+    }
+    Request::TopicsDeleted { topics: Arc::new(deleted) }
 }
 
 fn settings() -> GroupSettings {
@@ -315,6 +323,23 @@ fn a_failed_append_refuses_all_that_waits_and_the_log_is_read_again() {
 }
 
 #[test]
+fn what_no_coordinator_takes_is_refused_by_whoever_is_asked() {
+    let mut bench = Bench::new(settings());
+    bench.handle(Event::Resign);
+    for (group, session_timeout_ms, error, member) in [
+        ("", 10_000, GroupError::InvalidGroupId, "m"),
+        ("g", 1, GroupError::InvalidSessionTimeout, "m"),
+        ("g", 10_000, GroupError::NotCoordinator, ""),
+    ] {
+        let Request::JoinGroup { join, member_uuid } = join(group, "m", b"") else { unreachable!() };
+        let join = JoinGroup { session_timeout_ms, ..join };
+        let token = bench.ask(Request::JoinGroup { join, member_uuid });
+        let refused = JoinRefused { error, member_id: id(member) };
+        assert_eq!(bench.answer(token), Reply::JoinGroup(Err(refused)), "{error}");
+    }
+}
+
+#[test]
 fn who_resigns_refuses_everything() {
     let mut bench = Bench::new(settings());
     bench.prompt = false;
@@ -376,6 +401,25 @@ fn commits_of_a_stale_generation_are_refused() {
 }
 
 #[test]
+fn a_log_of_which_something_is_gone_is_not_read_again_and_one_that_only_fails_is() {
+    let mut coordinator = Coordinator::new(Arc::new(settings()), at(1));
+    assert_eq!(coordinator.handle(at(1), Event::Timeout), [Action::Load]);
+    let error = OffsetsLogError::Unavailable { reason: "away".to_owned() };
+    assert!(coordinator.handle(at(1), Event::LoadFailed { error }).is_empty());
+    assert_eq!(coordinator.failure().map(|failure| failure.is_final), Some(false));
+    assert_eq!(coordinator.handle(at(2), Event::Timeout), [Action::Load]);
+    let error = OffsetsLogError::Damaged { reason: "a hole".to_owned() };
+    assert!(coordinator.handle(at(2), Event::LoadFailed { error }).is_empty());
+    assert!(coordinator.failure().is_some_and(|failure| failure.is_final && failure.error.contains("a hole")));
+    assert_eq!((coordinator.stats().failed, coordinator.next_timeout()), (1, None));
+    let (token, request) = (Token(1), Request::DescribeGroup { group_id: id("g") });
+    let refused = Reply::DescribeGroup(Err(GroupError::CoordinatorNotAvailable));
+    assert_eq!(coordinator.handle(at(3), Event::Request { token, request }), [Action::Reply(token, refused)]);
+    coordinator.handle(at(3), Event::Resign);
+    assert_eq!(coordinator.stats().failed, 0);
+}
+
+#[test]
 fn offsets_of_a_topic_that_was_deleted_and_made_again_are_not_found() {
     let mut bench = Bench::new(settings());
     let old = TopicId::from_bytes([1; 16]);
@@ -391,9 +435,9 @@ fn offsets_of_a_topic_that_was_deleted_and_made_again_are_not_found() {
         let Reply::OffsetFetch(Ok(topics)) = bench.answer(token) else { panic!("fetched") };
         assert_eq!(topics[0].partitions[0].offset, offset);
     }
-    bench.ask(Request::TopicDeleted { topic: id("t"), topic_id: TopicId::from_bytes([2; 16]) });
+    bench.ask(topics_deleted(&[("t", TopicId::from_bytes([2; 16])), ("t", TopicId::ZERO), ("u", old)]));
     assert_eq!(bench.fetch("g", "t", 0), 5);
-    bench.ask(Request::TopicDeleted { topic: id("t"), topic_id: old });
+    bench.ask(topics_deleted(&[("t", TopicId::from_bytes([2; 16])), ("t", old)]));
     assert_eq!(bench.fetch("g", "t", 0), -1);
 }
 
@@ -404,13 +448,13 @@ fn offsets_that_are_on_their_way_into_the_log_go_with_their_topic() {
     bench.prompt = false;
     let under_way = bench.commit(simple("g", 1, 5));
     let queued = bench.commit(simple("g", 2, 6));
-    let deleted = bench.ask(Request::TopicDeleted { topic: id("t"), topic_id: TopicId::from_bytes([2; 16]) });
+    let deleted = bench.ask(topics_deleted(&[("t", TopicId::ZERO)]));
     let later = bench.commit(simple("h", 0, 7));
     while bench.appending.is_some() {
         bench.finish_append();
     }
     assert!([under_way, queued, later].into_iter().all(|token| bench.committed(token) == Ok(None)));
-    assert_eq!(bench.answer(deleted), Reply::TopicDeleted(Ok(())));
+    assert_eq!(bench.answer(deleted), Reply::TopicsDeleted(Ok(())));
     assert_eq!([0, 1, 2].map(|partition| bench.fetch("g", "t", partition)), [-1; 3]);
 }
 
@@ -431,12 +475,12 @@ fn what_is_committed_for_a_topic_that_was_made_again_stays() {
             bench.commit(simple("other", 0, 7));
         }
         bench.commit(commit(old, 1, 5));
-        let deleted = bench.ask(Request::TopicDeleted { topic: id("t"), topic_id: old });
+        let deleted = bench.ask(topics_deleted(&[("t", old), ("t", TopicId::ZERO)]));
         let later = bench.commit(commit(new, 0, 9));
         while bench.appending.is_some() {
             bench.finish_append();
         }
-        assert_eq!(bench.answer(deleted), Reply::TopicDeleted(Ok(())));
+        assert_eq!(bench.answer(deleted), Reply::TopicsDeleted(Ok(())));
         assert_eq!(bench.committed(later), Ok(None));
         assert_eq!([0, 1].map(|partition| bench.fetch("g", "t", partition)), [9, -1]);
     }

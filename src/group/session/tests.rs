@@ -181,6 +181,15 @@ async fn a_member_lives_through_a_generation_and_dies_of_silence() {
 }
 
 #[tokio::test]
+async fn where_nobody_coordinates_a_group_it_is_first_said_what_nobody_takes() {
+    let groups = groups();
+    for (group, error) in [("", GroupError::InvalidGroupId), ("g", GroupError::NotCoordinator)] {
+        let refused = groups.join_group(JoinGroup { group_id: group.into(), ..join("") }).await;
+        assert_eq!(refused.unwrap_err().error, error);
+    }
+}
+
+#[tokio::test]
 async fn who_waits_in_a_rebalance_is_told_when_the_coordinator_resigns() {
     let (log, groups) = (Arc::new(MemoryLog::default()), groups());
     lead(&groups, "g", &log).await;
@@ -221,13 +230,68 @@ async fn the_log_is_cut_while_commits_go_on() {
 }
 
 #[tokio::test]
+async fn groups_are_looked_for_in_as_many_partitions_as_their_topic_has() {
+    let (log, groups) = (Arc::new(MemoryLog::default()), groups());
+    lead(&groups, "g", &log).await;
+    groups.commit_offsets(commit("g", 7)).await.unwrap();
+    assert!(groups.partition_of("g").0 >= 3);
+    groups.begin(3);
+    assert!(groups.partition_of("g").0 < 3);
+    assert_eq!(committed(&groups, "g").await, Err(GroupError::NotCoordinator));
+    lead(&groups, "g", &Arc::new(MemoryLog::default())).await;
+    assert_eq!(committed(&groups, "g").await, Ok(-1));
+}
+
+/// The log of a leader of which something is gone.
+struct Damaged;
+
+impl OffsetsLog for Damaged {
+    fn range(&self) -> BoxFuture<'static, Result<Range<Offset>, OffsetsLogError>> {
+        Box::pin(async { Ok(Offset(0)..Offset(1)) })
+    }
+
+    fn read(&self, _from: Offset, _max_bytes: usize) -> BoxFuture<'static, Result<Vec<Batch>, OffsetsLogError>> {
+        Box::pin(async { Err(OffsetsLogError::Damaged { reason: "a hole".to_owned() }) })
+    }
+
+    fn append(&self, _batch: Batch) -> BoxFuture<'static, Result<Offset, OffsetsLogError>> {
+        unreachable!("nothing is loaded")
+    }
+
+    fn advance_start(&self, _start: Offset) -> BoxFuture<'static, Result<(), OffsetsLogError>> {
+        unreachable!("nothing is loaded")
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_that_can_not_load_is_counted_until_it_resigns() {
+    let metrics = CoordinatorMetrics::default();
+    let groups = counted_groups(metrics.clone());
+    let partition = groups.partition_of("g");
+    assert!(!groups.has_failed(partition));
+    let coordinator = groups.lead(partition, Arc::new(Damaged));
+    while !groups.has_failed(partition) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(committed(&groups, "g").await, Err(GroupError::CoordinatorNotAvailable));
+    assert_eq!(metrics.groups.failed_coordinators.get(), 1);
+    assert!(groups.read_all().await.unread.contains(&partition));
+    groups.resign(partition);
+    coordinator.ended().await;
+    assert!(!groups.has_failed(partition));
+    assert_eq!(metrics.groups.failed_coordinators.get(), 0);
+}
+
+#[tokio::test]
 async fn a_snapshot_holds_the_offsets_of_every_coordinator() {
     let groups = groups();
     for group in ["a", "b", "c"] {
         lead(&groups, group, &Arc::new(MemoryLog::default())).await;
         groups.commit_offsets(commit(group, 7)).await.unwrap();
     }
-    let records = snapshot::parse(&groups.snapshot().await.unwrap().into()).unwrap();
+    let read = groups.read_all().await;
+    assert_eq!((read.partitions, read.unread.len()), (50, 47));
+    let records = snapshot::parse(&snapshot::encode(&read.records).into()).unwrap();
     let keys: Vec<_> = records.iter().map(|record| crate::group::records::Key::decode(&record.key).unwrap()).collect();
     assert_eq!(keys.len(), 3);
     assert!(matches!(&keys[0], crate::group::records::Key::Offset { topic, .. } if &**topic == "t"));
@@ -255,7 +319,7 @@ impl OffsetsLog for Fatal {
 }
 
 #[tokio::test]
-async fn no_snapshot_leaves_out_a_coordinator_that_died() {
+async fn the_groups_of_a_coordinator_that_died_count_as_unread() {
     let groups = groups();
     lead(&groups, "a", &Arc::new(MemoryLog::default())).await;
     groups.commit_offsets(commit("a", 7)).await.unwrap();
@@ -263,7 +327,8 @@ async fn no_snapshot_leaves_out_a_coordinator_that_died() {
     while committed(&groups, "b").await != Err(GroupError::NotCoordinator) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(groups.snapshot().await, Err(GroupError::NotCoordinator));
+    let unread = groups.read_all().await.unread;
+    assert!(unread.contains(&groups.partition_of("b")) && !unread.contains(&groups.partition_of("a")));
     assert_eq!(
         groups.list_groups(ListGroups::default()).await.unwrap().len(),
         1,

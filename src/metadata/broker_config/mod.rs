@@ -17,6 +17,10 @@ use super::config_definition::{ConfigDefinition, ConfigError, ConfigType, Effect
 use super::config_layers::{BrokerLayers, ConfigEntry, ConfigSource, ConfigSynonym};
 use super::image::Configs;
 use super::topic_config::{self, ConfigOperation};
+use crate::types::NodeId;
+
+/// How many replicas have to be in sync: one thing for all brokers, since any of them may come to lead.
+const MIN_INSYNC: &str = "min.insync.replicas";
 
 /// The effective value of a broker configuration; none where it is unset or unknown.
 pub fn effective(name: &str, layers: &BrokerLayers<'_>) -> Option<String> {
@@ -48,34 +52,56 @@ pub fn describe_default(values: &BTreeMap<String, String>) -> Vec<ConfigEntry> {
     .collect()
 }
 
-/// Resolves an incremental change of one broker's dynamic configuration, or of the default of all.
+/// Resolves an incremental change of the dynamic configuration of the broker `node_id`, or of the default of all.
 ///
 /// # Errors
 /// [`ConfigError`] for the first operation that is invalid or names a configuration that can't change dynamically.
 pub fn alter(
+    node_id: Option<NodeId>,
     current: &Configs,
     operations: &[(String, ConfigOperation)],
     layers: &BrokerLayers<'_>,
 ) -> Result<ConfigChange, ConfigError> {
     let change = topic_config::resolve(current, operations, dynamic, |definition| effective(definition.name, layers));
-    change.and_then(supported).map_err(on_broker)
+    let change = change.and_then(supported).map_err(on_broker)?;
+    match operations.iter().find(|(name, _)| name == MIN_INSYNC) {
+        Some((_, operation)) => check_min_insync(node_id, *operation == ConfigOperation::Delete).map(|()| change),
+        None => Ok(change),
+    }
 }
 
 /// Resolves a full replacement (AlterConfigs): what is not named is removed.
 ///
 /// # Errors
 /// As [`alter`].
-pub fn replace(current: &Configs, values: &BTreeMap<String, String>) -> Result<ConfigChange, ConfigError> {
+pub fn replace(
+    node_id: Option<NodeId>,
+    current: &Configs,
+    values: &BTreeMap<String, String>,
+) -> Result<ConfigChange, ConfigError> {
     let gone = current.values.keys().filter(|name| !values.contains_key(*name)).map(|name| (name.clone(), None));
     let mut change = ConfigChange { expected_version: current.version, values: gone.collect() };
     for (name, value) in values {
-        let normal = dynamic(name).and_then(|definition| definition.normalize(value)).map_err(on_broker)?;
+        let normal = dynamic(name).and_then(|definition| definition.accept(value)).map_err(on_broker)?;
         change.values.insert(name.clone(), Some(normal));
     }
     if values.len() > MAX_CONFIGS {
         return Err(ConfigError::TooMany);
     }
-    supported(change).map_err(on_broker)
+    let change = supported(change).map_err(on_broker)?;
+    match change.values.get(MIN_INSYNC) {
+        Some(value) => check_min_insync(node_id, value.is_none()).map(|()| change),
+        None => Ok(change),
+    }
+}
+
+/// Refuses to let brokers differ in it, and to remove what they have in common, as Kafka does.
+const fn check_min_insync(node_id: Option<NodeId>, removed: bool) -> Result<(), ConfigError> {
+    match node_id {
+        Some(_) => Err(ConfigError::MinInsyncOfOneBroker),
+        None if removed => Err(ConfigError::MinInsyncRemoved),
+        None => Ok(()),
+    }
 }
 
 /// Refuses what topics would inherit and can't have.
@@ -111,8 +137,8 @@ fn dynamic(name: &str) -> Result<&'static ConfigDefinition, ConfigError> {
 
 fn on_broker(error: ConfigError) -> ConfigError {
     match error {
-        // Found before Kafka begins to change the broker's configuration.
-        ConfigError::NotAList { .. } => error,
+        // Not found by the broker but by the controller, which says on a broker what it says on a topic.
+        ConfigError::NotAList { .. } | ConfigError::TooLong => error,
         error => ConfigError::OnBroker(Box::new(error)),
     }
 }

@@ -59,7 +59,7 @@ fn set(image: &mut Image, node_id: Option<NodeId>, name: &str, value: &str) {
     let current = image.broker_configs(node_id).map_or_else(Configs::default, |configs| Configs::clone(configs));
     let operations = [(name.to_owned(), ConfigOperation::Set(value.to_owned()))];
     let none = BTreeMap::new();
-    let change = alter(&current, &operations, &BrokerLayers::fixed(&none)).unwrap();
+    let change = alter(node_id, &current, &operations, &BrokerLayers::fixed(&none)).unwrap();
     machine::apply(image, &Command::AlterBrokerConfigs { node_id, change }).unwrap();
 }
 
@@ -90,7 +90,7 @@ fn alterations_are_answered_as_kafka_answers_them() {
     let none = BTreeMap::new();
     let set = |name: &str, value: &str| {
         let operations = [(name.to_owned(), ConfigOperation::Set(value.to_owned()))];
-        alter(&Configs::default(), &operations, &BrokerLayers::fixed(&none))
+        alter(None, &Configs::default(), &operations, &BrokerLayers::fixed(&none))
     };
     let fixed = set("num.partitions", "3").unwrap_err();
     assert_eq!(fixed.to_string(), "Cannot update these configs dynamically: [num.partitions]");
@@ -101,14 +101,49 @@ fn alterations_are_answered_as_kafka_answers_them() {
 }
 
 #[test]
+fn brokers_do_not_differ_in_how_many_replicas_are_in_sync() {
+    let (none, one) = (BTreeMap::new(), Some(NodeId(1)));
+    let layers = BrokerLayers::fixed(&none);
+    let set = Configs { values: [(MIN_INSYNC.to_owned(), "2".to_owned())].into(), ..Configs::default() };
+    let code = |node_id, operation: ConfigOperation| {
+        let altered = alter(node_id, &set, &[(MIN_INSYNC.to_owned(), operation)], &layers);
+        altered.map_or_else(|error| error.kafka_error_code(), |_| 0)
+    };
+    let value = |value: &str| ConfigOperation::Set(value.to_owned());
+    assert_eq!((code(one, value("2")), code(one, ConfigOperation::Delete)), (40, 40));
+    assert_eq!((code(None, value("1")), code(None, ConfigOperation::Delete)), (0, 40));
+    // What is wrong with the value comes first.
+    assert_eq!((code(one, value("0")), code(None, value("0"))), (42, 42));
+
+    let other = BTreeMap::from([("log.retention.ms".to_owned(), "5".to_owned())]);
+    let both: BTreeMap<_, _> = other.clone().into_iter().chain(set.values.clone()).collect();
+    assert_eq!(replace(one, &Configs::default(), &both), Err(ConfigError::MinInsyncOfOneBroker));
+    assert_eq!(replace(None, &set, &other), Err(ConfigError::MinInsyncRemoved));
+    assert!(replace(None, &set, &both).is_ok() && replace(one, &Configs::default(), &other).is_ok());
+}
+
+#[test]
+fn values_are_no_longer_than_kafka_stores() {
+    let none = BTreeMap::new();
+    let layers = BrokerLayers::fixed(&none);
+    for (letter, length, fits) in [("x", 32_767, true), ("x", 32_768, false), ("ä", 32_767, true), ("ä", 32_768, false)]
+    {
+        let operations = [("of.a.plug-in".to_owned(), ConfigOperation::Set(letter.repeat(length)))];
+        let altered = alter(None, &Configs::default(), &operations, &layers);
+        let code = altered.map_or_else(|error| error.kafka_error_code(), |_| 0);
+        assert_eq!(code, if fits { 0 } else { 40 }, "{letter} {length}");
+    }
+}
+
+#[test]
 fn topics_can_not_inherit_compaction() {
     let none = BTreeMap::new();
     for (value, refused) in [("compact", true), ("delete,compact", true), ("delete", false), ("", false)] {
         let operations = [("log.cleanup.policy".to_owned(), ConfigOperation::Set(value.to_owned()))];
-        let altered = alter(&Configs::default(), &operations, &BrokerLayers::fixed(&none));
+        let altered = alter(None, &Configs::default(), &operations, &BrokerLayers::fixed(&none));
         assert_eq!(altered.is_err(), refused, "{value}");
         let values = [("log.cleanup.policy".to_owned(), value.to_owned())].into();
-        assert_eq!(replace(&Configs::default(), &values).is_err(), refused, "{value}");
+        assert_eq!(replace(None, &Configs::default(), &values).is_err(), refused, "{value}");
     }
 }
 

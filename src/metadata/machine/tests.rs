@@ -109,6 +109,18 @@ fn epochs_that_only_the_logs_know_are_passed_over() {
 }
 
 #[test]
+fn registrations_that_only_the_logs_know_are_passed_over() {
+    let mut image = one_broker();
+    let mut register = |process, missed_registrations| {
+        let registration = RegisterBroker { missed_registrations, ..register(1, process) };
+        epoch_of(apply(&mut image, &Command::RegisterBroker(registration)).unwrap()).get()
+    };
+    let before = register(2, 0);
+    let epochs = [register(3, 0), register(4, 5), register(4, 5), register(5, 0)];
+    assert_eq!(epochs.map(|epoch| epoch - before), [1, 7, 7, 8]);
+}
+
+#[test]
 fn another_cluster_or_an_empty_registration_is_refused() {
     let mut image = one_broker();
     let foreign = RegisterBroker { cluster_id: ClusterId::from_entropy([8; 16]), ..register(2, 1) };
@@ -317,6 +329,14 @@ fn an_internal_topic_whose_records_were_lost_waits_for_them_until_that_is_noted(
     assert_eq!(snapshot::decode(&snapshot::encode(&image)).unwrap(), image);
     apply(&mut image, &Command::NoteRestored { partitions: all[..2].to_vec() }).unwrap();
     assert_eq!(Vec::from_iter(image.unrestored().iter().copied()), all[2..]);
+    // One that lost a part of them waits too.
+    let part = Command::NoteLost { partition: all[0] };
+    for _ in 0..2 {
+        assert_eq!(apply(&mut image, &part), Ok(Outcome::Done));
+        assert_eq!(Vec::from_iter(image.unrestored().iter().copied()), [all[0], all[2]]);
+    }
+    let unknown = Command::NoteLost { partition: TopicPartition::new(topic_id(7), 3) };
+    assert!(apply(&mut image, &unknown).is_err());
     apply(&mut image, &Command::DeleteTopic { topic_id: topic_id(7) }).unwrap();
     assert!(image.unrestored().is_empty());
 }

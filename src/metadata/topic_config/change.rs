@@ -42,7 +42,7 @@ pub fn create(
 ) -> Result<BTreeMap<String, String>, ConfigError> {
     let mut normal = BTreeMap::new();
     for (name, value) in values {
-        normal.insert(name.clone(), definition(name)?.normalize(value)?);
+        normal.insert(name.clone(), definition(name)?.accept(value)?);
     }
     check_together(&normal, kind, layers)?;
     Ok(normal)
@@ -77,7 +77,7 @@ pub fn replace(
     let gone = current.values.keys().filter(|name| !values.contains_key(*name)).map(|name| (name.clone(), None));
     let mut change = ConfigChange { expected_version: current.version, values: gone.collect() };
     for (name, value) in values {
-        change.values.insert(name.clone(), Some(definition(name)?.normalize(value)?));
+        change.values.insert(name.clone(), Some(definition(name)?.accept(value)?));
     }
     check_after(current, &change, kind, layers)?;
     Ok(change)
@@ -105,7 +105,7 @@ pub(in super::super) fn resolve(
         }
         let value = match operation {
             ConfigOperation::Delete => None,
-            ConfigOperation::Set(value) => Some(definition(name)?.normalize(value)?),
+            ConfigOperation::Set(value) => Some(definition(name)?.accept(value)?),
             ConfigOperation::Append(more) => Some(combine(definition(name)?, "APPEND", &effective, |elements| {
                 let missing: Vec<_> =
                     list_elements(more).filter(|one| !elements.iter().any(|other| other == one)).collect();
@@ -137,7 +137,7 @@ fn combine(
     let before = effective(definition).unwrap_or_default();
     let mut elements = list_elements(&before).map(str::to_owned).collect();
     edit(&mut elements);
-    definition.normalize(&elements.join(","))
+    definition.accept(&elements.join(","))
 }
 
 fn check_after(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
-use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
+use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse, TopicName};
 
 use super::create_topics::named_twice;
 use super::wire::message;
@@ -16,10 +16,15 @@ use crate::types::NodeId;
 impl Handle for CreatePartitionsRequest {
     async fn handle(self, context: &Context) -> CreatePartitionsResponse {
         let twice = named_twice(self.topics.iter().map(|topic| &topic.name));
+        let is_late = self.timeout_ms <= 0 && self.topics.iter().any(|topic| !twice.contains(&topic.name));
+        if is_late {
+            let refused = self.topics.into_iter().map(|topic| refuse(context, topic.name, &AdminError::NoTime));
+            return CreatePartitionsResponse::default().with_results(refused.collect());
+        }
         let mut told = BTreeSet::new();
         let mut results: Vec<CreatePartitionsTopicResult> = Vec::with_capacity(self.topics.len());
         for topic in self.topics {
-            let result = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
+            let name = topic.name.clone();
             let is_twice = twice.contains(&topic.name);
             if is_twice && !told.insert(topic.name.clone()) {
                 continue;
@@ -29,16 +34,19 @@ impl Handle for CreatePartitionsRequest {
                 false => create(context, topic, self.validate_only).await,
             };
             results.push(match created {
-                Ok(()) => result,
-                Err(error) => {
-                    let code = admin_code(&error);
-                    context.count_error(code);
-                    result.with_error_code(code.code()).with_error_message(message(error))
-                }
+                Ok(()) => CreatePartitionsTopicResult::default().with_name(name),
+                Err(error) => refuse(context, name, &error),
             });
         }
         CreatePartitionsResponse::default().with_results(results)
     }
+}
+
+fn refuse(context: &Context, name: TopicName, error: &AdminError) -> CreatePartitionsTopicResult {
+    let code = admin_code(error);
+    context.count_error(code);
+    let result = CreatePartitionsTopicResult::default().with_name(name);
+    result.with_error_code(code.code()).with_error_message(message(error))
 }
 
 async fn create(context: &Context, topic: CreatePartitionsTopic, validate_only: bool) -> Result<(), AdminError> {

@@ -1,11 +1,11 @@
 //! CreateTopics: new topics, or a dry run of making them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
-use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
+use kafka_protocol::messages::{BrokerId, CreateTopicsRequest, CreateTopicsResponse, TopicName};
 
 use super::describe_configs::ENTRY_BYTES;
 use super::wire::{message, text};
@@ -17,9 +17,21 @@ use crate::protocol::ErrorCode;
 use crate::server::errors::admin_code;
 use crate::types::NodeId;
 
+/// Kafka's own topic, of which its brokers never ask their controller.
+const CLUSTER_METADATA: &str = "__cluster_metadata";
+/// Partitions that one request may ask for (`ReplicationControlManager.MAX_PARTITIONS_PER_BATCH`).
+const MAX_PARTITIONS: u64 = 10_000;
+
 impl Handle for CreateTopicsRequest {
     async fn handle(self, context: &Context) -> CreateTopicsResponse {
         let twice = named_twice(self.topics.iter().map(|topic| &topic.name));
+        if let Some(error) = refused_whole(context, &self, &twice) {
+            let refused = self.topics.into_iter().map(|topic| {
+                let result = CreatableTopicResult::default().with_name(topic.name);
+                refuse(context, result, admin_code(&error), &error)
+            });
+            return CreateTopicsResponse::default().with_topics(refused.collect());
+        }
         let mut told = BTreeSet::new();
         let mut outcomes = Vec::with_capacity(self.topics.len());
         for topic in self.topics {
@@ -50,8 +62,28 @@ impl Handle for CreateTopicsRequest {
     }
 }
 
+/// Why nothing of a request is done, not even tried. What is named twice was never asked for, as in Apache Kafka.
+fn refused_whole(context: &Context, request: &CreateTopicsRequest, twice: &BTreeSet<TopicName>) -> Option<AdminError> {
+    let is_asked = |topic: &&CreatableTopic| !twice.contains(&topic.name) && **topic.name != *CLUSTER_METADATA;
+    let asked: Vec<_> = request.topics.iter().filter(is_asked).collect();
+    if asked.is_empty() {
+        return None;
+    }
+    if request.timeout_ms <= 0 {
+        return Some(AdminError::NoTime);
+    }
+    let by_default = context.broker.settings().topics.default_partitions;
+    let partitions = |topic: &CreatableTopic| match (topic.assignments.len(), topic.num_partitions) {
+        (0, -1) => u64::try_from(by_default).unwrap_or(0),
+        (0, number) => u64::try_from(number).unwrap_or(0),
+        (assigned, _) => assigned as u64,
+    };
+    let requested: u64 = asked.into_iter().map(partitions).sum();
+    (requested > MAX_PARTITIONS).then_some(AdminError::TooManyAtOnce { requested, limit: MAX_PARTITIONS })
+}
+
 async fn create(context: &Context, topic: CreatableTopic, validate_only: bool) -> Result<Arc<Topic>, AdminError> {
-    context.broker.create_topic(wanted(topic)?, validate_only).await
+    context.broker.create_topic(wanted(topic), validate_only).await
 }
 
 /// The names that a request has more than once.
@@ -60,26 +92,19 @@ pub(super) fn named_twice<'a, T: Ord + Clone + 'a>(names: impl Iterator<Item = &
     names.filter(|name| !seen.insert(*name)).cloned().collect()
 }
 
-fn wanted(topic: CreatableTopic) -> Result<NewTopic, AdminError> {
-    let mut assignment = BTreeMap::new();
-    for partition in topic.assignments {
-        let nodes = partition.broker_ids.iter().map(|id| NodeId(id.0)).collect();
-        if assignment.insert(partition.partition_index, nodes).is_some() {
-            return Err(AdminError::InvalidAssignment("a partition is assigned twice".to_owned()));
-        }
-    }
-    let mut configs = BTreeMap::new();
-    for config in topic.configs {
-        let value = config.value.ok_or(AdminError::NullConfig)?;
-        configs.insert(config.name.to_string(), value.to_string());
-    }
-    Ok(NewTopic {
+fn wanted(topic: CreatableTopic) -> NewTopic {
+    let nodes = |ids: Vec<BrokerId>| ids.into_iter().map(|id| NodeId(id.0)).collect::<Vec<_>>();
+    let assigned = topic.assignments.into_iter().map(|one| (one.partition_index, nodes(one.broker_ids)));
+    let has_null_config = topic.configs.iter().any(|config| config.value.is_none());
+    let valued = |config: CreatableTopicConfig| Some((config.name.to_string(), config.value?.to_string()));
+    NewTopic {
         name: topic.name.to_string(),
         partitions: topic.num_partitions,
         replication_factor: topic.replication_factor,
-        assignment,
-        configs,
-    })
+        assignment: assigned.collect(),
+        configs: topic.configs.into_iter().filter_map(valued).collect(),
+        has_null_config,
+    }
 }
 
 /// A topic that was made, with its configurations as long as there is room for them: they can be asked for.

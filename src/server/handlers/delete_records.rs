@@ -10,7 +10,7 @@ use kafka_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
 use super::{Context, Handle};
 use crate::broker::{Broker, PartitionError};
 use crate::server::errors::partition_code;
-use crate::types::{LeaderEpoch, Offset, TopicId};
+use crate::types::{LeaderEpoch, Offset, TopicId, TopicPartition};
 
 /// Partitions that are worked on at once.
 const AT_ONCE: usize = 64;
@@ -65,9 +65,12 @@ async fn delete(
 ) -> Result<Offset, PartitionError> {
     let image = context.broker.image();
     let topic = Broker::topic(&image, TopicId::ZERO, name)?;
-    if topic.internal {
+    if topic.internal && !context.broker.has_lost_offsets(TopicPartition::new(topic.topic_id, partition)) {
         return Err(PartitionError::InternalTopic);
     }
     let leader = context.broker.leader(topic, partition, LeaderEpoch::NONE)?;
+    if topic.internal {
+        return context.broker.give_up_offsets(&leader, offset, timeout).await;
+    }
     context.broker.delete_records(&leader, offset, timeout).await
 }

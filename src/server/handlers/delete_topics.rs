@@ -10,9 +10,8 @@ use uuid::Uuid;
 use super::create_topics::named_twice;
 use super::wire::{message, topic_id, topic_name};
 use super::{Context, Handle};
-use crate::broker::TopicName;
+use crate::broker::{AdminError, TopicName};
 use crate::metadata::Image;
-use crate::protocol::ErrorCode;
 use crate::server::errors::admin_code;
 
 /// First version that may name topics by identity.
@@ -28,6 +27,10 @@ impl Handle for DeleteTopicsRequest {
         };
         let image = context.broker.image();
         let named = Named::by(&wanted, &image);
+        if self.timeout_ms <= 0 && wanted.iter().any(|topic| named.is_asked_for(topic)) {
+            let refused = wanted.into_iter().map(|topic| refuse(context, topic, &AdminError::NoTime));
+            return DeleteTopicsResponse::default().with_responses(refused.collect());
+        }
         let mut told = BTreeSet::new();
         let mut results: Vec<DeletableTopicResult> = Vec::with_capacity(wanted.len());
         for topic in wanted {
@@ -38,7 +41,8 @@ impl Handle for DeleteTopicsRequest {
                     let also =
                         topic.name.as_ref().and_then(|name| id_of(&image, name)).filter(|id| named.ids.contains(id));
                     let id = also.unwrap_or(topic.topic_id);
-                    results.extend(refused.map(|text| refuse(context, topic.with_topic_id(id), text)));
+                    let refuse = |text| refuse(context, topic.with_topic_id(id), &AdminError::Invalid(text));
+                    results.extend(refused.map(refuse));
                 }
                 Err(_) => {}
             }
@@ -66,6 +70,14 @@ impl Named {
         Self { ids_of_names, names_twice, ids: ids().copied().collect(), ids_twice: named_twice(ids()) }
     }
 
+    /// Whether an entry names a topic as it should. Where none does, Apache Kafka answers without its controller.
+    fn is_asked_for(&self, topic: &DeleteTopicState) -> bool {
+        match &topic.name {
+            Some(name) => topic.topic_id.is_nil() && !self.names_twice.contains(name),
+            None => !topic.topic_id.is_nil() && !self.ids_twice.contains(&topic.topic_id),
+        }
+    }
+
     /// What an entry means, or why it is refused; nothing where the answer to another entry says it.
     fn meant_by(&self, topic: &DeleteTopicState, image: &Image) -> Result<TopicName, Option<&'static str>> {
         let id = topic.topic_id;
@@ -88,20 +100,18 @@ fn id_of(image: &Image, name: &str) -> Option<Uuid> {
     image.topic_named(name).map(|topic| topic.topic_id.uuid())
 }
 
-fn refuse(context: &Context, topic: DeleteTopicState, text: &str) -> DeletableTopicResult {
-    context.count_error(ErrorCode::InvalidRequest);
+fn refuse(context: &Context, topic: DeleteTopicState, error: &AdminError) -> DeletableTopicResult {
+    let code = admin_code(error);
+    context.count_error(code);
     let result = DeletableTopicResult::default().with_name(topic.name).with_topic_id(topic.topic_id);
-    result.with_error_code(ErrorCode::InvalidRequest.code()).with_error_message(message(text))
+    result.with_error_code(code.code()).with_error_message(message(error))
 }
 
 async fn delete(context: &Context, meant: &TopicName, topic: DeleteTopicState) -> DeletableTopicResult {
-    let result = DeletableTopicResult::default().with_name(topic.name).with_topic_id(topic.topic_id);
     match context.broker.delete_topic(meant).await {
-        Ok(deleted) => result.with_name(Some(topic_name(&deleted.name))).with_topic_id(deleted.topic_id.uuid()),
-        Err(error) => {
-            let code = admin_code(&error);
-            context.count_error(code);
-            result.with_error_code(code.code()).with_error_message(message(error))
-        }
+        Ok(deleted) => DeletableTopicResult::default()
+            .with_name(Some(topic_name(&deleted.name)))
+            .with_topic_id(deleted.topic_id.uuid()),
+        Err(error) => refuse(context, topic, &error),
     }
 }

@@ -16,6 +16,10 @@ use crate::metadata::topic_name::validate;
 use crate::metadata::{broker_config, topic_config};
 use crate::server::errors::admin_code;
 
+/// All of Kafka's `ConfigResource.Type`: topics, brokers, loggers of brokers, client metrics and groups. A request that names
+/// another is refused as a whole.
+const TYPES: [i8; 5] = [2, 4, 8, 16, 32];
+
 /// What an entry or one of its synonyms takes in memory, at most.
 pub(super) const ENTRY_BYTES: usize = 300;
 
@@ -25,11 +29,16 @@ impl Handle for DescribeConfigsRequest {
         context.take_place().await;
         let mut room = context.answer_room();
         let mut results = Vec::with_capacity(self.resources.len());
+        let are_known = self.resources.iter().all(|resource| TYPES.contains(&resource.resource_type));
         for resource in self.resources {
             let result = DescribeConfigsResult::default()
                 .with_resource_type(resource.resource_type)
                 .with_resource_name(resource.resource_name.clone());
-            let described = describe(context, &resource).and_then(|mut entries| {
+            let described = match are_known {
+                true => describe(context, &resource),
+                false => Err(AdminError::Invalid("the request names a resource of an unknown type")),
+            };
+            let described = described.and_then(|mut entries| {
                 let keys = resource.configuration_keys.as_deref();
                 entries.retain(|entry| is_wanted(keys, entry.name));
                 let bytes = |entry: &ConfigEntry| ENTRY_BYTES * (1 + entry.synonyms.len() * usize::from(synonyms));

@@ -28,17 +28,12 @@ const FIRST_SESSION_VERSION: i16 = 7;
 const FIRST_STORAGE_ERROR_VERSION: i16 = 6;
 /// The longest that a fetch waits, whatever it asks for: it holds its place in the connection meanwhile.
 const MAX_WAIT: Duration = Duration::from_secs(600);
-/// The same of one that names so many partitions that others miss the memory which it holds meanwhile.
-const MAX_LARGE_WAIT: Duration = Duration::from_secs(1);
-/// A fetch request is large from here on.
-const LARGE_REQUEST_BYTES: usize = 16 << 10;
 
 /// Begins the fetch, which goes on beside later requests.
 pub(super) fn start(context: Context, body: Bytes) -> Result<Answering, ProtocolError> {
-    let longest = if body.len() < LARGE_REQUEST_BYTES { MAX_WAIT } else { MAX_LARGE_WAIT };
     let request: FetchRequest = decode_request(context.version(), body)?;
     Ok(Box::pin(async move {
-        let (response, memory) = Box::pin(fetch(&context, request, longest)).await;
+        let (response, memory) = Box::pin(fetch(&context, request)).await;
         context.count_error(response.error_code);
         match response.encode(context.version(), context.header.correlation_id) {
             Ok(pieces) => Answer::Frame(pieces, memory),
@@ -47,11 +42,11 @@ pub(super) fn start(context: Context, body: Bytes) -> Result<Answering, Protocol
     }))
 }
 
-async fn fetch(context: &Context, request: FetchRequest, longest: Duration) -> (FetchResponse, Option<TakenMemory>) {
+async fn fetch(context: &Context, request: FetchRequest) -> (FetchResponse, Option<TakenMemory>) {
     let broker = &context.broker;
     let isolation = if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
     let limits = FetchLimits {
-        max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(longest),
+        max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(MAX_WAIT),
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
         max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(broker.settings().fetch.max_bytes),
         isolation,
@@ -65,9 +60,13 @@ async fn fetch(context: &Context, request: FetchRequest, longest: Duration) -> (
         }
     };
     let image = broker.image();
-    let wanted: Vec<_> = session.partitions.iter().map(|(key, wanted)| lookup(context, &image, key, wanted)).collect();
-    let (fetched, memory) = broker.fetch(&wanted, limits).await;
-    (answer(context, &session, fetched, isolation), Some(memory))
+    let looked_up = session.partitions.iter().map(|(key, wanted)| lookup(context, &image, key, wanted));
+    let (wanted, diverging): (Vec<_>, Vec<_>) = looked_up.unzip();
+    // Who has to give up records is told at once.
+    let max_wait = if diverging.iter().any(Option::is_some) { Duration::ZERO } else { limits.max_wait };
+    let limits = FetchLimits { max_wait, ..limits };
+    let (fetched, memory) = broker.fetch_until(&wanted, limits, context.missed()).await;
+    (answer(context, &session, fetched.into_iter().zip(diverging), isolation), Some(memory))
 }
 
 fn session_request(context: &Context, request: FetchRequest) -> SessionRequest {
@@ -80,6 +79,7 @@ fn session_request(context: &Context, request: FetchRequest) -> SessionRequest {
                 offset: Offset(partition.fetch_offset),
                 max_bytes: partition.partition_max_bytes,
                 leader_epoch: leader_epoch(partition.current_leader_epoch),
+                last_fetched_epoch: leader_epoch(partition.last_fetched_epoch),
             };
             partitions.push((key(topic.topic_id, &topic.topic, partition.partition), wanted));
         }
@@ -97,25 +97,56 @@ fn session_request(context: &Context, request: FetchRequest) -> SessionRequest {
     }
 }
 
-fn lookup(context: &Context, image: &Image, key: &PartitionKey, wanted: &SessionPartition) -> FetchPartition {
+/// An epoch and its end, where a client's log left the leader's.
+type Divergence = Option<(i32, i64)>;
+
+fn lookup(
+    context: &Context,
+    image: &Image,
+    key: &PartitionKey,
+    wanted: &SessionPartition,
+) -> (FetchPartition, Divergence) {
     let is_nameless = context.version() >= FIRST_TOPIC_ID_VERSION && key.topic_id.is_zero();
     let topic = match is_nameless {
         true => Err(PartitionError::UnknownTopicId),
         false => Broker::topic(image, key.topic_id, &key.topic),
     };
-    FetchPartition {
-        leader: topic.and_then(|topic| context.broker.leader(topic, key.partition, wanted.leader_epoch)),
-        offset: wanted.offset,
-        max_bytes: usize::try_from(wanted.max_bytes).unwrap_or(0),
+    let leader = topic.and_then(|topic| context.broker.leader(topic, key.partition, wanted.leader_epoch));
+    let compared = leader.and_then(|leader| {
+        let divergence = context.broker.divergence(&leader, wanted.last_fetched_epoch, wanted.offset)?;
+        Ok((leader, divergence))
+    });
+    let max_bytes = usize::try_from(wanted.max_bytes).unwrap_or(0);
+    match compared {
+        // It gets the offsets, and no records.
+        Ok((leader, Some((epoch, end)))) => {
+            let offset = leader.partition.log().offsets().log_end;
+            (FetchPartition { leader: Ok(leader), offset, max_bytes: 0 }, Some((epoch.get(), end.get())))
+        }
+        Ok((leader, None)) => (FetchPartition { leader: Ok(leader), offset: wanted.offset, max_bytes }, None),
+        Err(error) => (FetchPartition { leader: Err(error), offset: wanted.offset, max_bytes }, None),
     }
 }
 
-fn answer(context: &Context, session: &FetchContext, fetched: Vec<Fetched>, isolation: Isolation) -> FetchResponse {
+fn answer(
+    context: &Context,
+    session: &FetchContext,
+    fetched: impl Iterator<Item = (Fetched, Divergence)>,
+    isolation: Isolation,
+) -> FetchResponse {
     let partitions: Vec<_> = session
         .partitions
         .iter()
         .zip(fetched)
-        .map(|((key, _), fetched)| described(context, key.partition, fetched, isolation))
+        .map(|((key, _), (fetched, divergence))| {
+            let described = described(context, key.partition, fetched, isolation);
+            if described.error_code.is_error() || divergence.is_none() {
+                return described;
+            }
+            // What came after its end meanwhile is no part of the client's log.
+            let (records, aborted_transactions) = (Vec::new(), None);
+            FetchedPartition { diverging_epoch: divergence, records, aborted_transactions, ..described }
+        })
         .collect();
     let answers: Vec<_> = partitions
         .iter()
@@ -123,7 +154,7 @@ fn answer(context: &Context, session: &FetchContext, fetched: Vec<Fetched>, isol
             high_watermark: partition.high_watermark,
             log_start_offset: partition.log_start_offset,
             has_records: !partition.records.is_empty(),
-            is_error: partition.error_code.is_error(),
+            is_error: partition.error_code.is_error() || partition.diverging_epoch.is_some(),
         })
         .collect();
     let broker = &context.broker;

@@ -10,26 +10,34 @@ use crate::group::request::{JoinGroup, MemberProtocol};
 /// First version in which the protocol's name may be null.
 const FIRST_NULL_PROTOCOL_VERSION: i16 = 7;
 
+/// A copy of what the request asks: its memory goes, the member stays.
+fn copy(request: &JoinGroupRequest, context: &Context) -> JoinGroup {
+    let protocols = request
+        .protocols
+        .iter()
+        .map(|protocol| MemberProtocol { name: shared(&protocol.name), metadata: protocol.metadata.to_vec().into() });
+    JoinGroup {
+        group_id: shared(&request.group_id),
+        member_id: shared(&request.member_id),
+        group_instance_id: shared_option(request.group_instance_id.as_ref()),
+        client_id: context.header.client_id.as_deref().unwrap_or_default().into(),
+        client_host: format!("/{}", context.peer.address.ip()).into(),
+        api_version: context.version(),
+        session_timeout_ms: request.session_timeout_ms,
+        rebalance_timeout_ms: request.rebalance_timeout_ms,
+        protocol_type: shared(&request.protocol_type),
+        protocols: protocols.collect(),
+        reason: shared_option(request.reason.as_ref()),
+    }
+}
+
 impl Handle for JoinGroupRequest {
     async fn handle(self, context: &Context) -> JoinGroupResponse {
-        let protocols = self.protocols.into_iter().map(|protocol| MemberProtocol {
-            name: shared(&protocol.name),
-            // A copy: the request's memory goes, the member stays.
-            metadata: protocol.metadata.to_vec().into(),
-        });
-        let join = JoinGroup {
-            group_id: shared(&self.group_id),
-            member_id: shared(&self.member_id),
-            group_instance_id: shared_option(self.group_instance_id.as_ref()),
-            client_id: context.header.client_id.as_deref().unwrap_or_default().into(),
-            client_host: format!("/{}", context.peer.address.ip()).into(),
-            api_version: context.version(),
-            session_timeout_ms: self.session_timeout_ms,
-            rebalance_timeout_ms: self.rebalance_timeout_ms,
-            protocol_type: shared(&self.protocol_type),
-            protocols: protocols.collect(),
-            reason: shared_option(self.reason.as_ref()),
-        };
+        let join = copy(&self, context);
+        let copied = join.protocols.iter().map(|one| size_of_val(one) + one.name.len() + one.metadata.len());
+        let copied_bytes = copied.sum();
+        drop(self);
+        context.keep_of_request(copied_bytes);
         let no_protocol = (context.version() < FIRST_NULL_PROTOCOL_VERSION).then(|| text(""));
         match context.broker.groups().join_group(join).await {
             Ok(joined) => {

@@ -46,11 +46,13 @@ use kafka_protocol::messages::{
     ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
     OffsetFetchRequest, OffsetForLeaderEpochRequest, SyncGroupRequest,
 };
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
 use super::connection::{Peer, acquire};
 use super::errors::group_code;
+use super::frame_memory::{ConnectionMemory, RequestMemory};
 use crate::broker::Broker;
 use crate::group::GroupError;
 use crate::protocol::{
@@ -65,6 +67,19 @@ const LARGE_ANSWERS: usize = 2;
 const LEAST_ANSWER_BYTES: usize = 16 << 20;
 /// Up to here an answer takes no memory of its share: what one connection has of them is bounded by its requests in flight.
 const SMALL_ANSWER_BYTES: usize = 1024;
+
+/// How often a request that waits looks whether others miss what its connection holds.
+const MISSED_LOOK: Duration = Duration::from_secs(1);
+
+/// A request that has arrived.
+pub(super) struct Request {
+    pub(super) header: RequestHeader,
+    pub(super) body: Bytes,
+    /// What it holds.
+    pub(super) memory: RequestMemory,
+    /// What all of its connection hold.
+    pub(super) connection: Arc<ConnectionMemory>,
+}
 
 /// What a request comes to.
 pub(super) enum Answer {
@@ -83,7 +98,7 @@ pub(super) type Answering = BoxFuture<'static, Answer>;
 pub(super) struct Begun {
     /// Its answer to come.
     pub(super) answering: Answering,
-    /// How large its answer is, if that is there already: nothing that the request brought is needed any more then.
+    /// How large its answer is, if that is there already.
     pub(super) answer_bytes: Option<usize>,
     /// For how long nothing more is to be read from its connection.
     pub(super) pause: Duration,
@@ -100,6 +115,9 @@ pub(super) struct Context {
     broker: Arc<Broker>,
     peer: Peer,
     header: RequestHeader,
+    /// Of what the request brought, until it is answered or has no need of it any more.
+    memory: Mutex<Option<RequestMemory>>,
+    connection: Arc<ConnectionMemory>,
     turn: Turn,
     places: Arc<Semaphore>,
     place: OnceLock<OwnedSemaphorePermit>,
@@ -131,6 +149,25 @@ impl Context {
         self.turn.come().await;
         let place = acquire(&self.places, 1).await;
         assert!(self.place.set(place).is_ok(), "a request has one answer");
+    }
+
+    /// Gives back the memory of the request but for so many bytes, which are what was copied of it; all else is gone.
+    fn keep_of_request(&self, bytes: usize) {
+        if let Some(memory) = &mut *self.memory.lock() {
+            memory.shrink_to(bytes);
+        }
+    }
+
+    /// Comes when the request is not to wait any longer: others miss the memory that its connection holds, or its client may
+    /// be gone. Not at once, since clients that get nothing ask again.
+    async fn missed(&self) {
+        let clock = &self.broker.runtime().clock;
+        loop {
+            clock.sleep(MISSED_LOOK).await;
+            if self.connection.is_missed() || self.connection.has_ended() {
+                return;
+            }
+        }
     }
 
     /// Memory for an answer that is there.
@@ -216,10 +253,11 @@ impl Handlers {
         &self,
         broker: &Arc<Broker>,
         peer: &Peer,
-        request: (RequestHeader, Bytes),
+        request: Request,
         turn: Turn,
     ) -> Result<Begun, ProtocolError> {
-        let (header, body) = request;
+        let Request { header, body, memory, connection } = request;
+        let memory = Mutex::new(Some(memory));
         let (clock, metrics) = (Arc::clone(&broker.runtime().clock), broker.metrics().server.clone());
         let counted = self.of(header.api);
         counted.requests.inc();
@@ -227,7 +265,7 @@ impl Handlers {
         let started = clock.monotonic();
         let span = spans::request(header.api.name(), header.version, header.correlation_id);
         let (broker, peer, places) = (Arc::clone(broker), peer.clone(), Arc::clone(&self.places));
-        let context = Context { broker, peer, header, turn, places, place: OnceLock::new() };
+        let context = Context { broker, peer, header, memory, connection, turn, places, place: OnceLock::new() };
         let in_flight = Counted::new(&metrics.requests_in_flight);
         let Begun { answering, answer_bytes, pause } = dispatch(context, body).instrument(span.clone()).await?;
         let answering = async move {
@@ -251,6 +289,7 @@ async fn dispatch(context: Context, body: Bytes) -> Result<Begun, ProtocolError>
         Api::Fetch => fetch::start(context, body).map(Begun::from),
         _ => {
             let answer = handle(&context, body).await?;
+            drop(context.memory.lock().take());
             let answer_bytes = Some(answer.len());
             let memory = context.answer_memory(answer.len()).await;
             let answering = Box::pin(std::future::ready(Answer::Frame(vec![answer], memory)));

@@ -187,3 +187,25 @@ fn single(context: &Context, group: OffsetFetchResponseGroup) -> OffsetFetchResp
         0
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::{machine, testing};
+
+    #[test]
+    fn a_topic_is_given_no_offsets_of_an_earlier_one_that_had_its_name() {
+        let mut image = testing::image_with_brokers(&[(1, "rack")]);
+        let command = testing::create_topic(&image, 2, "events", 1);
+        machine::apply(&mut image, &command).unwrap();
+        let (earlier, current) = (testing::topic_id(1), testing::topic_id(2));
+        let wanted = OffsetFetchRequestTopics::default().with_name(topic_name("events"));
+        let (_, asked_for) = name_of(&image, &wanted, false).unwrap();
+        assert_eq!(asked_for, current);
+        // Who asks for all topics is told by the coordinator what each offset was committed for.
+        let fetched = |topic_id| FetchedTopic { topic: "events".into(), topic_id, partitions: Vec::new() };
+        assert!(found(&image, fetched(earlier), false).is_none());
+        assert!(found(&image, fetched(current), false).is_some());
+        assert!(found(&image, fetched(TopicId::ZERO), false).is_some(), "committed by name alone");
+    }
+}

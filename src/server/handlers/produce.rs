@@ -45,19 +45,30 @@ pub(super) async fn start(context: Context, body: Bytes) -> Result<Begun, Protoc
     let version = context.version();
     let held_bytes = body.len();
     let request: ProduceRequest = decode_request(version, body)?;
+    if request.transactional_id.is_some() {
+        let refused = answer_each(&context, &request, |_, _| ErrorCode::TransactionalIdAuthorizationFailed);
+        return Ok(refused.into());
+    }
+    let image = context.broker.image();
     let acks = match request.acks {
         0 => Acknowledgement::None,
         1 => Acknowledgement::Leader,
         -1 => Acknowledgement::All,
-        _ => return Ok(answer_all(&context, &request, ErrorCode::InvalidRequiredAcks).into()),
+        _ => {
+            // Kafka looks at it when it knows which partitions there are.
+            let refused =
+                answer_each(&context, &request, |topic, index| match leader(&context, &image, topic, index) {
+                    Err(error @ (PartitionError::UnknownPartition | PartitionError::UnknownTopicId)) => {
+                        partition_code(&error)
+                    }
+                    _ => ErrorCode::InvalidRequiredAcks,
+                });
+            return Ok(refused.into());
+        }
     };
-    if request.transactional_id.is_some() {
-        return Ok(answer_all(&context, &request, ErrorCode::TransactionalIdAuthorizationFailed).into());
-    }
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let clock = Arc::clone(&context.broker.runtime().clock);
     let began = clock.monotonic();
-    let image = context.broker.image();
     let mut topics = Vec::with_capacity(request.topic_data.len());
     let mut bytes = 0;
     for mut topic in request.topic_data {
@@ -230,14 +241,16 @@ fn endpoints(context: &Context) -> Vec<NodeEndpoint> {
         .collect()
 }
 
-/// Refuses every partition for the same reason.
-fn answer_all(context: &Context, request: &ProduceRequest, error: ErrorCode) -> Answering {
-    context.count_error(error);
-    if request.acks == 0 {
-        return Box::pin(std::future::ready(Answer::Close));
-    }
+/// Refuses every partition.
+fn answer_each(
+    context: &Context,
+    request: &ProduceRequest,
+    error_of: impl Fn(&TopicProduceData, i32) -> ErrorCode,
+) -> Answering {
     let responses = request.topic_data.iter().map(|topic| {
         let partitions = topic.partition_data.iter().map(|partition| {
+            let error = error_of(topic, partition.index);
+            context.count_error(error);
             PartitionProduceResponse::default()
                 .with_index(partition.index)
                 .with_error_code(error.code())
@@ -251,7 +264,8 @@ fn answer_all(context: &Context, request: &ProduceRequest, error: ErrorCode) -> 
             .with_partition_responses(partitions.collect())
     });
     let response = ProduceResponse::default().with_responses(responses.collect());
-    Box::pin(std::future::ready(frame(context, &response)))
+    let answer = if request.acks == 0 { Answer::Close } else { frame(context, &response) };
+    Box::pin(std::future::ready(answer))
 }
 
 fn frame(context: &Context, response: &ProduceResponse) -> Answer {

@@ -1,5 +1,9 @@
 //! SyncGroup: members get their assignments, which the leader brings.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 
 use super::wire::{shared, shared_option, text};
@@ -18,10 +22,11 @@ impl Handle for SyncGroupRequest {
             context.count_error(error);
             return SyncGroupResponse::default().with_error_code(error.code());
         }
-        let assignments = self.assignments.iter().map(|one| {
-            // A copy: the request's memory goes, the assignment stays.
-            (shared(&one.member_id), one.assignment.to_vec().into())
-        });
+        // A copy: the request's memory goes, the assignment stays.
+        let copy = |one: &SyncGroupRequestAssignment| (shared(&one.member_id), one.assignment.to_vec().into());
+        let assignments: Vec<(Arc<str>, Bytes)> = self.assignments.iter().map(copy).collect();
+        let copied = assignments.iter().map(|one| size_of_val(one) + one.0.len() + one.1.len());
+        let copied_bytes = copied.sum();
         let sync = SyncGroup {
             group_id: shared(&self.group_id),
             generation: self.generation_id,
@@ -29,8 +34,10 @@ impl Handle for SyncGroupRequest {
             group_instance_id: shared_option(self.group_instance_id.as_ref()),
             protocol_type: shared_option(self.protocol_type.as_ref()),
             protocol: shared_option(self.protocol_name.as_ref()),
-            assignments: assignments.collect(),
+            assignments,
         };
+        drop(self);
+        context.keep_of_request(copied_bytes);
         match context.broker.groups().sync_group(sync).await {
             Ok(synced) => SyncGroupResponse::default()
                 .with_protocol_type(synced.protocol_type.as_deref().map(text))

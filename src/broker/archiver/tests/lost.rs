@@ -327,6 +327,58 @@ async fn a_directory_that_is_missing_and_not_replaced_is_waited_for() {
     broker.shutdown().await;
 }
 
+/// Forgotten before, its logs would be of nobody knows what when the directory is back, and stay for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_topic_stays_listed_until_the_directory_that_may_have_it_is_back() {
+    for is_configured in [true, false] {
+        let home = Home::new();
+        let (broker, index) = home.begin().await;
+        produce_all(&broker, index, 0..1, "deleted").await;
+        // The metadata knows of the directory by its partitions.
+        broker.create_topic(NewTopic { partitions: 2, ..NewTopic::by_default("other") }, false).await.unwrap();
+        let topic_id = broker.image().topic_named(TOPIC).unwrap().topic_id;
+        broker.shutdown().await;
+        std::fs::rename(home.path("second"), home.path("away")).unwrap();
+        std::fs::write(home.path("second"), "no directory").unwrap();
+
+        let broker = home.open_with(if is_configured { &["first", "second"] } else { &["first"] }).await;
+        assert_eq!(broker.unopened_directories().count(), usize::from(is_configured));
+        broker.delete_topic(&TopicName::Name(TOPIC.to_owned())).await.unwrap();
+        // It is forgotten at once when the bucket has nothing of it any more, if it is not waited for.
+        let is_purged = || {
+            let is_it = |path: &PathBuf| path.ends_with("topic.json") && path.to_string_lossy().contains("/flights-");
+            let found = objects(&home.path("store")).into_iter().find(is_it).map(std::fs::read_to_string);
+            found.is_some_and(|text| text.unwrap_or_default().contains("\"purged\""))
+        };
+        for _ in 0..LOOKS {
+            if is_purged() {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        assert!(is_purged());
+        tokio::time::sleep(20 * PAUSE).await;
+        assert!(broker.image().is_deleted(topic_id), "{is_configured}");
+        broker.shutdown().await;
+
+        std::fs::remove_file(home.path("second")).unwrap();
+        std::fs::rename(home.path("away"), home.path("second")).unwrap();
+        let broker = home.open().await;
+        let is_left = || {
+            let mut logs = broker.directories().iter().flat_map(|directory| directory.logs());
+            logs.any(|log| log.partition().topic_id == topic_id)
+        };
+        for _ in 0..LOOKS {
+            if !is_left() {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        assert!(!is_left(), "{is_configured}");
+        broker.shutdown().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_segment_that_the_disk_lost_and_the_log_does_not_know_to_be_archived_is_read_from_the_archive() {
     let home = Home::new();

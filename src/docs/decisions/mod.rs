@@ -40,7 +40,7 @@
 #![doc = include_str!("0049-lost-offsets-wait-for-the-bucket.md")]
 #![doc = include_str!("0050-deleted-partitions-move-away.md")]
 #![doc = include_str!("0051-what-is-not-known-is-not-deleted.md")]
-#![doc = include_str!("0053-damaged-offsets-are-given-up-by-an-operator.md")]
+#![doc = include_str!("0052-damaged-offsets-are-given-up-by-an-operator.md")]
 #![doc = include_str!("0060-house-rules-as-a-test.md")]
 #![doc = include_str!("0061-suites-speak-to-any-broker.md")]
 #![doc = include_str!("0062-decoders-are-fuzzed-on-stable.md")]

@@ -18,7 +18,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const ARCHIVE_HORIZON_S: u64 = 3600;
 /// The same for a disk that nothing makes room on.
 const DISK_HORIZON_S: u64 = 60;
-/// What the archive is taken to do before it was seen to do anything.
+/// What the archive is taken to do at a start; what it is seen to do takes the place of that within a minute.
 const FIRST_ARCHIVE_RATE: u64 = 8 << 20;
 /// Weight of the newest observation of the archive's speed, in percent: about a minute of observations counts.
 const NEWEST_PERCENT: u64 = 5;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -10,6 +11,7 @@ use super::client::{ClientArguments, ClientError, Cluster, EARLIEST, LATEST, LAT
 use super::progress::Progress;
 use super::{Context, Exit, Failure};
 use crate::config::Interval;
+use crate::runtime::clock::timeout;
 use crate::types::{Monotonic, Offset};
 
 /// The topic setting whose change has a broker seal and archive what there is.
@@ -93,17 +95,19 @@ impl Flush {
         let clock = Arc::clone(&cluster.runtime().clock);
         let began = clock.monotonic();
         let mut failing_since: Option<Monotonic> = None;
-        let mut last_left = self.partitions.len();
+        let mut last = Ok(self.partitions.len());
         loop {
             cluster.pause().await;
-            let looked = self.look(cluster).await;
+            let rest =
+                limit.map_or(Duration::MAX, |limit| limit.duration().saturating_sub(clock.monotonic().since(began)));
+            let looked = timeout(&*clock, rest, self.look(cluster)).await;
             let now = clock.monotonic();
             let (name, all) = (&self.topic.name, self.partitions.len());
-            match looked {
+            match looked.map_err(|_| self.not_archived(limit, &last))? {
                 Ok(Some(0)) => return Ok(()),
                 Ok(Some(left)) => {
                     failing_since = None;
-                    last_left = left;
+                    last = Ok(left);
                     progress.note(&format!("{name}: {left} of {all} partitions to go"));
                 }
                 Ok(None) => {
@@ -117,12 +121,24 @@ impl Flush {
                     }
                     self.is_forgotten |= error.exit() == Exit::Unreachable;
                     cluster.disconnect();
+                    last = Err(error);
                 }
             }
-            if let Some(limit) = limit.filter(|limit| now.since(began) >= limit.duration()) {
-                let text = format!("{last_left} of {all} partitions of topic {name} are not archived after {limit}");
+        }
+    }
+
+    /// What to say when the time is over, by what was found last: how many partitions are left, or why that can't be told.
+    fn not_archived(&self, limit: Option<Interval>, last: &Result<usize, ClientError>) -> Failure {
+        let (name, all) = (&self.topic.name, self.partitions.len());
+        let after = limit.map_or_else(String::new, |limit| format!(" after {limit}"));
+        match last {
+            Ok(left) => {
+                let text = format!("{left} of {all} partitions of topic {name} are not archived{after}");
                 let advice = "the broker goes on with it, and says in its log what keeps it";
-                return Err(Failure::new(Exit::Failed, format!("{text}; {advice}")));
+                Failure::new(Exit::Failed, format!("{text}; {advice}"))
+            }
+            Err(error) => {
+                Failure::new(error.exit(), format!("topic {name} is not known to be archived{after}: {error}"))
             }
         }
     }

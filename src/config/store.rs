@@ -123,8 +123,9 @@ fn check_options(store: &Url, options: &BTreeMap<String, Secret>) -> Vec<(&'stat
         }
     }
     let bucket = store.host_str().unwrap_or_default();
-    let lacks_bucket = |endpoint: &Secret| !names_bucket(endpoint.expose(), bucket);
-    let lack_bucket = endpoint_options(scheme).iter().any(|&option| options.get(option).is_some_and(lacks_bucket));
+    // The last one of them counts for this service alone, and before the others.
+    let endpoints = || endpoint_options(scheme).iter().rev().filter_map(|&option| options.get(option));
+    let lack_bucket = endpoints().next().is_some_and(|endpoint| !names_bucket(endpoint.expose(), bucket));
     // The client would take the first part of each key for the bucket.
     if scheme == "s3" && is_true(HOSTED) && lack_bucket {
         let how = "or have it in the path, with archive.path_style=true";
@@ -284,6 +285,12 @@ mod tests {
             assert!(text.contains("as https://lake.host; write it so"), "{endpoint}: {text}");
             assert!(check(endpoint, "false").is_empty(), "{endpoint}");
         }
+        let for_others = [
+            (HOSTED.to_owned(), text("true")),
+            ("aws_endpoint_url".to_owned(), text("https://sqs.example.com")),
+            ("aws_endpoint_url_s3".to_owned(), text("https://lake.s3.example.com")),
+        ];
+        assert!(check_options(&Url::parse("s3://lake").unwrap(), &for_others.into()).is_empty());
         let amazon = [(HOSTED.to_owned(), text("true"))].into();
         assert!(check_options(&Url::parse("s3://lake").unwrap(), &amazon).is_empty());
     }

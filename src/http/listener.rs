@@ -58,7 +58,7 @@ impl axum::serve::Listener for Bounded {
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     lifetime: Pin<Box<Sleep>>,
-    /// A whole request has come; until then it lives for [`SILENCE`] alone.
+    /// An answer has begun, so a whole request has come; until then it lives for [`SILENCE`] alone.
     is_answered: bool,
     _permit: OwnedSemaphorePermit,
 }

@@ -7,7 +7,7 @@
 //! | `/metrics` | every metric in the Prometheus text format |
 //!
 //! Started by the command line, on loopback unless told otherwise. Bounds: [`MAX_CONNECTIONS`] at a time, each for one
-//! request and for [`CONNECTION_LIFETIME`] (for [`SILENCE`] until it has asked), bodies of [`MAX_BODY_BYTES`]. A scrape
+//! request and for [`CONNECTION_LIFETIME`] (for [`SILENCE`] until it is answered), bodies of [`MAX_BODY_BYTES`]. A scrape
 //! therefore never takes from what clients need.
 
 mod listener;

@@ -63,11 +63,15 @@ async fn a_connection_beyond_the_limit_waits_for_another_to_end() {
     }
     let waiting = tokio::time::timeout(Duration::from_millis(100), get(&server, "/health/live")).await;
     assert!(waiting.is_err(), "served beyond the limit");
+    held.clear();
     // Half a request is no reason to be waited for, nor is one that was answered.
-    for (number, connection) in held.iter_mut().enumerate() {
-        let request = if number % 2 == 0 { "G" } else { "GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n" };
-        connection.write_all(request.as_bytes()).await.unwrap();
+    for request in ["G", "GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"] {
+        for _ in 0..MAX_CONNECTIONS {
+            let mut connection = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+            connection.write_all(request.as_bytes()).await.unwrap();
+            held.push(connection);
+        }
+        let waiting = tokio::time::timeout(CONNECTION_LIFETIME / 2, get(&server, "/health/live")).await;
+        assert_eq!(waiting.expect("probes wait for those that do not go on").0, "HTTP/1.1 200 OK");
     }
-    let waiting = tokio::time::timeout(CONNECTION_LIFETIME / 2, get(&server, "/health/live")).await;
-    assert_eq!(waiting.expect("probes wait for those that do not go on").0, "HTTP/1.1 200 OK");
 }

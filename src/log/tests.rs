@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::{
     AppendError, DirectoryMetrics, DirectorySettings, JournalSettings, Level, LogDirectory, LogSettings, OpenError,
-    Owner, PartitionLog, ReadError, ReadPlan, Wait,
+    Owner, PartitionLog, ReadError, ReadPlan, RecoveryReport, Wait,
 };
 use crate::record::{Batch, BatchBuilder, BatchOptions};
 use crate::sim::{Machine, Operation, Random};
@@ -46,9 +46,12 @@ fn open(machine: &Machine) -> Result<LogDirectory, OpenError> {
 }
 
 fn open_with(machine: &Machine, metrics: DirectoryMetrics) -> Result<LogDirectory, OpenError> {
+    open_reported(machine, metrics).map(|(directory, _)| directory)
+}
+
+fn open_reported(machine: &Machine, metrics: DirectoryMetrics) -> Result<(LogDirectory, RecoveryReport), OpenError> {
     let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
     LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings(), metrics)
-        .map(|(directory, _)| directory)
 }
 
 fn batch(value: u8) -> Batch {

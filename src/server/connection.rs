@@ -1,9 +1,9 @@
 //! One connection: frames in, requests started in order, answers out in order, all within bounds.
 //!
 //! Reading and writing are two halves of one task. A request takes its share of memory as its body arrives, and for what it
-//! decodes to, and gives it back once it is answered, or earlier where what it brought is not needed any more. Answers that
-//! were made and not taken count as requests in flight, by their size, and large ones take memory for answers; fetches are
-//! worked on one at a time. So a client that sends faster than it is served, or does not take its answers, is not read from
+//! decodes to, and gives it back once its answer is written, or earlier where nothing of what it brought is needed any more.
+//! Answers that were made and not taken count as requests in flight, by their size, and large ones take memory for answers;
+//! fetches are worked on one at a time. So a client that sends faster than it is served, or does not take its answers, is not read from
 //! any more, and nobody else notices. Where others miss the memory that a connection holds, it has to go on or end.
 //!
 //! As with Apache Kafka, a client that has closed only its own half gets the answers to what it had sent.
@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use super::frame_memory::{ConnectionMemory, RequestMemory};
-use super::handlers::{Answer, Answering, Begun, Request, Turn};
+use super::handlers::{Answer, Answering, Begun, HeldMemory, Request, Turn};
 use super::listener::Shared;
 use super::settings::ConnectionLimits;
 use crate::protocol::{
@@ -74,6 +74,7 @@ struct Started {
     answering: Answering,
     /// Its share of the requests in flight, given back once its answer is written.
     in_flight: OwnedSemaphorePermit,
+    memory: HeldMemory,
 }
 
 /// Serves a connection to its end.
@@ -145,14 +146,14 @@ impl Reader {
         let Incoming { shared, in_flight: all, .. } = &self.incoming;
         let others = u32::try_from(shared.limits.requests_in_flight - 1).unwrap_or(u32::MAX);
         let turn = Turn::new(Arc::clone(all), others);
-        let begun = shared.handlers.start(&shared.broker, &self.peer, request, turn).await?;
+        let (begun, memory) = shared.handlers.start(&shared.broker, &self.peer, request, turn).await?;
         let Begun { answering, answer_bytes, pause } = begun;
         if let Some(bytes) = answer_bytes {
             let more = (bytes / ANSWER_UNIT_BYTES).min(shared.limits.requests_in_flight - 1);
             // Earlier answers do not wait for this one.
             in_flight.merge(acquire(all, u32::try_from(more).unwrap_or(u32::MAX)).await);
         }
-        sender.send(Started { answering, in_flight }).await.map_err(|_| End::Closed)?;
+        sender.send(Started { answering, in_flight, memory }).await.map_err(|_| End::Closed)?;
         if pause.is_zero() {
             return Ok(());
         }
@@ -211,14 +212,14 @@ impl Incoming {
         &mut self,
         length: usize,
         limits: &ConnectionLimits,
-        share: &mut RequestMemory,
+        memory: &mut RequestMemory,
     ) -> Result<Bytes, End> {
         let clock = &self.shared.broker.runtime().clock;
         let stalled = limits.request_timeout / STALLED_PART;
         let (mut taken, mut idle) = (Duration::ZERO, Duration::ZERO);
         let mut granted = 0;
         while granted < length {
-            granted += self.memory.grow(share, length - granted).await;
+            granted += self.memory.grow(memory, length - granted).await;
             while self.buffer.len() < granted {
                 let missing = granted - self.buffer.len();
                 self.buffer.reserve(missing);
@@ -285,11 +286,11 @@ async fn write_answers(
     mut write: WriteHalf<Box<dyn Stream>>,
     mut started: mpsc::Receiver<Started>,
     shared: Arc<Shared>,
-    memory: Arc<ConnectionMemory>,
+    requests: Arc<ConnectionMemory>,
 ) -> Result<(), End> {
-    while let Some(Started { answering, in_flight }) = started.recv().await {
-        send(&mut write, answering.await, &shared, &memory).await?;
-        drop(in_flight);
+    while let Some(Started { answering, in_flight, memory }) = started.recv().await {
+        send(&mut write, answering.await, &shared, &requests).await?;
+        drop((in_flight, memory));
     }
     Ok(())
 }

@@ -53,11 +53,10 @@ impl RequestMemory {
         let excess = self.own.num_permits().saturating_sub(units(bytes) as usize);
         drop(self.own.split(excess));
         if let Some(taken) = &mut self.share.taken {
-            if taken.bytes() >= bytes {
-                self.share.overdraft = None;
-            }
             taken.shrink_to(bytes);
         }
+        // Others wait for it, and what is left here may be kept for long.
+        self.share.overdraft = None;
     }
 }
 
@@ -103,7 +102,7 @@ impl ConnectionMemory {
         self.has_ended.load(Ordering::Relaxed)
     }
 
-    /// Whether memory is scarce and this connection holds more of it than small requests do.
+    /// Whether memory is scarce and this connection holds more of it than small requests do, or has announced that it will.
     pub(super) fn is_missed(&self) -> bool {
         let held = (self.all as usize).saturating_sub(self.own.available_permits()) * UNIT_BYTES;
         held > SMALL_STEP_BYTES && self.frames.pool.is_scarce()

@@ -262,13 +262,22 @@ async fn answered_beside(limits: ConnectionLimits, frames: &[Bytes]) -> Result<(
     greedy.send(&[create(1)]).await;
     greedy.receive().await;
     let used = server.broker().metrics().memory.used_bytes.of(crate::telemetry::MemoryShare::Frames).clone();
-    greedy.send(frames).await;
-    while usize::try_from(used.get()).unwrap() < limits.total_frame_bytes / 8 * 7 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let frames = frames.concat();
+    let greedy = tokio::spawn(async move {
+        // It may be cut off meanwhile.
+        let _ = greedy.stream.write_all(&frames).await;
+        greedy
+    });
+    let is_taken = async {
+        while usize::try_from(used.get()).unwrap() < limits.total_frame_bytes / 8 * 7 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_taken).await.expect("what was sent is not counted");
     steady.send(&[frame(&ApiVersionsRequest::default(), 0, 9)]).await;
     let answer = tokio::time::timeout(PATIENCE, steady.receive()).await.map(|(number, _)| assert_eq!(number, 9));
-    drop(greedy);
+    greedy.abort();
+    drop(greedy.await);
     server.shutdown().await;
     answer
 }
@@ -280,6 +289,17 @@ async fn a_fetch_does_not_wait_where_others_miss_what_its_connection_holds() {
     let limits = ConnectionLimits { total_frame_bytes: 4 << 20, ..ConnectionLimits::default() };
     let answered = answered_beside(limits, &[fetch(0, VERY_LONG_MS, 2), frame(&wide, 4, 3)]).await;
     answered.expect("others wait for the memory of requests behind one that waits for records");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_that_nobody_takes_are_counted_and_not_waited_for_where_others_miss_them() {
+    let partitions = vec![PartitionProduceData::default(); 20_000];
+    let topic = TopicProduceData::default().with_name(topic()).with_partition_data(partitions);
+    let refused = frame(&ProduceRequest::default().with_acks(2).with_topic_data(vec![topic]), 7, 2);
+    let request_timeout = Duration::from_secs(6);
+    let limits = ConnectionLimits { total_frame_bytes: 32 << 20, request_timeout, ..ConnectionLimits::default() };
+    let answered = answered_beside(limits, &vec![refused; 30]).await;
+    answered.expect("others wait for the memory of answers that nobody takes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -118,7 +118,7 @@ class Clerk:
                 found = group["Topics"][0]["Partitions"]
                 # What is not there is −1.
                 return {one["PartitionIndex"]: max(one["CommittedOffset"], 0) for one in found}
-            assert time.monotonic() < end, f"the offsets that were acknowledged can't be read: {group}"
+            assert time.monotonic() < end, f"committed offsets can't be read: {group}"
             time.sleep(0.02)
 
 

@@ -30,7 +30,7 @@ GROWTH_BYTES = 64 << 20
 # What its peak may grow by while clients ask for the same very often: some answers at a time, and what they were asked with.
 PEAK_GROWTH_BYTES = 200 << 20
 # What another client may wait for an answer meanwhile: far more than it should, as machines are shared.
-LONGEST_WAIT_S = 5
+LONGEST_WAIT_S = 15
 # Topics in one request, and connections that send it at once.
 NAMES, CROWD = 60_000, 3
 # What names that come again and again may cost, compared with as many that do not: less than twice as much was seen.
@@ -362,10 +362,11 @@ def test_silent_http_connections_keep_no_probe_waiting(broker):
     with contextlib.ExitStack() as opened:
         host, port = broker.http.rsplit(":", 1)
         connect = lambda: opened.enter_context(socket.create_connection((host, int(port)), 120))
-        for number in range(SILENT):
-            # Whether they ask nothing, half of something, or keep what was answered open.
-            connect().sendall([b"", b"GET /health", b"GET /health/live HTTP/1.1\r\nHost: broker\r\n\r\n"][number % 3])
-        began = time.monotonic()
-        with urllib.request.urlopen(f"http://{broker.http}/health/ready", timeout=120) as answer:
-            assert answer.status == 200
-        assert time.monotonic() - began < HTTP_LIFETIME_S
+        # They ask nothing, half of something, or keep open what was answered.
+        for asked in (b"", b"GET /health", b"GET /health/live HTTP/1.1\r\nHost: broker\r\n\r\n"):
+            for _ in range(SILENT):
+                connect().sendall(asked)
+            began = time.monotonic()
+            with urllib.request.urlopen(f"http://{broker.http}/health/ready", timeout=120) as answer:
+                assert answer.status == 200
+            assert time.monotonic() - began < HTTP_LIFETIME_S / 2, asked

@@ -19,7 +19,7 @@ ROUNDS = int(os.environ.get("ALLUVIUM_ROUNDS", "20"))
 # Everything is read back each time, and there is more of it each time.
 VERIFY_EVERY = max(5, ROUNDS // 8)
 # What a start may take: it should be less than a second, but machines are shared.
-LONGEST_START_S = 5
+LONGEST_START_S = 20
 # Small segments, so that a run seals, uploads and deletes locally many times.
 CONFIGS = {"segment.bytes": "1048576", "local.retention.bytes": "2097152"}
 # Acknowledged by the leader alone, once the operating system has it: the death of the process takes nothing of that either.

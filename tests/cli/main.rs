@@ -364,7 +364,7 @@ fn the_block_shows_what_clients_are_told() {
 }
 
 #[test]
-fn partitions_are_read_in_turns_where_an_answer_has_room_for_one() {
+fn partitions_are_written_and_read_in_turns() {
     let directory = tempfile::tempdir().unwrap();
     let (mut child, printed) = serve(directory.path(), &["--set", "network.fetch_max=1MiB"]);
     let bootstrap = printed.split_whitespace().skip_while(|&word| word != "kafka").nth(1).unwrap();
@@ -379,6 +379,19 @@ fn partitions_are_read_in_turns_where_an_answer_has_room_for_one() {
     }
     let consumed = alluvium(&["consume", "turns", "--format", r"%p\n", "--bootstrap", bootstrap]);
     assert_eq!(String::from_utf8(consumed.stdout).unwrap(), "0\n1\n0\n0\n0\n");
+
+    // Records without a key go on with the next partition after each batch, also where one leaves room that is too small.
+    let created = alluvium(&["topic", "create", "spread", "--partitions", "3", "--bootstrap", bootstrap]);
+    assert!(created.status.success(), "{}", standard_error(&created));
+    let arguments = ["produce", "spread", "--batch-size", "10KiB", "--bootstrap", bootstrap];
+    let mut produce = command(&arguments).stdin(Stdio::piped()).spawn().unwrap();
+    let line = "x".repeat(6 << 10) + "\n";
+    produce.stdin.take().unwrap().write_all(line.repeat(9).as_bytes()).unwrap();
+    assert!(produce.wait().unwrap().success());
+    let consumed = alluvium(&["consume", "spread", "--format", r"%p\n", "--bootstrap", bootstrap]);
+    let mut partitions: Vec<_> = consumed.stdout.lines().map(Result::unwrap).collect();
+    partitions.sort();
+    assert_eq!(partitions.join(""), "000111222");
     signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

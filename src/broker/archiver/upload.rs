@@ -52,7 +52,13 @@ impl Broker {
         let mut looks = 0_u32;
         loop {
             tokio::select! {
+                // First, as slots have to come free also where a look takes longer than the pause between two.
                 biased;
+                // Its slot is free for the next one, and its partition may have one more.
+                Some(ended) = uploads.join_next() => {
+                    let image = self.image();
+                    candidates.extend(ended.ok().and_then(|log| self.candidate(&image, &archiver, &log).0));
+                }
                 () = interval.tick() => {
                     if looks.is_multiple_of(AGE_EVERY) {
                         archiver.note_age(self.oldest_unarchived());
@@ -60,18 +66,16 @@ impl Broker {
                     looks = looks.wrapping_add(1);
                     candidates = self.unarchived(&archiver);
                 }
-                // Its slot is free for the next one, and its partition may have one more.
-                Some(ended) = uploads.join_next() => {
-                    let image = self.image();
-                    candidates.extend(ended.ok().and_then(|log| self.candidate(&image, &archiver, &log).0));
-                }
             }
             while archiver.is_proved() && uploads.len() < archiver.settings.uploads {
                 let ages: Vec<_> = candidates.iter().map(Candidate::urgency).collect();
                 let Some(next) = planner::most_urgent(&ages, self.runtime().clock.wall()) else { break };
                 let Candidate { leader, segment, .. } = candidates.swap_remove(next);
                 let id = leader.partition.log().partition();
-                archiver.under_way.lock().insert(id);
+                // A look between its end and its next turn names it twice.
+                if !archiver.under_way.lock().insert(id) {
+                    continue;
+                }
                 let span = spans::upload(id, segment.base_offset());
                 let (broker, archiver) = (Arc::clone(&self), Arc::clone(&archiver));
                 let log = Arc::clone(leader.partition.log());

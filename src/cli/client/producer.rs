@@ -125,10 +125,11 @@ impl<'a> Producer<'a> {
 
     /// Adds a record; sends its batch when that is full, and first when it has no room for the record.
     pub async fn send(&mut self, record: &NewRecord) -> Result<(), ClientError> {
-        let index = self.place(record)?;
-        let waits = self.filling.get(&index).map_or(0, |filling| filling.bytes);
-        if waits > 0 && waits + record.bytes() > self.options.batch_bytes {
+        let mut index = self.place(record)?;
+        while self.has_no_room(index, record) {
+            self.sticky += 1;
             self.send_batch(index).await?;
+            index = self.place(record)?;
         }
         let timestamp = record.timestamp.unwrap_or_else(|| self.cluster.runtime().clock.wall());
         let options = self.batch_options(0);
@@ -149,6 +150,12 @@ impl<'a> Producer<'a> {
             return self.send_batch(index).await;
         }
         if self.waiting_bytes > MAX_WAITING_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    /// Whether a partition's batch has records already, and would have too many bytes with this one.
+    fn has_no_room(&self, index: i32, record: &NewRecord) -> bool {
+        let waiting_bytes = self.filling.get(&index).map_or(0, |filling| filling.bytes);
+        waiting_bytes > 0 && waiting_bytes + record.bytes() > self.options.batch_bytes
     }
 
     /// Sends everything that was added.

@@ -164,7 +164,6 @@ fn dump(
     }
     for scanned in opened.segment.scan(SEGMENT_HEADER_BYTES, Offset::MAX).map_err(damaged)? {
         let Scanned { batch, position } = scanned.map_err(damaged)?;
-        progress.batch(u64::from(batch.header().record_count.cast_unsigned()), batch.bytes().len());
         if let Err(error) = batch.verify_checksum() {
             bad += 1;
             let mut object = batch_json(&batch, position);
@@ -177,6 +176,7 @@ fn dump(
             }
             continue;
         }
+        progress.batch(u64::from(batch.header().record_count.cast_unsigned()), batch.bytes().len());
         match (json, records) {
             (true, false) => output.json(&batch_json(&batch, position))?,
             (false, _) => output.line(batch_text(&batch, position))?,

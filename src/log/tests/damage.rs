@@ -1,8 +1,8 @@
 //! Files that are lost or damaged between two lives: what is put together again, what is refused, and what is told to readers.
 
 use super::*;
+use crate::log::Missing;
 use crate::log::segment::{SEGMENT_HEADER_BYTES, SegmentWriter};
-use crate::log::{Missing, RecoveryReport};
 use crate::runtime::disk::Disk;
 
 /// Many small segments, sealed and known to a checkpoint.
@@ -33,8 +33,7 @@ fn reopen(machine: &Machine) -> (LogDirectory, RecoveryReport) {
 }
 
 fn reopen_counted(machine: &Machine, metrics: &DirectoryMetrics) -> (LogDirectory, RecoveryReport) {
-    let owner = Owner { cluster_id: ClusterId::from_bytes([9; 16]), node_id: NodeId(1), incarnation: Incarnation(0) };
-    LogDirectory::open(&machine.runtime(), Path::new("/data"), owner, settings(), metrics.clone()).unwrap()
+    open_reported(machine, metrics.clone()).unwrap()
 }
 
 fn read(directory: &LogDirectory, from: i64) -> Result<usize, ReadError> {

@@ -65,7 +65,7 @@ async fn fetch(context: &Context, request: FetchRequest) -> (FetchResponse, Opti
     // Who has to give up records is told at once.
     let max_wait = if diverging.iter().any(Option::is_some) { Duration::ZERO } else { limits.max_wait };
     let limits = FetchLimits { max_wait, ..limits };
-    let (fetched, memory) = broker.fetch_until(&wanted, limits, context.missed()).await;
+    let (fetched, memory) = broker.fetch_until(&wanted, limits, context.until_missed()).await;
     (answer(context, &session, fetched.into_iter().zip(diverging), isolation), Some(memory))
 }
 

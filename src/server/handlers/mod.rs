@@ -81,6 +81,9 @@ pub(super) struct Request {
     pub(super) connection: Arc<ConnectionMemory>,
 }
 
+/// The memory of what a request brought, until its answer is written or nothing of it is needed any more.
+pub(super) type HeldMemory = Arc<Mutex<Option<RequestMemory>>>;
+
 /// What a request comes to.
 pub(super) enum Answer {
     /// A frame in pieces, length included, with its share of the memory for answers if it is large.
@@ -115,8 +118,7 @@ pub(super) struct Context {
     broker: Arc<Broker>,
     peer: Peer,
     header: RequestHeader,
-    /// Of what the request brought, until it is answered or has no need of it any more.
-    memory: Mutex<Option<RequestMemory>>,
+    memory: HeldMemory,
     connection: Arc<ConnectionMemory>,
     turn: Turn,
     places: Arc<Semaphore>,
@@ -151,7 +153,7 @@ impl Context {
         assert!(self.place.set(place).is_ok(), "a request has one answer");
     }
 
-    /// Gives back the memory of the request but for so many bytes, which are what was copied of it; all else is gone.
+    /// Gives back the memory of the request but for so many bytes, which what was copied of it takes, but for a few names.
     fn keep_of_request(&self, bytes: usize) {
         if let Some(memory) = &mut *self.memory.lock() {
             memory.shrink_to(bytes);
@@ -160,7 +162,7 @@ impl Context {
 
     /// Comes when the request is not to wait any longer: others miss the memory that its connection holds, or its client may
     /// be gone. Not at once, since clients that get nothing ask again.
-    async fn missed(&self) {
+    async fn until_missed(&self) {
         let clock = &self.broker.runtime().clock;
         loop {
             clock.sleep(MISSED_LOOK).await;
@@ -245,7 +247,9 @@ impl Handlers {
         Self { metrics, places: Arc::new(Semaphore::new(LARGE_ANSWERS)) }
     }
 
-    /// Starts a request. What has to be in order has happened when this returns; the answer may come later.
+    /// Starts a request. What has to be in order has happened when this returns; the answer may come later. Answers to produce
+    /// and fetch requests take no memory but for records: they are smaller than what the requests hold, which is kept until
+    /// they are written.
     ///
     /// # Errors
     /// [`ProtocolError`] for a frame that is answered by closing the connection.
@@ -255,9 +259,10 @@ impl Handlers {
         peer: &Peer,
         request: Request,
         turn: Turn,
-    ) -> Result<Begun, ProtocolError> {
+    ) -> Result<(Begun, HeldMemory), ProtocolError> {
         let Request { header, body, memory, connection } = request;
-        let memory = Mutex::new(Some(memory));
+        let memory: HeldMemory = Arc::new(Mutex::new(Some(memory)));
+        let held = Arc::clone(&memory);
         let (clock, metrics) = (Arc::clone(&broker.runtime().clock), broker.metrics().server.clone());
         let counted = self.of(header.api);
         counted.requests.inc();
@@ -274,7 +279,7 @@ impl Handlers {
             duration.observe(clock.monotonic().since(started));
             answer
         };
-        Ok(Begun { answering: Box::pin(answering.instrument(span)), answer_bytes, pause })
+        Ok((Begun { answering: Box::pin(answering.instrument(span)), answer_bytes, pause }, held))
     }
 
     fn of(&self, api: Api) -> &ApiMetrics {

@@ -39,16 +39,18 @@ pub(super) async fn committed(broker: &Broker, group_id: &str) -> Option<i64> {
     panic!("the coordinator of {group_id} does not come up");
 }
 
-/// Waits until the bucket has a snapshot of groups that it did not have before.
-async fn next_group_snapshot(home: &Home, before: usize) -> usize {
+/// The number of the bucket's newest snapshot of groups, once there is one after `before`. The object alone does not count: a
+/// broker that stops before it is named has not kept it.
+async fn next_group_snapshot(home: &Home, before: u64) -> u64 {
     for _ in 0..LOOKS {
         let clusters = std::fs::read_dir(home.path("store/alluvium/v1")).into_iter().flatten().map(Result::unwrap);
-        let snapshots = clusters.filter_map(|cluster| std::fs::read_dir(cluster.path().join("meta/groups")).ok());
-        let count = snapshots.map(Iterator::count).sum();
-        if count > before {
-            return count;
+        let marks = clusters.filter_map(|cluster| std::fs::read(cluster.path().join("meta/groups.json")).ok());
+        let generation =
+            |mark: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&mark).ok()?["generation"].as_u64();
+        match marks.filter_map(generation).max() {
+            Some(newest) if newest > before => return newest,
+            _ => tokio::time::sleep(PAUSE).await,
         }
-        tokio::time::sleep(PAUSE).await;
     }
     panic!("groups are not kept in the bucket");
 }

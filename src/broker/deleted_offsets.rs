@@ -14,6 +14,7 @@ use super::admin::OFFSETS_TOPIC;
 use crate::group::request::DeletedTopics;
 use crate::group::{Caller, GroupError};
 use crate::metadata::Image;
+use crate::metadata::image::DeletedTopic;
 use crate::runtime::clock::Clock;
 use crate::types::{TopicId, TopicPartition};
 
@@ -23,13 +24,14 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// A deleted topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Gone {
-    name: Arc<str>,
+    topic: Arc<DeletedTopic>,
     /// No other topic has the name now: an offset that was committed for the name alone was committed for this one.
     is_name_free: bool,
 }
 
 type Listed = BTreeMap<TopicId, Gone>;
-type Forgotten = Arc<Mutex<BTreeSet<TopicId>>>;
+/// Which of them one coordinator has forgotten.
+pub(super) type Forgotten = Arc<Mutex<BTreeSet<TopicId>>>;
 
 /// See the module.
 #[derive(Debug)]
@@ -48,33 +50,43 @@ impl Default for DeletedOffsets {
 impl DeletedOffsets {
     /// Tells the coordinators what an image lists.
     pub(super) fn list(&self, image: &Image) {
-        let gone = image.deleted_topics().map(|topic| {
-            let is_name_free = image.topic_named(&topic.name).is_none();
-            (topic.topic_id, Gone { name: topic.name.as_str().into(), is_name_free })
-        });
-        let gone: Listed = gone.collect();
+        let is_name_free = |topic: &Arc<DeletedTopic>| image.topic_named(&topic.name).is_none();
         self.listed.send_if_modified(|listed| {
-            let is_new = **listed != gone;
+            let known = listed.iter().map(|(topic_id, gone)| (*topic_id, gone.is_name_free));
+            let is_new = !known.eq(image.deleted_topics().map(|topic| (topic.topic_id, is_name_free(topic))));
             if is_new {
-                *listed = Arc::new(gone);
+                let gone = |topic: &Arc<DeletedTopic>| {
+                    (topic.topic_id, Gone { is_name_free: is_name_free(topic), topic: Arc::clone(topic) })
+                };
+                *listed = Arc::new(image.deleted_topics().map(gone).collect());
             }
             is_new
         });
     }
 
-    /// What has the coordinator that begins on a partition forget what is listed, until it ends.
-    pub(super) fn follow(
-        &self,
-        partition: TopicPartition,
-        coordinator: Caller,
-        clock: Arc<dyn Clock>,
-    ) -> impl Future<Output = ()> + Send + use<> {
+    /// Before a coordinator begins on a partition: it has forgotten nothing. The one before it may have forgotten what it has
+    /// again, from the bucket.
+    pub(super) fn begin(&self, partition: TopicPartition) -> Forgotten {
         let forgotten = Forgotten::default();
         let mut all = self.forgotten.lock();
         // Those of an earlier topic have ended.
         all.retain(|other, _| other.topic_id == partition.topic_id);
-        // One that was here before may have forgotten what its successor has again, from the bucket.
         all.insert(partition, Arc::clone(&forgotten));
+        forgotten
+    }
+
+    /// What the coordinator of a partition has forgotten does not count any more: its log is given up.
+    pub(super) fn give_up(&self, partition: TopicPartition) {
+        self.forgotten.lock().remove(&partition);
+    }
+
+    /// What has a coordinator that began forget what is listed, until it ends.
+    pub(super) fn follow(
+        &self,
+        forgotten: Forgotten,
+        coordinator: Caller,
+        clock: Arc<dyn Clock>,
+    ) -> impl Future<Output = ()> + Send + use<> {
         forget(coordinator, self.listed.subscribe(), forgotten, clock)
     }
 
@@ -98,7 +110,7 @@ async fn forget(
 ) {
     loop {
         let topics = Arc::clone(&listed.borrow_and_update());
-        let due = due(&topics, &forgotten.lock());
+        let (ids, due) = due(&topics, &forgotten.lock());
         if !due.is_empty() {
             match coordinator.forget_topics(Arc::new(due)).await {
                 Ok(()) => {}
@@ -110,7 +122,11 @@ async fn forget(
                 }
             }
         }
-        *forgotten.lock() = topics.keys().copied().collect();
+        {
+            let mut forgotten = forgotten.lock();
+            forgotten.retain(|topic_id| topics.contains_key(topic_id));
+            forgotten.extend(ids);
+        }
         tokio::select! {
             biased;
             () = coordinator.ended() => return,
@@ -119,14 +135,80 @@ async fn forget(
     }
 }
 
-fn due(listed: &Listed, forgotten: &BTreeSet<TopicId>) -> DeletedTopics {
-    let mut due = DeletedTopics::new();
+/// What is listed and not forgotten: the topics, and which offsets go.
+fn due(listed: &Listed, forgotten: &BTreeSet<TopicId>) -> (Vec<TopicId>, DeletedTopics) {
+    let (mut ids, mut due) = (Vec::new(), DeletedTopics::new());
     for (&topic_id, gone) in listed.iter().filter(|(topic_id, _)| !forgotten.contains(topic_id)) {
-        let identities = due.entry(Arc::clone(&gone.name)).or_default();
+        ids.push(topic_id);
+        let identities = due.entry(gone.topic.name.as_str().into()).or_default();
         identities.insert(topic_id);
         if gone.is_name_free {
             identities.insert(TopicId::ZERO);
         }
     }
-    due
+    (ids, due)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::{Command, machine, testing};
+    use crate::types::PartitionIndex;
+
+    fn create(image: &mut Image, number: u64, name: &str) -> TopicId {
+        let command = testing::create_topic(image, number, name, 2);
+        machine::apply(image, &command).unwrap();
+        testing::topic_id(number)
+    }
+
+    fn delete(image: &mut Image, topic_id: TopicId) {
+        machine::apply(image, &Command::DeleteTopic { topic_id }).unwrap();
+    }
+
+    #[test]
+    fn what_was_committed_for_a_name_alone_stays_where_another_topic_has_the_name() {
+        let mut image = testing::image_with_brokers(&[(1, "rack")]);
+        let (taken, free) = (create(&mut image, 1, "taken"), create(&mut image, 2, "free"));
+        delete(&mut image, taken);
+        delete(&mut image, free);
+        create(&mut image, 3, "taken");
+        let deleted = DeletedOffsets::default();
+        deleted.list(&image);
+        let listed = Arc::clone(&deleted.listed.borrow());
+        let (ids, all) = due(&listed, &BTreeSet::new());
+        assert_eq!(ids, [taken, free]);
+        assert_eq!(all["taken"], BTreeSet::from([taken]));
+        assert_eq!(all["free"], BTreeSet::from([free, TopicId::ZERO]));
+        let (ids, rest) = due(&listed, &BTreeSet::from([taken]));
+        assert_eq!((ids, rest.len()), (vec![free], 1));
+
+        // Told once, until something is new.
+        let mut follower = deleted.listed.subscribe();
+        deleted.list(&image);
+        assert!(!follower.has_changed().unwrap());
+        delete(&mut image, testing::topic_id(3));
+        deleted.list(&image);
+        assert!(follower.has_changed().unwrap());
+        assert!(follower.borrow_and_update()[&taken].is_name_free);
+    }
+
+    #[test]
+    fn what_a_coordinator_has_forgotten_does_not_count_once_its_log_is_given_up() {
+        let mut image = testing::image_with_brokers(&[(1, "rack")]);
+        let (offsets, gone) = (create(&mut image, 1, OFFSETS_TOPIC), create(&mut image, 2, "gone"));
+        delete(&mut image, gone);
+        let deleted = DeletedOffsets::default();
+        let partition = |index| TopicPartition { topic_id: offsets, partition: PartitionIndex(index) };
+        for index in 0..2 {
+            assert!(!deleted.are_forgotten(&image, gone));
+            deleted.begin(partition(index)).lock().insert(gone);
+        }
+        assert!(deleted.are_forgotten(&image, gone));
+        deleted.give_up(partition(1));
+        assert!(!deleted.are_forgotten(&image, gone));
+        deleted.begin(partition(1)).lock().insert(gone);
+        assert!(deleted.are_forgotten(&image, gone));
+        deleted.begin(partition(1));
+        assert!(!deleted.are_forgotten(&image, gone), "its successor has to, again");
+    }
 }

@@ -56,6 +56,7 @@ pub use partitions::{Leader, LocalTopic, Partition, TopicRules};
 pub use produce::{Acknowledgement, Produced, RoomWait};
 pub use settings::{ArchiveSettings, BrokerSettings, FetchSettings, TopicSettings};
 
+use archiver::Restoring;
 use cold_reads::ColdReads;
 use deleted_offsets::DeletedOffsets;
 use offsets_log::Coordinated;
@@ -99,6 +100,7 @@ pub struct Broker {
     /// The topic whose partitions the coordinators run on.
     coordinated: Mutex<Option<Coordinated>>,
     deleted_offsets: DeletedOffsets,
+    restoring: Restoring,
     recovery: RecoveryReport,
     /// Nobody waits any more for records, or for the other members of a group.
     stopping: watch::Sender<bool>,

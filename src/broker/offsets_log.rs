@@ -15,7 +15,7 @@ use super::admin::OFFSETS_TOPIC;
 use super::error::PartitionError;
 use super::partitions::Leader;
 use super::readers::Readers;
-use crate::group::{Groups, OffsetsLog, OffsetsLogError, ReadGroups};
+use crate::group::{Caller, Groups, OffsetsLog, OffsetsLogError, ReadGroups};
 use crate::log::{AppendError, Level, PartitionLog, ReadError, ReadPlan, Wait};
 use crate::metadata::image::Topic;
 use crate::record::{Batch, Batches, RecordError};
@@ -65,7 +65,7 @@ impl OffsetsLog for OffsetsPartition {
                 },
             };
             let batches = stretches.into_iter().flat_map(Batches::new).collect::<Result<_, RecordError>>();
-            batches.map_err(|error| OffsetsLogError::Damaged { reason: error.to_string() })
+            batches.map_err(|error| damaged(&log, from, &error))
         })
     }
 
@@ -111,15 +111,18 @@ fn unavailable(reason: impl ToString) -> OffsetsLogError {
 fn unreadable(log: &PartitionLog, from: Offset, error: ReadError) -> OffsetsLogError {
     match error {
         ReadError::Missing(_) => OffsetsLogError::Damaged { reason: error.to_string() },
-        ReadError::Corrupt { .. } => {
-            let segments = log.segments();
-            let next = segments.iter().map(|segment| segment.base_offset()).find(|base_offset| *base_offset > from);
-            let next = next.unwrap_or(log.offsets().high_watermark);
-            let advice = format!("restore the segment file and restart, or delete the records below offset {next}");
-            OffsetsLogError::Damaged { reason: format!("{error}; {advice}") }
-        }
+        ReadError::Corrupt { .. } => damaged(log, from, &error),
         error => unavailable(error),
     }
+}
+
+/// Something of the segment that has `from` is damaged: what to do about it.
+fn damaged(log: &PartitionLog, from: Offset, error: &dyn std::error::Error) -> OffsetsLogError {
+    let segments = log.segments();
+    let next = segments.iter().map(|segment| segment.base_offset()).find(|base_offset| *base_offset > from);
+    let next = next.unwrap_or(log.offsets().high_watermark);
+    let advice = format!("restore the segment file and restart, or delete the records below offset {next}");
+    OffsetsLogError::Damaged { reason: format!("{error}; {advice}") }
 }
 
 fn refused(error: PartitionError) -> OffsetsLogError {
@@ -169,23 +172,32 @@ impl Broker {
 
     /// Starts the coordinator of a partition, and what has it forget the offsets of deleted topics.
     pub(super) fn lead_groups(&self, partition: TopicPartition, log: Arc<dyn OffsetsLog>) {
+        let forgotten = self.deleted_offsets.begin(partition);
         let coordinator = self.groups.lead(partition.partition, log);
-        let forgets = self.deleted_offsets.follow(partition, coordinator, Arc::clone(&self.runtime.clock));
+        let forgets = self.deleted_offsets.follow(forgotten, coordinator, Arc::clone(&self.runtime.clock));
         self.runtime.watch.spawn(forgets);
     }
 
-    /// Whether something of a partition of `__consumer_offsets` is lost, so that its groups have no coordinator.
+    /// Whether something of a partition of `__consumer_offsets` is lost, so that its groups have no coordinator. Not where its
+    /// log only does not answer for now.
     pub fn has_lost_offsets(&self, partition: TopicPartition) -> bool {
         self.image().unrestored().contains(&partition) || self.groups.has_failed(partition.partition)
     }
 
-    /// Ends the coordinator of a partition that the metadata has as unrestored; the next one starts when that is over.
-    pub(super) fn give_up_coordinator(&self, partition: TopicPartition) {
-        let mut coordinated = self.coordinated.lock();
-        if let Some(running) = coordinated.as_mut().filter(|running| running.topic.topic_id == partition.topic_id) {
-            running.waiting.insert(partition.partition.0);
-            self.groups.resign(partition.partition);
+    /// Ends the coordinator of a partition that the metadata has as unrestored, if there is one, and waits for its end: nobody
+    /// writes to the log then. The next one starts when the partition is restored.
+    pub(super) async fn give_up_coordinator(&self, partition: TopicPartition) {
+        if let Some(coordinator) = self.take_coordinator(partition) {
+            coordinator.ended().await;
         }
+    }
+
+    fn take_coordinator(&self, partition: TopicPartition) -> Option<Caller> {
+        let mut coordinated = self.coordinated.lock();
+        let running = coordinated.as_mut().filter(|running| running.topic.topic_id == partition.topic_id)?;
+        running.waiting.insert(partition.partition.0);
+        self.deleted_offsets.give_up(partition);
+        self.groups.resign(partition.partition)
     }
 
     /// What all groups are; `None` once the broker stops, when coordinators have ended and their groups have not.

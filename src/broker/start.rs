@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::Broker;
 use super::admin::OFFSETS_TOPIC;
 use super::archive_seam::ArchiveReader;
-use super::archiver::{self, Archiver};
+use super::archiver::{self, Archiver, Restoring};
 use super::cold_reads::ColdReads;
 use super::deleted_offsets::DeletedOffsets;
 use super::error::StartError;
@@ -100,8 +100,7 @@ impl Broker {
         let store = open_store(&runtime, &settings.archive, &metrics).map_err(|error| unusable(error.into()))?;
         let (archive_settings, archive_metrics) = (&settings.archive.archiver, Arc::clone(&metrics));
         let archiver = Archiver::open(&runtime, archive_settings, store, owner, images, archive_metrics).await;
-        let archiver = archiver.map_err(unusable)?;
-        let archiver = Arc::new(archiver);
+        let archiver = Arc::new(archiver.map_err(unusable)?);
         forget_archive(&directories, settings.archive.location.is_durable());
         let archive = read_through(Arc::clone(&archiver) as _);
         let seconds = metrics.fetch.archive_read_seconds.clone();
@@ -133,6 +132,7 @@ impl Broker {
             groups: Groups::new(runtime.clone(), settings.groups.clone(), offsets_partitions, group_metrics),
             coordinated: Mutex::new(None),
             deleted_offsets: DeletedOffsets::default(),
+            restoring: Restoring::default(),
             stopping: watch::Sender::new(false),
             image_applied: Notify::new(),
             background: Mutex::default(),

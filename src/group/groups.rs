@@ -86,14 +86,16 @@ impl Groups {
         caller
     }
 
-    /// Whether the coordinator of a partition is here, and could not load its log when it tried last.
+    /// Whether the coordinator of a partition is here, and can't load its log, and does not try again.
     pub fn has_failed(&self, partition: PartitionIndex) -> bool {
         self.led.read().sessions.get(&partition).is_some_and(Session::has_failed)
     }
 
-    /// This broker does not lead a partition any more: whoever waits is told to find the coordinator again.
-    pub fn resign(&self, partition: PartitionIndex) {
-        self.led.write().sessions.remove(&partition);
+    /// This broker does not lead a partition any more: whoever waits is told to find the coordinator again. Gives the coordinator
+    /// that there was, which ends.
+    pub fn resign(&self, partition: PartitionIndex) -> Option<Caller> {
+        let session = self.led.write().sessions.remove(&partition);
+        session.as_ref().map(Session::caller)
     }
 
     /// As [`Groups::resign`], for all partitions.

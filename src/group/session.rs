@@ -129,7 +129,7 @@ impl Session {
         Self { requests: sender, has_failed, _lease: lease }
     }
 
-    /// Whether the coordinator could not load its log when it tried last.
+    /// Whether the coordinator can't load its log, and does not try again.
     pub fn has_failed(&self) -> bool {
         self.has_failed.load(Ordering::Relaxed)
     }
@@ -252,8 +252,8 @@ impl Driver {
                 }
             }
         }
-        self.tell_failure();
         self.publish(self.coordinator.stats());
+        self.tell_failure();
     }
 
     /// Says why the log is not loaded, once: it may be tried again and again.
@@ -274,7 +274,7 @@ impl Driver {
             }
             None => {}
         }
-        self.has_failed.store(failure.is_some(), Ordering::Relaxed);
+        self.has_failed.store(failure.is_some_and(|failure| failure.is_final), Ordering::Relaxed);
         self.failure = failure.cloned();
     }
 
@@ -393,7 +393,10 @@ pub async fn walk_log(log: &dyn OffsetsLog, mut each: impl FnMut(LogRecord) + Se
 /// The records of batches from `from` on, the bytes of the batches, and the offset after them. The records are copies: some live
 /// long, and would keep the whole read in memory.
 fn decode(batches: &[Batch], from: Offset) -> Result<(Vec<LogRecord>, u64, Offset), OffsetsLogError> {
-    let unreadable = |error: RecordError| OffsetsLogError::Damaged { reason: error.to_string() };
+    let unreadable = |error: RecordError, next: Offset| {
+        let advice = format!("delete the records below offset {next}");
+        OffsetsLogError::Damaged { reason: format!("{error}; {advice}") }
+    };
     let (mut records, mut bytes, mut next) = (Vec::new(), 0, from);
     for batch in batches {
         let header = batch.header();
@@ -402,9 +405,10 @@ fn decode(batches: &[Batch], from: Offset) -> Result<(Vec<LogRecord>, u64, Offse
         if header.attributes.is_control() {
             continue;
         }
-        let payload = batch.decompressed(MAX_OFFSETS_BATCH_BYTES).map_err(unreadable)?;
+        let payload = batch.decompressed(MAX_OFFSETS_BATCH_BYTES);
+        let payload = payload.map_err(|error| unreadable(error, header.next_offset()))?;
         for record in Records::new(&payload, header.record_count) {
-            let record = record.map_err(unreadable)?;
+            let record = record.map_err(|error| unreadable(error, header.next_offset()))?;
             if let Some(key) = record.key
                 && header.base_offset + i64::from(record.offset_delta) >= from
             {

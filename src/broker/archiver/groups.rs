@@ -24,8 +24,8 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long groups that can't be read are waited for: their coordinators load at a start, and after a failed append.
 const LOADING_PATIENCE: Duration = Duration::from_secs(10);
-/// What is complained of when groups can't be read.
-const COMPLAINT: &str = "groups";
+/// What is complained of when groups can't be read; no topic has this name.
+const COMPLAINT: &str = "groups that can't be read";
 
 /// A snapshot that is not in the bucket.
 #[derive(Debug, Error)]

@@ -7,11 +7,13 @@
 //! minute's worth at most, is lost: those consumers read some records again. The metadata remembers which partitions wait for
 //! this, so neither a crash nor a bucket that does not answer has their groups begin anew.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
 
 use super::Archiver;
 use super::proof::PATIENCE;
@@ -22,21 +24,23 @@ use crate::broker::admin::OFFSETS_TOPIC;
 use crate::broker::{Broker, Leader, PartitionError};
 use crate::group::records::{Key, LogRecord};
 use crate::group::{FormatError, OffsetsLog, partition_of, snapshot, walk_log};
-use crate::log::PartitionLog;
+use crate::log::{AppendError, PartitionLog};
 use crate::metadata::Command;
 use crate::metadata::image::Topic;
 use crate::record::{BatchBuilder, BatchOptions};
 use crate::runtime::clock::{self, Clock};
-use crate::types::{LeaderEpoch, Offset, PartitionIndex};
+use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 /// Bytes of records that are appended at a time.
 const BATCH_BYTES: usize = 512 << 10;
 
 /// The longest that one reading of the snapshot may take: the first may take [`PATIENCE`], each next one twice as long.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
-/// Pause before it is tried again, and before the second attempt: damaged records may be on their way out.
-const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Pause before the second attempt; each next one is twice as long, up to a limit. It ends when more is given up.
 const FIRST_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+const LONGEST_RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// How long giving up is waited for, whatever the client says.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// How often, and how many times, a log is looked at for whether it has sealed its segment.
 const SEAL_INTERVAL: Duration = Duration::from_millis(50);
 const SEAL_LOOKS: usize = 100;
@@ -49,6 +53,29 @@ enum Restored {
     Records,
     /// Nothing, and why there is no more to wait for.
     Nothing(String),
+    /// They went with their topic.
+    Gone,
+}
+
+/// One partition is given up or restored at a time, so that nothing of what was restored is deleted again.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct Restoring {
+    turns: Mutex<BTreeMap<TopicPartition, Arc<Turn>>>,
+    /// Notified when more can be restored, perhaps.
+    given_up: Notify,
+}
+
+/// Held by whoever gives a partition up or restores it. Waited for in the order in which they came.
+pub(super) type Turn = tokio::sync::Mutex<()>;
+
+impl Restoring {
+    /// The turn of a partition, to be waited for.
+    pub(super) fn turn(&self, partition: TopicPartition) -> Arc<Turn> {
+        let mut turns = self.turns.lock();
+        // Only those that somebody has, or waits for.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(partition).or_default())
+    }
 }
 
 /// The records of the snapshot that counts, with their groups; or why there will never be any. What a newer version wrote is
@@ -105,7 +132,9 @@ impl Said {
             Err(error) => unreadable = Some(error),
         });
         walked.await?;
-        unreadable.map_or(Ok(said), |error| Err(error.into()))
+        // It may be anywhere in the log.
+        let advice = "start the release that wrote it, or delete all records (offset -1)";
+        unreadable.map_or(Ok(said), |error| Err(format!("{error}; {advice}").into()))
     }
 
     fn lacks(&self, group: &Arc<str>, record: &LogRecord) -> bool {
@@ -128,38 +157,63 @@ async fn seal(log: &Arc<PartitionLog>, clock: &dyn Clock) -> Result<(), Reason> 
 impl Broker {
     /// Gives up records of a partition of `__consumer_offsets` of which some can't be read, as an operator asks: its groups go on
     /// from the bucket's snapshot and from what the log has beside it. Gives the first readable offset then. Refused where
-    /// nothing is lost.
+    /// nothing is lost. What was begun goes on when the asker is gone.
     ///
     /// # Errors
     /// [`PartitionError`]; after [`PartitionError::TimedOut`] it may or may not be done.
     pub async fn give_up_offsets(
-        &self,
+        self: &Arc<Self>,
         leader: &Leader,
         offset: Offset,
         timeout: Duration,
     ) -> Result<Offset, PartitionError> {
-        let log = leader.partition.log();
-        let (partition, high_watermark) = (log.partition(), log.offsets().high_watermark);
-        if offset < Offset(-1) || offset > high_watermark {
+        let timeout = timeout.max(LEAST_PATIENCE);
+        let (sender, given_up) = oneshot::channel();
+        let (broker, leader) = (Arc::clone(self), leader.clone());
+        self.runtime().watch.spawn(async move {
+            tokio::select! {
+                biased;
+                // The next start goes on with what the metadata has noted.
+                () = broker.stopping() => {}
+                // The asker may have given up.
+                outcome = broker.give_up(&leader, offset, timeout) => drop(sender.send(outcome)),
+            }
+        });
+        match clock::timeout(&*self.runtime().clock, timeout, given_up).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(PartitionError::TimedOut),
+        }
+    }
+
+    async fn give_up(&self, leader: &Leader, offset: Offset, timeout: Duration) -> Result<Offset, PartitionError> {
+        let (log, directory) = (leader.partition.log(), leader.partition.directory());
+        let partition = log.partition();
+        let turn = self.restoring.turn(partition);
+        let turn = clock::timeout(&*self.runtime().clock, timeout, turn.lock()).await;
+        let _turn = turn.map_err(|_| PartitionError::TimedOut)?;
+        if !self.has_lost_offsets(partition) {
+            return Err(PartitionError::InternalTopic);
+        }
+        let high_watermark = log.offsets().high_watermark;
+        let below = if offset == Offset(-1) { high_watermark } else { offset };
+        if below < Offset::ZERO || below > high_watermark {
             return Err(PartitionError::OutOfRange { offset, high_watermark });
         }
+        if directory.is_offline() {
+            return Err(AppendError::Offline { directory_id: directory.identity().directory_id }.into());
+        }
+        tracing::error!(%partition, %below, "damaged records of committed offsets are given up");
         if !self.image().unrestored().contains(&partition) {
-            if !self.has_lost_offsets(partition) {
-                return Err(PartitionError::InternalTopic);
-            }
-            tracing::error!(%partition, %offset, "damaged records of committed offsets are given up");
             // Before they go: from then on their groups could begin anew.
             if let Err(error) = self.submit(Command::NoteLost { partition }).await {
                 tracing::warn!(%error, %partition, "damaged records of committed offsets are not given up");
                 return Err(PartitionError::TimedOut);
             }
-            self.give_up_coordinator(partition);
         }
-        let log_start = self.delete_records(leader, offset, timeout).await;
-        // They may have been restored before the coordinator was given up.
-        if let Some(topic) = self.image().topic(partition.topic_id) {
-            self.coordinate(topic);
-        }
+        self.give_up_coordinator(partition).await;
+        // However long that takes: what is restored must not be there yet when they go.
+        let log_start = leader.advance_log_start(below).await;
+        self.restoring.given_up.notify_one();
         log_start
     }
 
@@ -202,8 +256,11 @@ impl Broker {
                     before = text;
                 }
             }
-            self.runtime().clock.sleep(pause).await;
-            pause = RETRY_INTERVAL;
+            tokio::select! {
+                biased;
+                () = self.restoring.given_up.notified() => pause = FIRST_RETRY_INTERVAL,
+                () = self.runtime().clock.sleep(pause) => pause = LONGEST_RETRY_INTERVAL.min(pause * 2),
+            }
         };
         match told {
             Restored::Records => tracing::error!(
@@ -216,45 +273,81 @@ impl Broker {
                 partitions,
                 "committed offsets were lost, and the bucket has no snapshot of them: groups of which the log has nothing begin anew; reset their offsets by hand"
             ),
+            Restored::Gone => tracing::info!(partitions, "committed offsets were lost, and their topic is deleted"),
         }
     }
 
     /// Restores the partitions that wait for it, one by one, and counts their records. Done again for one, it adds what it
-    /// lacks still, as nothing else writes to it meanwhile.
+    /// lacks still.
     async fn restore(&self, archiver: &Archiver, patience: Duration, count: &mut usize) -> Result<Restored, Reason> {
         let image = self.image();
-        // With the topic its partitions' notes go.
-        let Some(topic) = image.topic_named(OFFSETS_TOPIC) else { return Ok(Restored::Records) };
-        let lost = image.unrestored().iter().filter(|partition| partition.topic_id == topic.topic_id);
-        let lost: Vec<_> = lost.copied().collect();
-        if lost.is_empty() {
-            return Ok(Restored::Records);
+        let topic = image.topic_named(OFFSETS_TOPIC);
+        let is_own = |partition: &&TopicPartition| topic.is_some_and(|topic| topic.topic_id == partition.topic_id);
+        let lost: Vec<_> = image.unrestored().iter().filter(is_own).copied().collect();
+        let Some(topic) = topic.filter(|_| !lost.is_empty()) else {
+            // With the topic its partitions' notes go.
+            return Ok(if *count > 0 { Restored::Records } else { Restored::Gone });
+        };
+        // The bucket is not asked on behalf of logs that can't be read yet.
+        let (mut readable, mut failed) = (Vec::new(), None);
+        for partition in lost {
+            match self.restore_partition(topic, partition, patience, None).await {
+                Ok(_) => readable.push(partition),
+                // Another may be in a directory that works.
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        if readable.is_empty() {
+            return failed.map_or(Ok(Restored::Gone), Err);
         }
         let (records, nothing) = match read_snapshot(archiver, patience).await? {
             Ok(records) => (records, None),
             Err(reason) => (Vec::new(), Some(reason)),
         };
-        let mut failed = None;
-        for partition in lost {
-            match self.restore_partition(topic, partition.partition, &records).await {
-                Ok(restored) => {
-                    *count += restored;
-                    self.submit(Command::NoteRestored { partitions: vec![partition] }).await?;
-                }
-                // Another may be in a directory that works.
+        for partition in readable {
+            match self.restore_partition(topic, partition, patience, Some(&records)).await {
+                Ok(restored) => *count += restored,
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
         failed.map_or(Ok(nothing.map_or(Restored::Records, Restored::Nothing)), Err)
     }
 
-    /// Appends a partition's share of the snapshot, but for what its log says itself; returns of how many records.
+    /// Has a partition's coordinator end, and sees whether its log can be read. Where the snapshot's `records` are there, appends
+    /// its share of them and has it restored; gives of how many records.
     async fn restore_partition(
         &self,
         topic: &Topic,
-        partition: PartitionIndex,
+        partition: TopicPartition,
+        patience: Duration,
+        records: Option<&[(Arc<str>, LogRecord)]>,
+    ) -> Result<usize, Reason> {
+        let clock = &*self.runtime().clock;
+        let turn = self.restoring.turn(partition);
+        let turn = clock::timeout(clock, patience, turn.lock()).await;
+        let _turn = turn.map_err(|_| "it is being given up, and its data directory does not answer")?;
+        if !self.image().unrestored().contains(&partition) {
+            return Ok(0);
+        }
+        self.give_up_coordinator(partition).await;
+        // What an attempt that is cut off has appended, the next one finds there.
+        let appended = self.append_lacking(topic, partition, records.unwrap_or_default());
+        let appended = clock::timeout(clock, patience, appended).await;
+        let count = appended.map_err(|_| format!("the log of {partition} does not answer in time"))??;
+        if records.is_some() {
+            self.submit(Command::NoteRestored { partitions: vec![partition] }).await?;
+        }
+        Ok(count)
+    }
+
+    /// Appends a partition's share of records, but for what its log says itself; returns of how many records.
+    async fn append_lacking(
+        &self,
+        topic: &Topic,
+        partition: TopicPartition,
         records: &[(Arc<str>, LogRecord)],
     ) -> Result<usize, Reason> {
+        let partition = partition.partition;
         let leader = self.leader(topic, partition.0, LeaderEpoch::NONE)?;
         seal(leader.partition.log(), &*self.runtime().clock).await?;
         let log = self.offsets_log(leader);

@@ -43,6 +43,8 @@ use complaints::Complaints;
 use observer::Observer;
 use proof::Latch;
 
+pub(super) use lost_offsets::Restoring;
+
 use super::error::PartitionError;
 use super::partitions::Leader;
 use super::settings::ArchiveSettings;

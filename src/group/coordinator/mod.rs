@@ -35,7 +35,7 @@ use super::classic::{self, Assignments, ClassicGroup};
 use super::records::{Key, LogRecord, StoredGroup};
 use super::request::{JoinRefused, Reply, Request, Token};
 use super::timers::{Now, Timers};
-use super::{GroupError, GroupSettings, OffsetsLogError};
+use super::{FormatError, GroupError, GroupSettings, OffsetsLogError};
 use crate::types::{Monotonic, Offset};
 
 /// What can happen to a coordinator.
@@ -278,7 +278,7 @@ impl Coordinator {
         self.rewrite.appended(bytes);
         for record in records {
             if let Err(error) = self.logged.apply(record) {
-                return self.fail_load(&error);
+                return self.fail_load(unknown_place(&error));
             }
         }
     }
@@ -303,7 +303,7 @@ impl Coordinator {
                     }
                     self.groups.insert(Arc::clone(group_id), group);
                 }
-                Err(error) => return self.fail_load(&error),
+                Err(error) => return self.fail_load(unknown_place(&error)),
             }
         }
         self.next_offset = next_offset;
@@ -318,18 +318,18 @@ impl Coordinator {
             return;
         }
         if matches!(error, OffsetsLogError::Damaged { .. }) {
-            return self.fail_load(error);
+            return self.fail_load(error.to_string());
         }
         self.failure = Some(LoadFailure { error: error.to_string(), is_final: false });
         self.reload(now);
     }
 
     /// A record that can't be read was written by a newer broker, or is corrupt past its checksum, and one that is missing may
-    /// come back: to go on without it would lose it for good at the next rewriting.
-    fn fail_load(&mut self, error: &dyn std::error::Error) {
-        self.failure = Some(LoadFailure { error: error.to_string(), is_final: true });
-        self.phase = Phase::Ended(GroupError::CoordinatorNotAvailable);
-        self.give_up(GroupError::CoordinatorNotAvailable);
+    /// come back: to go on without it would lose it for good at the next rewriting. Refused is as by Apache Kafka.
+    fn fail_load(&mut self, error: String) {
+        self.failure = Some(LoadFailure { error, is_final: true });
+        self.phase = Phase::Ended(GroupError::NotCoordinator);
+        self.give_up(GroupError::NotCoordinator);
     }
 
     fn reload(&mut self, now: Now) {
@@ -348,7 +348,11 @@ impl Coordinator {
                 Entry::DeleteTopics(token, _) => {
                     self.actions.push(Action::Reply(token, Reply::TopicsDeleted(Err(error))));
                 }
-                Entry::Fetch(token, _) => self.actions.push(Action::Reply(token, Reply::OffsetFetch(Err(error)))),
+                // Consumers before 3.9 end where COORDINATOR_NOT_AVAILABLE answers this.
+                Entry::Fetch(token, _) => {
+                    let refused = Reply::OffsetFetch(Err(GroupError::NotCoordinator));
+                    self.actions.push(Action::Reply(token, refused));
+                }
                 Entry::Write { .. } => {}
             }
         }
@@ -532,6 +536,11 @@ impl Coordinator {
             self.handle_group(now, group_id, classic::Event::StoreRefused(assignments));
         }
     }
+}
+
+/// A record that can't be read may be anywhere in the log.
+fn unknown_place(error: &FormatError) -> String {
+    format!("{error}; start the release that wrote it, or delete all records (offset -1)")
 }
 
 /// Turns a reply that was promised too early into a refusal.

@@ -298,12 +298,15 @@ fn a_failed_append_refuses_all_that_waits_and_the_log_is_read_again() {
     let in_flight = bench.commit(simple("g", 0, 6));
     let queued = bench.commit(simple("g", 0, 7));
     let waiting = bench.ask(join("other", "", b""));
+    let fetching = bench.ask(Request::OffsetFetch(OffsetFetch { group_id: id("g"), topics: None }));
     // The append reached the log, and nobody was told.
     let records = bench.appending.take().unwrap();
     bench.log.append(records);
     bench.handle(Event::AppendFailed);
     assert_eq!(bench.committed(in_flight), Err(GroupError::CoordinatorNotAvailable));
     assert_eq!(bench.committed(queued), Err(GroupError::CoordinatorNotAvailable));
+    // Consumers before 3.9 end on the other one.
+    assert_eq!(bench.answer(fetching), Reply::OffsetFetch(Err(GroupError::NotCoordinator)));
     assert!(
         matches!(bench.answer(waiting), Reply::JoinGroup(Err(refused)) if refused.error == GroupError::CoordinatorNotAvailable)
     );
@@ -359,7 +362,9 @@ fn a_log_that_cannot_be_read_is_not_coordinated() {
     log.append(vec![LogRecord { key: Bytes::from_static(&[0, 9]), value: None }]);
     let mut bench = Bench::on(log, settings(), at(1));
     let token = bench.commit(simple("g", 0, 5));
-    assert_eq!(bench.committed(token), Err(GroupError::CoordinatorNotAvailable));
+    assert_eq!(bench.committed(token), Err(GroupError::NotCoordinator));
+    let failure = bench.coordinator.failure().unwrap();
+    assert!(failure.error.contains("offset -1"), "{failure:?}");
 }
 
 #[test]
@@ -413,7 +418,7 @@ fn a_log_of_which_something_is_gone_is_not_read_again_and_one_that_only_fails_is
     assert!(coordinator.failure().is_some_and(|failure| failure.is_final && failure.error.contains("a hole")));
     assert_eq!((coordinator.stats().failed, coordinator.next_timeout()), (1, None));
     let (token, request) = (Token(1), Request::DescribeGroup { group_id: id("g") });
-    let refused = Reply::DescribeGroup(Err(GroupError::CoordinatorNotAvailable));
+    let refused = Reply::DescribeGroup(Err(GroupError::NotCoordinator));
     assert_eq!(coordinator.handle(at(3), Event::Request { token, request }), [Action::Reply(token, refused)]);
     coordinator.handle(at(3), Event::Resign);
     assert_eq!(coordinator.stats().failed, 0);

@@ -273,13 +273,51 @@ async fn a_coordinator_that_can_not_load_is_counted_until_it_resigns() {
     while !groups.has_failed(partition) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(committed(&groups, "g").await, Err(GroupError::CoordinatorNotAvailable));
+    assert_eq!(committed(&groups, "g").await, Err(GroupError::NotCoordinator));
     assert_eq!(metrics.groups.failed_coordinators.get(), 1);
+    let list = ListGroups { states: Vec::new(), types: Vec::new() };
+    assert!(groups.list_groups(list).await.unwrap().is_empty(), "it keeps nobody from the groups of others");
     assert!(groups.read_all().await.unread.contains(&partition));
-    groups.resign(partition);
+    groups.resign(partition).unwrap().ended().await;
     coordinator.ended().await;
     assert!(!groups.has_failed(partition));
     assert_eq!(metrics.groups.failed_coordinators.get(), 0);
+}
+
+/// The log of a leader whose disk does not answer for now.
+struct Away;
+
+impl OffsetsLog for Away {
+    fn range(&self) -> BoxFuture<'static, Result<Range<Offset>, OffsetsLogError>> {
+        Box::pin(async { Err(OffsetsLogError::Unavailable { reason: "away".to_owned() }) })
+    }
+
+    fn read(&self, _from: Offset, _max_bytes: usize) -> BoxFuture<'static, Result<Vec<Batch>, OffsetsLogError>> {
+        unreachable!("its range is not known")
+    }
+
+    fn append(&self, _batch: Batch) -> BoxFuture<'static, Result<Offset, OffsetsLogError>> {
+        unreachable!("nothing is loaded")
+    }
+
+    fn advance_start(&self, _start: Offset) -> BoxFuture<'static, Result<(), OffsetsLogError>> {
+        unreachable!("nothing is loaded")
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_does_not_answer_for_now_is_counted_and_is_not_to_be_given_up() {
+    let metrics = CoordinatorMetrics::default();
+    let groups = counted_groups(metrics.clone());
+    let partition = groups.partition_of("g");
+    groups.lead(partition, Arc::new(Away));
+    while metrics.groups.failed_coordinators.get() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // What is said of the failure is said after it is counted.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!groups.has_failed(partition));
+    assert_eq!(committed(&groups, "g").await, Err(GroupError::CoordinatorLoadInProgress));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::cluster_state::{commit, commit_to, committed};
 use super::*;
+use crate::group::records::Key;
 use crate::group::request::OffsetFetch;
 use crate::group::{GroupError, OffsetsLog, OffsetsLogError};
 
@@ -199,7 +200,7 @@ async fn with_segments(home: &Home) -> (Vec<String>, String, PathBuf) {
 }
 
 /// Gives the first partition's log up as far as its first segment goes.
-async fn give_up(broker: &Broker) {
+async fn give_up(broker: &Arc<Broker>) {
     let leader = offsets_leader(broker, 0);
     let next = leader.partition.log().segments()[1].base_offset();
     assert_eq!(broker.give_up_offsets(&leader, next, Duration::from_secs(30)).await.unwrap(), next);
@@ -229,7 +230,7 @@ async fn groups_whose_log_lost_a_segment_go_on_from_the_bucket_once_that_is_give
     let lost = offsets_leader(&broker, 0).partition.log().partition();
     until("the loss is noticed", || broker.has_lost_offsets(lost)).await;
     assert_eq!(broker.metrics().group.failed_coordinators.get(), 1);
-    assert_eq!(fetch(&broker, &groups[0]).await, Err(GroupError::CoordinatorNotAvailable));
+    assert_eq!(fetch(&broker, &groups[0]).await, Err(GroupError::NotCoordinator));
 
     // All others go on, and the bucket's snapshot with them; it keeps what is lost here.
     let other = groups_on(&broker, 1, 1).remove(0);
@@ -253,6 +254,136 @@ async fn groups_whose_log_is_damaged_go_on_from_the_bucket_once_that_is_given_up
     let broker = open(&home, PARTITIONS).await;
     let lost = offsets_leader(&broker, 0).partition.log().partition();
     until("the damage is noticed", || broker.has_lost_offsets(lost)).await;
+    give_up(&broker).await;
+    check_given_up(&home, broker, &groups, &newer).await;
+}
+
+/// A client that hears of a timeout asks again, and an operator too: what is restored meanwhile stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_given_up_again_and_again_keeps_what_is_restored() {
+    let home = Home::new();
+    let (groups, _, first) = with_segments(&home).await;
+    std::fs::remove_file(first).unwrap();
+    let broker = open(&home, PARTITIONS).await;
+    let lost = offsets_leader(&broker, 0).partition.log().partition();
+    until("the loss is noticed", || broker.has_lost_offsets(lost)).await;
+    let ask_again = || {
+        let broker = Arc::clone(&broker);
+        tokio::spawn(async move {
+            let mut count = 0;
+            while broker.has_lost_offsets(lost) {
+                let leader = offsets_leader(&broker, 0);
+                let given_up = broker.give_up_offsets(&leader, Offset(-1), Duration::from_secs(30)).await;
+                assert!(matches!(given_up, Ok(_) | Err(PartitionError::InternalTopic)), "{given_up:?}");
+                count += 1;
+            }
+            count
+        })
+    };
+    // Somebody is the first.
+    let leader = offsets_leader(&broker, 0);
+    let mut first = Box::pin(broker.give_up_offsets(&leader, Offset(-1), Duration::from_secs(30)));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    let asking: Vec<_> = (0..4).map(|_| ask_again()).collect();
+    let mut asked = 0;
+    for asking in asking {
+        asked += tokio::time::timeout(Duration::from_secs(60), asking).await.unwrap().unwrap();
+    }
+    assert!(asked > 0);
+    let first = first.await;
+    assert!(matches!(first, Ok(_) | Err(PartitionError::InternalTopic)), "{first:?}");
+    drop(leader);
+    for group in &groups {
+        assert_eq!(committed(&broker, group).await, Some(100), "{group}, from the bucket");
+    }
+    broker.shutdown().await;
+}
+
+/// Its asker is gone, as with a connection that is reset: it is not left half done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn giving_up_goes_on_when_its_asker_is_gone() {
+    let home = Home::new();
+    let (groups, newer, first) = with_segments(&home).await;
+    std::fs::remove_file(first).unwrap();
+    let broker = open(&home, PARTITIONS).await;
+    let leader = offsets_leader(&broker, 0);
+    let lost = leader.partition.log().partition();
+    until("the loss is noticed", || broker.has_lost_offsets(lost)).await;
+    let next = leader.partition.log().segments()[1].base_offset();
+    {
+        let mut gone = Box::pin(broker.give_up_offsets(&leader, next, Duration::from_secs(30)));
+        assert!(futures_util::poll!(&mut gone).is_pending());
+    }
+    drop(leader);
+    check_given_up(&home, broker, &groups, &newer).await;
+}
+
+/// Its key can be read, and so it looks as if the log had what the group is at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_of_which_the_log_has_what_nobody_can_read_go_on_from_the_bucket() {
+    let home = Home::new();
+    let (groups, _, _) = with_segments(&home).await;
+    let broker = open(&home, PARTITIONS).await;
+    let leader = offsets_leader(&broker, 0);
+    let lost = leader.partition.log().partition();
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    let key = Key::encode_offset(&groups[0], TOPIC, 0);
+    builder.append(Timestamp(1), Some(&key), Some(&[0x7f, 0xff]), std::iter::empty());
+    let batch = builder.build(Offset::ZERO, LeaderEpoch::NONE).unwrap();
+    broker.offsets_log(leader).append(batch).await.unwrap();
+    broker.shutdown().await;
+
+    let broker = open(&home, PARTITIONS).await;
+    until("it is noticed", || broker.has_lost_offsets(lost)).await;
+    let leader = offsets_leader(&broker, 0);
+    broker.give_up_offsets(&leader, Offset(-1), Duration::from_secs(30)).await.unwrap();
+    drop(leader);
+    for group in &groups {
+        assert_eq!(committed(&broker, group).await, Some(100), "{group}, from the bucket");
+    }
+    assert!(!broker.has_lost_offsets(lost) && broker.image().unrestored().is_empty());
+    broker.shutdown().await;
+}
+
+/// The first offset that an operator names may not be enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_of_a_log_is_given_up_where_what_is_left_can_not_be_read_either() {
+    let home = Home::new();
+    let (groups, newer, first) = with_segments(&home).await;
+    std::fs::remove_file(first).unwrap();
+    let broker = open(&home, PARTITIONS).await;
+    let leader = offsets_leader(&broker, 0);
+    let lost = leader.partition.log().partition();
+    until("the loss is noticed", || broker.has_lost_offsets(lost)).await;
+    let given_up = broker.give_up_offsets(&leader, Offset::ZERO, Duration::from_secs(30)).await;
+    assert_eq!(given_up.unwrap(), Offset::ZERO);
+    tokio::time::sleep(10 * PAUSE).await;
+    assert!(broker.image().unrestored().contains(&lost), "it waits");
+    assert_eq!(fetch(&broker, &groups[0]).await, Err(GroupError::NotCoordinator));
+    drop(leader);
+    give_up(&broker).await;
+    check_given_up(&home, broker, &groups, &newer).await;
+}
+
+/// While one is restored nobody else gives it up, and the other way round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_not_given_up_while_it_is_restored() {
+    let home = Home::new();
+    let (groups, newer, first) = with_segments(&home).await;
+    std::fs::remove_file(first).unwrap();
+    let broker = open(&home, PARTITIONS).await;
+    let leader = offsets_leader(&broker, 0);
+    let lost = leader.partition.log().partition();
+    until("the loss is noticed", || broker.has_lost_offsets(lost)).await;
+    let turn = broker.restoring.turn(lost);
+    let held = turn.lock().await;
+    let refused = broker.give_up_offsets(&leader, Offset(-1), Duration::ZERO).await;
+    assert!(matches!(refused, Err(PartitionError::TimedOut)), "{refused:?}");
+    // It has given up waiting for its turn as well.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(broker.image().unrestored().is_empty(), "nothing is noted of it");
+    drop(held);
+    drop(leader);
     give_up(&broker).await;
     check_given_up(&home, broker, &groups, &newer).await;
 }

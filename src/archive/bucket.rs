@@ -263,11 +263,23 @@ impl Bucket {
 
     /// The snapshot of the groups' committed offsets that counts.
     pub async fn group_snapshot(&self) -> Result<Option<Bytes>, BucketError> {
-        let Some((mark, _)) = self.group_snapshot_mark().await? else { return Ok(None) };
-        let key = self.keys.group_snapshot(mark.generation, mark.hash);
-        let (bytes, _) = self.store.get(&key).await?;
-        let snapshot = decompress_group_snapshot(&bytes, mark.hash);
-        snapshot.map(Some).map_err(|source| BucketError::Manifest { key, source })
+        let Some((mut mark, _)) = self.group_snapshot_mark().await? else { return Ok(None) };
+        for _ in 0..CONFLICTS {
+            let key = self.keys.group_snapshot(mark.generation, mark.hash);
+            let error = match self.store.get(&key).await {
+                Ok((bytes, _)) => {
+                    let snapshot = decompress_group_snapshot(&bytes, mark.hash);
+                    return snapshot.map(Some).map_err(|source| BucketError::Manifest { key, source });
+                }
+                Err(error) => error,
+            };
+            // Others may have replaced it since, and dropped it.
+            match self.group_snapshot_mark().await? {
+                Some((newer, _)) if newer.generation != mark.generation => mark = newer,
+                _ => return Err(error.into()),
+            }
+        }
+        Err(BucketError::Contended { key: self.keys.group_snapshot_mark() })
     }
 
     /// Raises the mark below which producer ids may have been handed out; it never goes back. Returns the mark in force: one

@@ -86,6 +86,9 @@ fn bytes_of(batches: &[Bytes]) -> usize {
     batches.iter().map(Bytes::len).sum()
 }
 
+/// What a partition takes in an answer beside its records, about. A small request may ask for all of a session.
+const ANSWER_PARTITION_BYTES: usize = 64;
+
 /// An answer of so many bytes is worth waiting for.
 const LEAST_ANSWER_BYTES: usize = 64 << 10;
 
@@ -186,14 +189,15 @@ impl Broker {
             };
             round = waited.unwrap_or_else(|| self.plan(wanted, &limits));
         }
-        let bytes = round.planned_bytes().min(self.settings.fetch.answer_bytes);
+        let records_bytes = round.planned_bytes().min(self.settings.fetch.answer_bytes);
+        let bytes = records_bytes + wanted.len() * ANSWER_PARTITION_BYTES;
         if let Some(memory) = self.answers.try_take(bytes) {
             return (self.execute(round).await, memory);
         }
         // Nothing is held on to while others' answers are on their way out.
         round.give_back(self);
         let memory = self.answers.take(bytes).await;
-        let round = self.plan(wanted, &FetchLimits { max_bytes: bytes, ..limits });
+        let round = self.plan(wanted, &FetchLimits { max_bytes: records_bytes, ..limits });
         (self.execute(round).await, memory)
     }
 

@@ -53,10 +53,12 @@ impl RequestMemory {
         let excess = self.own.num_permits().saturating_sub(units(bytes) as usize);
         drop(self.own.split(excess));
         if let Some(taken) = &mut self.share.taken {
+            // What went past the limit and stays is still the one request that may.
+            if taken.bytes() >= bytes {
+                self.share.overdraft = None;
+            }
             taken.shrink_to(bytes);
         }
-        // Others wait for it, and what is left here may be kept for long.
-        self.share.overdraft = None;
     }
 }
 

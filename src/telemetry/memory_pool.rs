@@ -84,6 +84,11 @@ pub struct TakenMemory {
 }
 
 impl TakenMemory {
+    /// How much it is.
+    pub const fn bytes(&self) -> usize {
+        self.units as usize * UNIT_BYTES
+    }
+
     /// Whether little is left in its pool for others.
     pub fn is_scarce(&self) -> bool {
         self.pool.is_scarce()

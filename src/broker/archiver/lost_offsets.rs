@@ -41,6 +41,8 @@ const FIRST_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const LONGEST_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// How long giving up is waited for, whatever the client says.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+/// The longest that one is waited for who gives the same partition up or restores it.
+const TURN_PATIENCE: Duration = Duration::from_secs(30);
 /// How often, and how many times, a log is looked at for whether it has sealed its segment.
 const SEAL_INTERVAL: Duration = Duration::from_millis(50);
 const SEAL_LOOKS: usize = 100;
@@ -157,7 +159,7 @@ async fn seal(log: &Arc<PartitionLog>, clock: &dyn Clock) -> Result<(), Reason> 
 impl Broker {
     /// Gives up records of a partition of `__consumer_offsets` of which some can't be read, as an operator asks: its groups go on
     /// from the bucket's snapshot and from what the log has beside it. Gives the first readable offset then. Refused where
-    /// nothing is lost. What was begun goes on when the asker is gone.
+    /// nothing is lost. Once it has begun it goes on when the asker is gone, until the broker stops.
     ///
     /// # Errors
     /// [`PartitionError`]; after [`PartitionError::TimedOut`] it may or may not be done.
@@ -173,10 +175,10 @@ impl Broker {
         self.runtime().watch.spawn(async move {
             tokio::select! {
                 biased;
-                // The next start goes on with what the metadata has noted.
+                // What the metadata has noted by then waits for another request.
                 () = broker.stopping() => {}
                 // The asker may have given up.
-                outcome = broker.give_up(&leader, offset, timeout) => drop(sender.send(outcome)),
+                outcome = broker.give_up(&leader, offset, timeout, &sender) => drop(sender.send(outcome)),
             }
         });
         match clock::timeout(&*self.runtime().clock, timeout, given_up).await {
@@ -185,12 +187,22 @@ impl Broker {
         }
     }
 
-    async fn give_up(&self, leader: &Leader, offset: Offset, timeout: Duration) -> Result<Offset, PartitionError> {
+    async fn give_up(
+        &self,
+        leader: &Leader,
+        offset: Offset,
+        timeout: Duration,
+        asker: &oneshot::Sender<Result<Offset, PartitionError>>,
+    ) -> Result<Offset, PartitionError> {
         let (log, directory) = (leader.partition.log(), leader.partition.directory());
         let partition = log.partition();
         let turn = self.restoring.turn(partition);
-        let turn = clock::timeout(&*self.runtime().clock, timeout, turn.lock()).await;
+        let turn = clock::timeout(&*self.runtime().clock, timeout.min(TURN_PATIENCE), turn.lock()).await;
         let _turn = turn.map_err(|_| PartitionError::TimedOut)?;
+        if asker.is_closed() {
+            // Nothing is begun yet, and the asker may have thought better of it.
+            return Err(PartitionError::TimedOut);
+        }
         if !self.has_lost_offsets(partition) {
             return Err(PartitionError::InternalTopic);
         }
@@ -289,16 +301,16 @@ impl Broker {
             return Ok(if *count > 0 { Restored::Records } else { Restored::Gone });
         };
         // The bucket is not asked on behalf of logs that can't be read yet.
-        let (mut readable, mut failed) = (Vec::new(), None);
+        let (mut readable, mut failed) = (Vec::new(), Vec::new());
         for partition in lost {
             match self.restore_partition(topic, partition, patience, None).await {
                 Ok(_) => readable.push(partition),
                 // Another may be in a directory that works.
-                Err(error) => failed = failed.or(Some(error)),
+                Err(error) => failed.push(format!("{partition}: {error}")),
             }
         }
         if readable.is_empty() {
-            return failed.map_or(Ok(Restored::Gone), Err);
+            return Err(failed.join("; ").into());
         }
         let (records, nothing) = match read_snapshot(archiver, patience).await? {
             Ok(records) => (records, None),
@@ -307,10 +319,14 @@ impl Broker {
         for partition in readable {
             match self.restore_partition(topic, partition, patience, Some(&records)).await {
                 Ok(restored) => *count += restored,
-                Err(error) => failed = failed.or(Some(error)),
+                Err(error) => failed.push(format!("{partition}: {error}")),
             }
         }
-        failed.map_or(Ok(nothing.map_or(Restored::Records, Restored::Nothing)), Err)
+        if failed.is_empty() {
+            Ok(nothing.map_or(Restored::Records, Restored::Nothing))
+        } else {
+            Err(failed.join("; ").into())
+        }
     }
 
     /// Has a partition's coordinator end, and sees whether its log can be read. Where the snapshot's `records` are there, appends
@@ -333,7 +349,7 @@ impl Broker {
         // What an attempt that is cut off has appended, the next one finds there.
         let appended = self.append_lacking(topic, partition, records.unwrap_or_default());
         let appended = clock::timeout(clock, patience, appended).await;
-        let count = appended.map_err(|_| format!("the log of {partition} does not answer in time"))??;
+        let count = appended.map_err(|_| "the log does not answer in time")??;
         if records.is_some() {
             self.submit(Command::NoteRestored { partitions: vec![partition] }).await?;
         }

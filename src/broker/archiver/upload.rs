@@ -73,7 +73,8 @@ impl Broker {
                 let Candidate { leader, segment, .. } = candidates.swap_remove(next);
                 let id = leader.partition.log().partition();
                 // A look between its end and its next turn names it twice.
-                if !archiver.under_way.lock().insert(id) {
+                let is_archived = segment.extent().next_offset <= leader.partition.log().offsets().unarchived_from();
+                if is_archived || !archiver.under_way.lock().insert(id) {
                     continue;
                 }
                 let span = spans::upload(id, segment.base_offset());

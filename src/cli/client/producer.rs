@@ -126,8 +126,9 @@ impl<'a> Producer<'a> {
     /// Adds a record; sends its batch when that is full, and first when it has no room for the record.
     pub async fn send(&mut self, record: &NewRecord) -> Result<(), ClientError> {
         let mut index = self.place(record)?;
+        let is_placed_in_turns = record.key.is_none() && record.partition.is_none();
         while self.has_no_room(index, record) {
-            self.sticky += 1;
+            self.sticky += usize::from(is_placed_in_turns);
             self.send_batch(index).await?;
             index = self.place(record)?;
         }
@@ -146,7 +147,7 @@ impl<'a> Producer<'a> {
         filling.bytes += added;
         self.waiting_bytes += added;
         if filling.bytes >= self.options.batch_bytes {
-            self.sticky += 1;
+            self.sticky += usize::from(is_placed_in_turns);
             return self.send_batch(index).await;
         }
         if self.waiting_bytes > MAX_WAITING_BYTES { self.flush().await } else { Ok(()) }

@@ -247,9 +247,9 @@ impl Handlers {
         Self { metrics, places: Arc::new(Semaphore::new(LARGE_ANSWERS)) }
     }
 
-    /// Starts a request. What has to be in order has happened when this returns; the answer may come later. Answers to produce
-    /// and fetch requests take no memory but for records: they are smaller than what the requests hold, which is kept until
-    /// they are written.
+    /// Starts a request. What has to be in order has happened when this returns; the answer may come later. An answer to a
+    /// produce request takes no memory of its own: it is about as large as what the request holds, which is kept until it is
+    /// written.
     ///
     /// # Errors
     /// [`ProtocolError`] for a frame that is answered by closing the connection.

@@ -1,6 +1,7 @@
 //! Produce: records into partitions. Appended in the order of the connection's requests, answered when they are as safe as asked.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +28,8 @@ const FIRST_ZSTD_VERSION: i16 = 7;
 const FIRST_LEADER_VERSION: i16 = 10;
 /// First version that names topics by identity.
 const FIRST_TOPIC_ID_VERSION: i16 = 13;
+/// Records that one answer tells of, each in words: a small request may have very many that are refused.
+const MAX_RECORD_ERRORS: usize = 1000;
 
 /// What became of one partition's records.
 enum Outcome {
@@ -157,8 +160,9 @@ async fn answer(
         let failed = topics.iter().flat_map(|(_, parts)| parts).any(|part| matches!(part.outcome, Outcome::Failed(..)));
         return if failed { Answer::Close } else { Answer::None };
     }
+    let details = AtomicUsize::new(MAX_RECORD_ERRORS);
     let settled = topics.into_iter().map(async |(topic, parts)| {
-        let parts = join_all(parts.into_iter().map(|part| settle(&context, part, acks, timeout))).await;
+        let parts = join_all(parts.into_iter().map(|part| settle(&context, part, (acks, timeout), &details))).await;
         TopicProduceResponse::default()
             .with_name(topic.name)
             .with_topic_id(topic.topic_id)
@@ -178,8 +182,8 @@ async fn answer(
 async fn settle(
     context: &Context,
     part: PartOfTopic,
-    acks: Acknowledgement,
-    timeout: Duration,
+    (acks, timeout): (Acknowledgement, Duration),
+    details: &AtomicUsize,
 ) -> PartitionProduceResponse {
     let response = PartitionProduceResponse::default().with_index(part.index);
     let outcome = match part.outcome {
@@ -196,20 +200,29 @@ async fn settle(
             .with_log_start_offset(produced.log_start_offset.get()),
         Err((error, log_start)) => {
             let log_start = log_start.map_or(-1, Offset::get);
-            refused(context, response, &error).with_log_start_offset(log_start)
+            refused(context, response, &error, details).with_log_start_offset(log_start)
         }
     }
 }
 
-fn refused(context: &Context, response: PartitionProduceResponse, error: &PartitionError) -> PartitionProduceResponse {
+/// What a partition's refusal says; `details` is how many single records it may still tell of.
+fn refused(
+    context: &Context,
+    response: PartitionProduceResponse,
+    error: &PartitionError,
+    details: &AtomicUsize,
+) -> PartitionProduceResponse {
     let code = partition_code(error);
     context.count_error(code);
     let mut response = response.with_error_code(code.code()).with_base_offset(-1).with_log_append_time_ms(-1);
     match error {
         PartitionError::Records(RecordError::RecordsRejected { records }) => {
             response.error_message = message("One or more records have been rejected");
+            let left = |left: usize| Some(left.saturating_sub(records.len()));
+            let left = details.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).unwrap_or(0);
             response.record_errors = records
                 .iter()
+                .take(left)
                 .map(|record| {
                     BatchIndexAndErrorMessage::default()
                         .with_batch_index(record.index)

@@ -59,13 +59,14 @@ async fn next_group_snapshot(home: &Home, before: u64) -> u64 {
 async fn committed_offsets_of_a_lost_directory_come_back_from_the_bucket() {
     let home = Home::new();
     let (broker, _) = home.begin().await;
-    let before = next_group_snapshot(&home, 0).await;
+    next_group_snapshot(&home, 0).await;
     broker.offsets_topic().await.unwrap();
     let groups: Vec<String> = (0..20).map(|number| format!("group {number}")).collect();
     for (group, offset) in groups.iter().zip(100..) {
         commit(&broker, group, offset).await;
     }
     broker.shutdown().await;
+    let before = next_group_snapshot(&home, 0).await;
     // The next start keeps what the last one left; what comes later is not in the bucket yet.
     let broker = home.open().await;
     next_group_snapshot(&home, before).await;
@@ -91,13 +92,14 @@ async fn committed_offsets_of_a_lost_directory_come_back_from_the_bucket() {
 /// Groups that are at 100 and kept in the bucket, and of whose data directories the second is lost.
 async fn lost_groups(home: &Home) -> Vec<String> {
     let (broker, _) = home.begin().await;
-    let before = next_group_snapshot(home, 0).await;
+    next_group_snapshot(home, 0).await;
     broker.offsets_topic().await.unwrap();
     let groups: Vec<String> = (0..20).map(|number| format!("group {number}")).collect();
     for group in &groups {
         commit(&broker, group, 100).await;
     }
     broker.shutdown().await;
+    let before = next_group_snapshot(home, 0).await;
     let broker = home.open().await;
     next_group_snapshot(home, before).await;
     broker.shutdown().await;

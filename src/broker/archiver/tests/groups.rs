@@ -1,7 +1,7 @@
 //! Coordinators of a broker whose offsets topic is damaged, hangs, or is made again, and what they forget with a topic.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::BoxFuture;
 
@@ -267,32 +267,27 @@ async fn a_log_that_is_given_up_again_and_again_keeps_what_is_restored() {
     let broker = open(&home, PARTITIONS).await;
     let lost = offsets_leader(&broker, 0).partition.log().partition();
     until("the loss is noticed", || broker.has_lost_offsets(lost)).await;
+    let asked = Arc::new(AtomicUsize::new(0));
     let ask_again = || {
-        let broker = Arc::clone(&broker);
+        let (broker, asked) = (Arc::clone(&broker), Arc::clone(&asked));
         tokio::spawn(async move {
-            let mut count = 0;
             while broker.has_lost_offsets(lost) {
                 let leader = offsets_leader(&broker, 0);
+                asked.fetch_add(1, Ordering::Relaxed);
                 let given_up = broker.give_up_offsets(&leader, Offset(-1), Duration::from_secs(30)).await;
                 assert!(matches!(given_up, Ok(_) | Err(PartitionError::InternalTopic)), "{given_up:?}");
-                count += 1;
             }
-            count
         })
     };
-    // Somebody is the first.
-    let leader = offsets_leader(&broker, 0);
-    let mut first = Box::pin(broker.give_up_offsets(&leader, Offset(-1), Duration::from_secs(30)));
-    assert!(futures_util::poll!(&mut first).is_pending());
-    let asking: Vec<_> = (0..4).map(|_| ask_again()).collect();
-    let mut asked = 0;
+    // All have asked before the first has its turn.
+    let turn = broker.restoring.turn(lost);
+    let held = turn.lock().await;
+    let asking: Vec<_> = (0..5).map(|_| ask_again()).collect();
+    until("all have asked", || asked.load(Ordering::Relaxed) == asking.len()).await;
+    drop(held);
     for asking in asking {
-        asked += tokio::time::timeout(Duration::from_secs(60), asking).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(60), asking).await.unwrap().unwrap();
     }
-    assert!(asked > 0);
-    let first = first.await;
-    assert!(matches!(first, Ok(_) | Err(PartitionError::InternalTopic)), "{first:?}");
-    drop(leader);
     for group in &groups {
         assert_eq!(committed(&broker, group).await, Some(100), "{group}, from the bucket");
     }
@@ -313,6 +308,8 @@ async fn giving_up_goes_on_when_its_asker_is_gone() {
     {
         let mut gone = Box::pin(broker.give_up_offsets(&leader, next, Duration::from_secs(30)));
         assert!(futures_util::poll!(&mut gone).is_pending());
+        let is_begun = || broker.image().unrestored().contains(&lost) || !broker.has_lost_offsets(lost);
+        until("it has begun", is_begun).await;
     }
     drop(leader);
     check_given_up(&home, broker, &groups, &newer).await;
@@ -379,8 +376,7 @@ async fn a_log_is_not_given_up_while_it_is_restored() {
     let held = turn.lock().await;
     let refused = broker.give_up_offsets(&leader, Offset(-1), Duration::ZERO).await;
     assert!(matches!(refused, Err(PartitionError::TimedOut)), "{refused:?}");
-    // It has given up waiting for its turn as well.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Whether it waits for its turn still or not: nobody asks any more.
     assert!(broker.image().unrestored().is_empty(), "nothing is noted of it");
     drop(held);
     drop(leader);

@@ -39,7 +39,7 @@ pub enum OpenError {
     },
     /// Blocks in the middle of the journal are missing or damaged, so acknowledged records may be lost.
     #[error(
-        "journal is damaged before its end path={path} file_offset={file_offset} expected_sequence={sequence}; restore the file, or move the directory away and recover its partitions from the archive"
+        "journal is damaged before its end path={path} file_offset={file_offset} expected_sequence={sequence}; restore the file, or move the directory's content away, but for metadata and object-store: its partitions go on where the archive ends"
     )]
     JournalDamaged {
         /// The file, or the journal's directory when a whole file is missing.

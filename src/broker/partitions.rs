@@ -338,19 +338,27 @@ impl Partitions {
             .into_iter()
             .any(|layer| older.broker_configs(layer) != image.broker_configs(layer));
         if layers_changed {
-            let topics: Vec<_> = self.topics.lock().keys().copied().collect();
-            for topic in topics.into_iter().filter_map(|topic_id| image.topic(topic_id)) {
-                self.reconfigure(image, topic);
-            }
+            self.configure(image);
         }
     }
 
+    /// Tells all logs what their topics want, also those that nobody has used since the start.
+    fn configure(&self, image: &Image) {
+        image.topics().for_each(|topic| self.reconfigure(image, topic));
+    }
+
     fn reconfigure(&self, image: &Image, topic: &Topic) {
-        let Some(local) = self.topics.lock().get(&topic.topic_id).cloned() else { return };
         let rules = Arc::new(self.rules(image, topic));
-        *local.rules.write() = Arc::clone(&rules);
-        for partition in self.of_topic(topic.topic_id) {
-            partition.log.configure(rules.log);
+        if let Some(local) = self.topics.lock().get(&topic.topic_id) {
+            *local.rules.write() = Arc::clone(&rules);
+        }
+        // One that is being opened has read the older rules, or reads the newer.
+        let _open = self.open.read();
+        for number in 0..topic.partition_count() {
+            let id = TopicPartition::new(topic.topic_id, number);
+            for log in self.directories.iter().filter_map(|directory| directory.log(id)) {
+                log.configure(rules.log);
+            }
         }
     }
 
@@ -360,11 +368,6 @@ impl Partitions {
         for log in logs.filter(|log| log.partition().topic_id == topic_id) {
             log.request_roll();
         }
-    }
-
-    fn of_topic(&self, topic_id: TopicId) -> Vec<Arc<Partition>> {
-        let range = TopicPartition::new(topic_id, 0)..=TopicPartition::new(topic_id, i32::MAX);
-        self.open.read().range(range).map(|(_, partition)| Arc::clone(partition)).collect()
     }
 
     fn delete(&self, topic_id: TopicId) {
@@ -378,9 +381,15 @@ impl Partitions {
         }
     }
 
+    /// Acts on the image that a start finds.
+    pub(super) fn apply_first(&self, image: &Image) {
+        self.delete_strays(image);
+        self.configure(image);
+    }
+
     /// Deletes logs of deleted topics: the process ended between the deletion and its effect. Those that the image does not
     /// know at all stay, as an older copy of the metadata may have been put back.
-    pub(super) fn delete_strays(&self, image: &Image) {
+    fn delete_strays(&self, image: &Image) {
         for directory in &self.directories {
             for log in directory.logs().into_iter().filter(|log| image.partition(log.partition()).is_none()) {
                 let (partition, path) = (log.partition(), directory.path().display());

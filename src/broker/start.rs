@@ -108,7 +108,7 @@ impl Broker {
         replace_lost_directories(&settings, &metadata, &directories).await?;
         let partitions = Partitions::new(&settings, directories, metadata.subscribe());
         let image = metadata.image();
-        partitions.delete_strays(&image);
+        partitions.apply_first(&image);
         // Groups stay where they are, whatever the setting says later.
         let offsets_topic = image.topic_named(OFFSETS_TOPIC).cloned();
         let offsets_partitions =

@@ -168,7 +168,7 @@ fn restore(
             kept.insert(stored.partition);
             let cut = survey.cuts.get(&stored.partition).filter(|cut| cut.end <= stored.recovery_point);
             let recovered = set_back(shared, &stored, cut)?;
-            shared.insert(stored.partition, LogSettings::default(), || recovered);
+            shared.insert(stored.partition, LogSettings::untold(), || recovered);
         }
     }
     remove_unknown(shared, &kept)?;
@@ -525,7 +525,7 @@ impl Replay<'_> {
             Entry::Mark(Mark::LogStart(offset)) => *offset,
             _ => Offset::ZERO,
         };
-        self.shared.insert(partition, LogSettings::default(), || Recovered::empty_at(start))
+        self.shared.insert(partition, LogSettings::untold(), || Recovered::empty_at(start))
     }
 
     fn apply_entry(&mut self, log: &Arc<PartitionLog>, at: EntryPosition, entry: Entry) -> Result<(), OpenError> {

@@ -10,8 +10,8 @@ pub struct LogSettings {
     /// `segment.bytes`: size at which the active segment is sealed. Smaller segments reach the archive sooner and make
     /// more, smaller objects.
     pub segment_bytes: u32,
-    /// `segment.ms`: age at which the active segment is sealed. Decides how fresh the table is, and the number of objects of
-    /// a quiet partition.
+    /// `segment.ms`: age at which the active segment is sealed; never with [`Duration::MAX`]. Decides how fresh the table is,
+    /// and the number of objects of a quiet partition.
     pub segment_age: Duration,
     /// `write.caching`: acknowledge what the operating system has, without waiting for stable storage. A power cut may then
     /// cost the newest records of the partition; it costs no others.
@@ -32,6 +32,13 @@ impl Default for LogSettings {
             producer_expiration: Duration::MAX,
             max_producers: 10_000,
         }
+    }
+}
+
+impl LogSettings {
+    /// Those of a log that was recovered, before it is told what its topic wants: it seals nothing for its age.
+    pub(super) fn untold() -> Self {
+        Self { segment_age: Duration::MAX, ..Self::default() }
     }
 }
 

@@ -256,7 +256,7 @@ impl State {
     pub(super) fn seal_time(&self, now: Timestamp) -> Option<Timestamp> {
         let active = self.active.as_ref().filter(|active| !active.is_empty()).map(|active| self.oldest_of(active));
         let oldest = active.or(self.unwritten_since)?;
-        let age_ms = i64::try_from(self.settings.segment_age.as_millis()).unwrap_or(i64::MAX);
+        let age_ms = i64::try_from(self.settings.segment_age.as_millis()).ok()?;
         let latest = now.0.saturating_add(age_ms);
         Some(if oldest.0 > latest { now } else { Timestamp(oldest.0.saturating_add(age_ms)) })
     }

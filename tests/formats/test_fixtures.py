@@ -1,6 +1,7 @@
 """Data directories and buckets that earlier versions wrote, opened by the broker of today: it sees all that was there."""
 
 import json
+import re
 
 import pytest
 
@@ -60,6 +61,12 @@ def test_all_records_are_there_local_archived_and_across_the_seam(reopened):
     assert 0 <= tiered < ends["seam"], "the fixture has a seam"
     for name in ("archived", "long"):
         assert topics.offset(broker.bootstrap, name, 0, topics.LATEST_TIERED) == ends[name]
+
+
+def test_records_that_only_the_journal_has_are_replayed(reopened):
+    broker, _ = reopened
+    (replayed,) = re.findall(r"recovered \d+ partitions, (\d+) bytes replayed", broker.log.read_text())
+    assert int(replayed) > 0
 
 
 def test_committed_offsets_are_there(reopened):

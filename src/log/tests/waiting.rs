@@ -1,5 +1,7 @@
 //! What waits for the archive, and who waits for news of a log.
 
+use std::time::Duration;
+
 use super::*;
 
 #[test]
@@ -17,6 +19,30 @@ fn what_was_deleted_does_not_wait_for_the_archive() {
     fixture.run();
     assert!(log.oldest_unarchived().is_none());
     assert!(fixture.directory.logs_to_archive().is_empty());
+}
+
+/// What its topic wants is known a little later, and may be far more than any default.
+#[test]
+fn a_recovered_log_is_sealed_by_no_age_before_it_is_told_one() {
+    let mut fixture = Fixture::new();
+    fixture.append(3);
+    let mut fixture = fixture.reopened();
+    let log = fixture.directory.logs().remove(0);
+    let tick = |fixture: &mut Fixture| {
+        fixture.machine.pass_ms(100);
+        fixture.directory.tick();
+        fixture.run();
+    };
+    fixture.machine.pass_ms(1_000_000_000);
+    tick(&mut fixture);
+    let aged = |seconds| LogSettings { segment_age: Duration::from_secs(seconds), ..LogSettings::default() };
+    log.configure(aged(2_000_000));
+    tick(&mut fixture);
+    assert!(log.archivable_segments().is_empty());
+    log.configure(aged(1_000_000));
+    tick(&mut fixture);
+    tick(&mut fixture);
+    assert_eq!(log.archivable_segments().len(), 1);
 }
 
 #[test]

@@ -127,7 +127,9 @@ fn damaged(log: &PartitionLog, from: Offset, error: &dyn std::error::Error) -> O
 
 fn refused(error: PartitionError) -> OffsetsLogError {
     match error {
-        PartitionError::Append(AppendError::Fenced { .. } | AppendError::Deleted) => OffsetsLogError::NotLeader,
+        PartitionError::Append(AppendError::Fenced { .. } | AppendError::WrongRole { .. } | AppendError::Deleted) => {
+            OffsetsLogError::NotLeader
+        }
         error => unavailable(error),
     }
 }

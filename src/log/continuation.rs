@@ -1,10 +1,11 @@
-//! A log that goes on where the archive ends: what takes the place of local records that are lost, or that the archive
-//! contradicts.
+//! A log that goes on where the archive ends, or where the local log of another replica begins: what takes the place of local
+//! records that are lost, or that archive or leader contradict.
 //!
 //! ```text
 //! format u32 (1), log_start i64, at i64, epochs u32 × (epoch i32, start i64), producers as in `producer_snapshot`
 //! ```
-//! Little-endian; the body of a `continue` entry of the journal, so that all of it is durable at once. Pure.
+//! Little-endian; the body of a `continue` entry of the journal, so that all of it is durable at once, and what a leader sends to a
+//! new replica. Pure.
 
 use bytes::{Buf, BufMut};
 
@@ -22,9 +23,9 @@ const FORMAT: u32 = 1;
 pub struct Continuation {
     /// First offset that a client may read; what is below `at` is in the archive.
     pub log_start: Offset,
-    /// The end of the archive, and the next offset of the log.
+    /// The end of the archive, or where the leader's local log begins; the next offset of the log.
     pub at: Offset,
-    /// Leader epochs of the archived records.
+    /// Leader epochs of the records before `at`.
     pub epochs: EpochCache,
     /// What is remembered of producers at `at`.
     pub producers: ProducerState,
@@ -44,7 +45,7 @@ impl Continuation {
     }
 
     /// The body of a journal entry.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.put_u32_le(FORMAT);
         out.put_i64_le(self.log_start.0);
@@ -59,7 +60,7 @@ impl Continuation {
     }
 
     /// Reads a body; `None` when anything is out of place.
-    pub(super) fn decode(mut body: &[u8]) -> Option<Self> {
+    pub fn decode(mut body: &[u8]) -> Option<Self> {
         if body.try_get_u32_le().ok()? != FORMAT {
             return None;
         }

@@ -384,6 +384,7 @@ impl Shared {
         self.holds_producers.send_replace(false);
         for log in self.logs() {
             log.state.lock().fail_waiters();
+            log.tell_unavailable();
         }
     }
 

@@ -29,8 +29,12 @@ impl EpochCache {
     }
 
     /// Notes that a record of `epoch` is at `offset`. An epoch that is known stays as it is; an older one is ignored.
-    /// An epoch that began without ever getting a record is forgotten, so that offsets stay strictly growing.
+    /// An epoch that began without ever getting a record is forgotten, so that offsets stay strictly growing; also when the record
+    /// is of an older epoch, from a later leader that never heard of it.
     pub fn assign(&mut self, epoch: LeaderEpoch, offset: Offset) {
+        while self.starts.last().is_some_and(|&(latest, start)| latest > epoch && start >= offset && epoch.0 >= 0) {
+            self.starts.pop();
+        }
         if epoch.0 < 0 || self.latest().is_some_and(|latest| epoch <= latest) {
             return;
         }
@@ -119,6 +123,10 @@ mod tests {
         cache.assign(LeaderEpoch(2), Offset(5));
         cache.assign(LeaderEpoch(4), Offset(5));
         cache.assign(LeaderEpoch(3), Offset(9));
+        assert_eq!(cache.starts(), &[(LeaderEpoch(1), Offset(0)), (LeaderEpoch(4), Offset(5))]);
+        // Another leader had more of the epoch before.
+        cache.assign(LeaderEpoch(6), Offset(9));
+        cache.assign(LeaderEpoch(4), Offset(9));
         assert_eq!(cache.starts(), &[(LeaderEpoch(1), Offset(0)), (LeaderEpoch(4), Offset(5))]);
     }
 

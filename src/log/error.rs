@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::journal::EntryError;
 use super::producer_state::SequenceError;
+use super::replica_state::Replication;
 use super::stamp::StampError;
 use crate::record::RecordError;
 use crate::types::{DirectoryId, LeaderEpoch, Offset, TopicPartition};
@@ -126,6 +127,32 @@ pub enum AppendError {
     /// The log is being cut; append once that is durable.
     #[error("log is being truncated")]
     Truncating,
+    /// The leader's batches do not go on where this log ends: ask where it does.
+    #[error("batch does not continue the log log_end={log_end} found={found}")]
+    OutOfOrder {
+        /// Where the next batch must begin.
+        log_end: Offset,
+        /// Where it begins.
+        found: Offset,
+    },
+    /// A batch of the leader is of an epoch that can't follow in this log: its histories are to be compared.
+    #[error("batch has a leader epoch that can't follow found={found} oldest={oldest} newest={newest}")]
+    ForeignEpoch {
+        /// The epoch of the batch.
+        found: LeaderEpoch,
+        /// The newest epoch of this log.
+        oldest: LeaderEpoch,
+        /// The leader's epoch.
+        newest: LeaderEpoch,
+    },
+    /// A log takes batches from its leader while it follows one, and from producers while it does not.
+    #[error("log does not take such batches in its role role={role:?} epoch={epoch}")]
+    WrongRole {
+        /// What the log is.
+        role: Replication,
+        /// The epoch that it is in.
+        epoch: LeaderEpoch,
+    },
     /// Part of the log is missing, so the partition is out of service; Kafka's KAFKA_STORAGE_ERROR.
     #[error(transparent)]
     Missing(#[from] Missing),

@@ -3,12 +3,13 @@
 //! The life of a record here: [`PartitionLog::append`] assigns its offset and queues it; the `journal` writes it in a group with
 //! others and completes it, so that it is durable, visible and in the memory `tail`; the write-behind lane moves it into a
 //! `segment`; a checkpoint makes the segment's part of it certain, and the journal forgets it; once sealed and archived, the
-//! segment goes. Reads come from the tail or from segments.
+//! segment goes. Reads come from the tail or from segments. A log among replicas is told what is committed (`replica`).
 //!
 //! After a crash: every acknowledged record is there, because its journal group was on stable storage before the
 //! acknowledgement; recovery puts the same state together from checkpoint, segments and journal. After a failed sync a
 //! directory is offline until a restart. `broker` calls this layer; `archive` reads sealed segments.
 
+mod archived;
 mod checkpoint;
 mod checkpoint_clock;
 mod continuation;
@@ -30,6 +31,8 @@ mod read;
 mod rebuild;
 mod recovery;
 mod removal;
+mod replica;
+mod replica_state;
 mod seal_times;
 mod segment;
 mod settings;
@@ -42,6 +45,7 @@ mod stress;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod truncation;
 mod write_behind;
 
 pub use continuation::Continuation;
@@ -58,6 +62,8 @@ pub use producer_state::{BatchMark, ProducerEntry, ProducerState, SequenceError}
 pub use read::{DiskRead, ReadPlan, TimestampPlan};
 pub use rebuild::Rebuilt;
 pub use removal::REMOVED_DIRECTORY;
+pub use replica::ReplicaAppended;
+pub use replica_state::{LogObserver, ReplicaBatches, ReplicaRead, Replication};
 pub use segment::{
     BatchScan, Extent, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentHome, SegmentIndex,
     parse_index_file_name, parse_segment_file_name,

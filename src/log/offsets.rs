@@ -28,7 +28,7 @@ pub struct Offsets {
     pub archived_to: Offset,
     /// Below it every transaction is decided.
     pub last_stable: Offset,
-    /// Committed: the bound for consumers.
+    /// Committed: the bound for consumers. Of the only replica the durable offset; of others what they were told.
     pub high_watermark: Offset,
     /// Everything below is on stable storage, in journal or segment.
     pub durable: Offset,

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
-use super::continuation::Continuation;
 use super::directory::Shared;
 use super::epoch_cache::EpochCache;
 use super::error::{AppendError, Missing, ReadError};
@@ -22,6 +21,7 @@ use super::journal::{Client, Completed, Durability, Mark, Write};
 use super::offsets::Offsets;
 use super::producer_state::{ProducerState, Verdict};
 use super::read::{DiskRead, ReadPlan, TimestampPlan};
+use super::replica_state::Replication;
 use super::segment::{Segment, parse_segment_file_name};
 use super::settings::LogSettings;
 use super::state::{Deletion, Recovered, State};
@@ -140,8 +140,16 @@ impl PartitionLog {
         if epoch < current {
             return Err(AppendError::Fenced { epoch, current });
         }
+        let is_followed = state.replica.role == Replication::Followed;
         if epoch == current {
-            return Ok(());
+            // One that is followed is led by another.
+            return if is_followed { Err(AppendError::Fenced { epoch, current }) } else { Ok(()) };
+        }
+        if is_followed {
+            if !state.is_whole() {
+                return Err(AppendError::Truncating);
+            }
+            state.join(Replication::Led);
         }
         state.leader_epoch = epoch;
         let start = state.offsets.log_end;
@@ -169,6 +177,9 @@ impl PartitionLog {
         if epoch != state.leader_epoch {
             return Err(AppendError::Fenced { epoch, current: state.leader_epoch });
         }
+        if state.replica.role == Replication::Followed {
+            return Err(AppendError::WrongRole { role: state.replica.role, epoch });
+        }
         let log_start = state.offsets.log_start;
         if let Verdict::Duplicate(mark) = state.producers.judge(batch.header())? {
             let (base_offset, next_offset) = (mark.base_offset, mark.next_offset);
@@ -177,6 +188,11 @@ impl PartitionLog {
         let base_offset = state.offsets.log_end;
         let header = BatchHeader { base_offset, leader_epoch: epoch, ..*batch.header() };
         self.enqueue(&mut state, batch, &header, now, permit)?;
+        let (observer, log_end) = (state.replica.observer(), state.offsets.log_end);
+        drop(state);
+        if let Some(observer) = observer {
+            observer.appended(self.partition, log_end);
+        }
         Ok(Appended { base_offset, next_offset: header.next_offset(), log_start, duplicate: None })
     }
 
@@ -194,7 +210,7 @@ impl PartitionLog {
     }
 
     /// Queues a batch whose place is settled.
-    fn enqueue(
+    pub(super) fn enqueue(
         self: &Arc<Self>,
         state: &mut State,
         batch: &Batch,
@@ -218,13 +234,16 @@ impl PartitionLog {
         state.epochs.assign(header.leader_epoch, header.base_offset);
         state.offsets.log_end = header.next_offset();
         state.permits.push_back((header.next_offset(), permit));
+        if state.replica.role == Replication::Led {
+            state.replica.pending.push(header, batch.bytes().clone());
+        }
         state.offsets.check();
         self.shared.wake_journal();
         Ok(())
     }
 
     /// Queues a mark; the caller holds the lock, which fixes the order.
-    fn push(self: &Arc<Self>, state: &State, mark: Mark) -> Result<(), AppendError> {
+    pub(super) fn push(self: &Arc<Self>, state: &State, mark: Mark) -> Result<(), AppendError> {
         self.check_online(state)?;
         if !self.shared.journal.push(Write::Mark { client: Arc::clone(self), mark }) {
             return Err(self.offline());
@@ -233,7 +252,7 @@ impl PartitionLog {
         Ok(())
     }
 
-    fn check_online(&self, state: &State) -> Result<(), AppendError> {
+    pub(super) fn check_online(&self, state: &State) -> Result<(), AppendError> {
         if state.deletion != Deletion::No {
             return Err(AppendError::Deleted);
         }
@@ -313,77 +332,15 @@ impl PartitionLog {
         TimestampPlan::new(segments.cloned().collect(), timestamp, from, on_disk, tail)
     }
 
-    /// Moves the first readable offset up to `offset`; what is below is gone for clients once this is durable.
+    /// Moves the first readable offset up to `offset`, among replicas no further than what is committed; what is below is gone
+    /// for clients once this is durable.
     pub fn advance_log_start(self: &Arc<Self>, offset: Offset) -> Result<(), AppendError> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        let offset = state.deletable(offset);
         if offset <= state.offsets.log_start {
             return Ok(());
         }
         self.push(&state, Mark::LogStart(offset))
-    }
-
-    /// Notes that the archive holds everything below `offset`, so that local copies may go.
-    pub fn advance_archived(&self, offset: Offset) {
-        self.state.lock().archived(offset);
-    }
-
-    /// Notes that the archive was seen to end at `end`, and was taken to end at `believed` before that. Tells whether it lacks
-    /// what was archived and is still here: that is archived again. Until an end was seen, nothing local goes because of
-    /// what is remembered.
-    pub fn archive_seen(self: &Arc<Self>, end: Offset, believed: Offset) -> bool {
-        let lacks_local = self.state.lock().archive_seen(end, believed);
-        if lacks_local {
-            self.shared.note_to_archive(self);
-        }
-        lacks_local
-    }
-
-    /// Takes from the archive which leader epochs the records before the local ones have, where a rebuilt checkpoint does not
-    /// know it. The archive must agree with the log otherwise.
-    pub fn learn_epochs(&self, earlier: impl IntoIterator<Item = (LeaderEpoch, Offset)>) {
-        let mut state = self.state.lock();
-        let log_start = state.offsets.log_start;
-        state.epochs.precede(earlier);
-        state.epochs.advance_log_start(log_start);
-    }
-
-    /// Local records below this are deleted, or were seen in the archive: they go once a checkpoint knows.
-    pub fn dispensable(&self) -> Offset {
-        self.state.lock().dispensable()
-    }
-
-    /// Whether the archive was seen to hold all that it is taken to hold.
-    pub fn is_archive_seen(&self) -> bool {
-        let state = self.state.lock();
-        state.archive_seen_to >= state.offsets.archived_to
-    }
-
-    /// Cuts the log at `end`, which must be a batch's beginning; records at or above are void (KIP-101). The caller must
-    /// not append until this is durable; see [`Self::truncated`].
-    pub fn truncate_to(self: &Arc<Self>, end: Offset) -> Result<(), AppendError> {
-        let mut state = self.state.lock();
-        if end >= state.offsets.log_end {
-            return Ok(());
-        }
-        state.truncating += 1;
-        self.push(&state, Mark::Truncate(end))
-    }
-
-    /// Gives up all local records and goes on where the archive ends, as `continuation` says. Nothing may be under way; the
-    /// caller must not append until this is durable, see [`Self::truncated`].
-    pub fn continue_at(self: &Arc<Self>, mut continuation: Continuation) -> Result<(), AppendError> {
-        continuation.keep_within(self.shared.journal.group_limit_bytes());
-        let mut state = self.state.lock();
-        if !state.is_whole() || state.offsets.durable < state.offsets.log_end {
-            return Err(AppendError::Truncating);
-        }
-        state.truncating += 1;
-        self.push(&state, Mark::Continue(Arc::new(continuation)))
-    }
-
-    /// True when no truncation is under way.
-    pub fn truncated(&self) -> bool {
-        self.state.lock().is_whole()
     }
 
     /// Deletes the partition: clients are refused at once, files go once the deletion is durable.
@@ -394,6 +351,8 @@ impl PartitionLog {
             state.deletion = Deletion::Asked;
         }
         state.fail_waiters();
+        drop(state);
+        self.tell_unavailable();
         queued
     }
 
@@ -428,32 +387,6 @@ impl PartitionLog {
             self.request_roll();
         }
         Ok(())
-    }
-
-    /// Sealed segments whose records are all synced and decided, oldest first.
-    pub fn archivable_segments(&self) -> Vec<Arc<Segment>> {
-        let state = self.state.lock();
-        let bound = state.offsets.last_stable.min(state.offsets.recovery_point);
-        state.sealed().iter().filter(|segment| segment.extent().next_offset <= bound).cloned().collect()
-    }
-
-    /// When the oldest of the records was appended that are not archived, about; `None` when all are, or deleted.
-    pub fn oldest_unarchived(&self) -> Option<Timestamp> {
-        let state = self.state.lock();
-        let from = state.offsets.unarchived_from();
-        if state.offsets.durable <= from {
-            return None;
-        }
-        let segment = state.segments.iter().find(|segment| segment.extent().next_offset > from);
-        segment.map(|segment| state.oldest_of(segment)).or(state.unwritten_since)
-    }
-
-    /// True while the archive is not known to hold all of [`Self::archivable_segments`] that are not deleted.
-    pub(super) fn has_to_archive(&self) -> bool {
-        let state = self.state.lock();
-        let bound = state.offsets.last_stable.min(state.offsets.recovery_point);
-        let waits = |end: Offset| end > state.offsets.unarchived_from() && end <= bound;
-        state.deletion == Deletion::No && state.sealed().iter().rev().any(|segment| waits(segment.extent().next_offset))
     }
 
     /// All local segments, oldest first.
@@ -624,8 +557,10 @@ impl Client for PartitionLog {
         state.applied_sequence = sequence;
         let durable = state.offsets.durable;
         state.resolve(Level::Durable, durable);
-        // This is the only replica.
-        state.commit(durable);
+        if state.replica.is_alone() {
+            state.commit(durable);
+        }
+        let observer = state.replica.observer();
         let urgent = state.deletion == Deletion::Durable
             || !state.is_whole()
             || state.unwritten_bytes >= self.shared.settings.write_behind_bytes;
@@ -639,5 +574,8 @@ impl Client for PartitionLog {
             self.shared.note_tail(self, durable, memory_bytes);
         }
         self.shared.queue_write_behind(self, urgent);
+        if let Some(observer) = observer {
+            observer.durable(self.partition, durable);
+        }
     }
 }

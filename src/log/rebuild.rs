@@ -179,7 +179,8 @@ impl<'a> Reader<'a> {
         record.archived_to = record.local_log_start;
         // A cut below is made by the recovery, which knows what the journal had before it.
         record.recovery_point = self.first_offset.unwrap_or(end).max(end);
-        record.high_watermark = record.recovery_point;
+        // No more than what was archived or deleted is known to have been committed.
+        record.high_watermark = record.local_log_start;
         Ok(())
     }
 

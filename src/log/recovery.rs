@@ -78,6 +78,7 @@ impl Recovered {
             has_active: false,
             sequence: 0,
             checkpointed_to: start,
+            known_committed: start,
             missing: Vec::new(),
             unsynced: false,
         }
@@ -323,6 +324,7 @@ fn set_back(
         has_active,
         sequence,
         checkpointed_to,
+        known_committed: stored.high_watermark.min(end),
         missing,
         unsynced,
     })

@@ -105,6 +105,8 @@ macro_rules! ensure {
     };
 }
 
+mod replica;
+
 fn settings() -> DirectorySettings {
     DirectorySettings {
         journal: JournalSettings { file_bytes: 32 << 10, max_bytes: 192 << 10 },

@@ -14,6 +14,7 @@ use super::offsets::Offsets;
 use super::partition::Level;
 use super::producer_count::{CountedProducers, ProducerCount};
 use super::producer_state::{ProducerState, Stale};
+use super::replica_state::ReplicaState;
 use super::segment::Segment;
 use super::settings::LogSettings;
 use super::tail::Tail;
@@ -43,6 +44,8 @@ pub(super) struct Recovered {
     pub(super) sequence: u64,
     /// See [`State::checkpointed_to`].
     pub(super) checkpointed_to: Offset,
+    /// See [`ReplicaState::known_committed`].
+    pub(super) known_committed: Offset,
     /// See [`State::missing`].
     pub(super) missing: Vec<Missing>,
     /// The last segment was cut, which the next checkpoint has to sync.
@@ -96,6 +99,8 @@ pub(super) struct State {
     pub(super) deletion: Deletion,
     /// The epoch that appends must carry.
     pub(super) leader_epoch: LeaderEpoch,
+    /// Its part among the replicas of the partition.
+    pub(super) replica: ReplicaState,
     /// Truncations that are queued in the journal; nothing is appended meanwhile.
     pub(super) truncating: u32,
     /// Producers that lost batches to a truncation and are looked up in the log; nothing is appended meanwhile.
@@ -128,6 +133,7 @@ impl State {
             segments: recovered.segments,
             checkpointed_to: recovered.checkpointed_to,
             removable_to: recovered.offsets.log_start.max(recovered.offsets.archived_to),
+            replica: ReplicaState::recovered(recovered.known_committed),
             archive_seen_to: Offset::ZERO,
             missing: recovered.missing,
             cut: None,
@@ -158,9 +164,11 @@ impl State {
                 self.notify_watchers();
             }
             Mark::EpochStart(epoch, start) => {
-                // Known already, except to replay.
+                // Known already, except to replay. With records there by now, it is known by them.
                 self.leader_epoch = self.leader_epoch.max(epoch);
-                self.epochs.assign(epoch, start);
+                if start >= self.offsets.log_end {
+                    self.epochs.assign(epoch, start);
+                }
             }
             Mark::Truncate(end) => {
                 self.truncate(end);
@@ -183,6 +191,7 @@ impl State {
             return;
         }
         self.offsets.high_watermark = reached;
+        self.replica.known_committed = reached;
         // Transactions are not accepted yet, so everything committed is decided.
         self.offsets.last_stable = reached;
         self.offsets.check();
@@ -193,6 +202,7 @@ impl State {
     /// The archive holds everything below `offset`.
     pub(super) fn archived(&mut self, offset: Offset) {
         self.archive_seen_to = self.archive_seen_to.max(offset);
+        let offset = self.archived_here(offset);
         if offset <= self.offsets.archived_to {
             return;
         }
@@ -215,6 +225,7 @@ impl State {
             return false;
         }
         self.archive_seen_to = end;
+        self.replica.archive_end = self.replica.archive_end.min(end);
         let archived_to = end.max(self.offsets.local_log_start);
         let lacks_local = archived_to < self.offsets.archived_to;
         if lacks_local {
@@ -279,6 +290,7 @@ impl State {
     pub(super) fn fail_waiters(&mut self) {
         self.waiting = [BTreeMap::new(), BTreeMap::new()];
         self.permits.clear();
+        self.replica.fail();
         self.notify_watchers();
     }
 
@@ -311,6 +323,7 @@ impl State {
         self.producers = continuation.producers.clone();
         self.stale_producers = Stale::NONE;
         self.offsets = continuation.offsets();
+        self.replica.continue_at(continuation.at);
         self.written = continuation.at;
         self.removable_to = self.removable_to.min(continuation.at);
         self.cut = Some(Offset::ZERO);
@@ -324,6 +337,7 @@ impl State {
         self.epochs.truncate_to(end);
         let touched = self.producers.truncate_to(end);
         self.stale_producers.extend(touched);
+        self.replica.truncate_to(end);
         let offsets = &mut self.offsets;
         offsets.log_end = end.max(offsets.log_start);
         offsets.durable = offsets.durable.min(offsets.log_end);
@@ -352,6 +366,7 @@ impl State {
             None => None,
         };
         self.offsets.durable = next;
+        self.replica.pending.complete_to(next);
         self.unwritten_bytes += batch.bytes().len();
         self.unwritten_since.get_or_insert(now);
         self.appended_at = Some(now);

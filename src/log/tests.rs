@@ -4,6 +4,7 @@ mod damage;
 mod descriptors;
 mod disk_reads;
 mod meetings;
+mod replicas;
 mod syncs;
 mod waiting;
 

@@ -71,6 +71,7 @@ impl PartitionLog {
         // Truncated or given up meanwhile, it begins anew; what was durable at the beginning is in segments in the end.
         while !self.write_durable(&mut writer, now, &mut written_bytes)? {}
         self.refill_producers(now).map_err(to_io)?;
+        self.state.lock().resolve_whole();
         if (roll || self.has_old_segment(now)) && self.may_roll(roll) {
             self.seal(&mut writer)?;
         }
@@ -392,7 +393,7 @@ impl PartitionLog {
             log_start: offsets.log_start.min(written),
             local_log_start: offsets.local_log_start.min(written),
             archived_to: offsets.archived_to,
-            high_watermark: offsets.high_watermark.min(written),
+            high_watermark: state.replica.known_committed.min(written),
             recovery_point: written,
             segments: state.segments.iter().map(record).collect(),
             has_active: state.active.is_some(),
@@ -407,6 +408,11 @@ impl PartitionLog {
         let reached = checkpoint.recovery_point.min(state.written);
         state.offsets.recovery_point = state.offsets.recovery_point.max(reached).min(state.offsets.durable);
         state.removable_to = checkpoint.log_start.max(checkpoint.archived_to).min(state.offsets.recovery_point);
+        // What an archive was said to hold may have waited for this.
+        let archive_end = state.replica.archive_end.min(state.offsets.recovery_point);
+        if archive_end > state.offsets.archived_to {
+            state.archived(archive_end);
+        }
         state.offsets.check();
     }
 }

@@ -49,7 +49,11 @@ pub(super) fn record_code(error: &RecordError) -> ErrorCode {
 fn append_code(error: &AppendError) -> ErrorCode {
     match error {
         AppendError::Offline { .. } | AppendError::Missing(_) => ErrorCode::KafkaStorageError,
-        AppendError::Fenced { .. } | AppendError::Truncating => ErrorCode::NotLeaderOrFollower,
+        AppendError::Fenced { .. }
+        | AppendError::Truncating
+        | AppendError::OutOfOrder { .. }
+        | AppendError::ForeignEpoch { .. }
+        | AppendError::WrongRole { .. } => ErrorCode::NotLeaderOrFollower,
         AppendError::Deleted => ErrorCode::UnknownTopicOrPartition,
         AppendError::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OutOfOrderSequenceNumber,
         AppendError::Sequence(SequenceError::Fenced { .. }) => ErrorCode::InvalidProducerEpoch,

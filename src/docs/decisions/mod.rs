@@ -44,3 +44,4 @@
 #![doc = include_str!("0060-house-rules-as-a-test.md")]
 #![doc = include_str!("0061-suites-speak-to-any-broker.md")]
 #![doc = include_str!("0062-decoders-are-fuzzed-on-stable.md")]
+#![doc = include_str!("0076-a-replicated-log-commits-when-it-is-told.md")]

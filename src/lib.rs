@@ -38,6 +38,7 @@ pub mod telemetry;
 pub mod types;
 
 // L1
+pub mod peer;
 pub mod protocol;
 pub mod record;
 

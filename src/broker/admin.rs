@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::sync::Notify;
 
 use super::Broker;
+use super::cluster_admin::{default_replication_factor, is_filled};
 use super::error::PartitionError;
 use super::partitions::Leader;
 use crate::log::AppendError;
@@ -80,6 +81,9 @@ pub enum AdminError {
         /// Partitions that it has, or will have.
         existing: i32,
     },
+    /// The topic would have replicas that no leader fills.
+    #[error("records are not replicated by this version yet; ask for a replication factor of 1, or for -1")]
+    NotReplicated,
     /// The metadata would grow on a disk of which only the reserve is left, which it may need for what is there.
     #[error("only the reserve of the metadata's disk is left; free space, and try again")]
     DiskFull,
@@ -234,6 +238,9 @@ impl Broker {
         }
         let configs = topic_config::create(&topic.configs, kind, &self.layers(&image))?;
         let assignment = self.place_topic(&image, &topic)?;
+        if !is_filled(&assignment) {
+            return Err(AdminError::NotReplicated);
+        }
         if kind != TopicKind::Internal {
             self.check_disk()?;
         }
@@ -279,7 +286,7 @@ impl Broker {
             number => number,
         };
         let replication_factor = match topic.replication_factor {
-            -1 => 1,
+            -1 => default_replication_factor(image),
             number => number,
         };
         Ok(placement::place(image, partitions, replication_factor)?)
@@ -348,6 +355,9 @@ impl Broker {
                 placement::place(&image, added, i16::try_from(replicas).unwrap_or(i16::MAX))?
             }
         };
+        if !is_filled(&assignment) {
+            return Err(AdminError::NotReplicated);
+        }
         self.check_disk()?;
         self.check_room(&image, assignment.len())?;
         let mut logs = self.directories().iter().flat_map(|directory| directory.logs());

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::admin::OFFSETS_TOPIC;
 use crate::group::request::DeletedTopics;
@@ -16,6 +15,7 @@ use crate::group::{Caller, GroupError};
 use crate::metadata::Image;
 use crate::metadata::image::DeletedTopic;
 use crate::runtime::clock::Clock;
+use crate::runtime::watch;
 use crate::types::{TopicId, TopicPartition};
 
 /// Pause before a coordinator that can't do it now is told again.

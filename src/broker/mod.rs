@@ -6,7 +6,7 @@
 //! deleted in the metadata and not on disk) is finished then.
 //!
 //! - `partitions`: which partitions are open, and the rules of their topics.
-//! - `produce`, `fetch`, `list_offsets`, `admin`: what requests do.
+//! - `produce`, `fetch`, `list_offsets`, `admin`, `cluster_admin`: what requests do.
 //! - `readers`, `read_ahead`: how segments are read without holding anybody up.
 //! - `offsets_log`, `deleted_offsets`: the logs of the group coordinators, and what these forget with a topic.
 //! - `throttle`: how long a producer is asked to wait while the archive is behind.
@@ -15,6 +15,7 @@
 mod admin;
 mod archive_seam;
 mod archiver;
+mod cluster_admin;
 mod cold_reads;
 mod deleted_offsets;
 mod error;
@@ -40,12 +41,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 pub use admin::{AdminError, ConfigEdit, ConfigResource, NewTopic, OFFSETS_SEGMENT_BYTES, OFFSETS_TOPIC, TopicName};
 pub use archive_seam::{ArchiveError, ArchiveRead, ArchiveReader, AtHand, FoundOffset};
 pub use archiver::{ArchiveStartError, ArchiverSettings};
+pub use cluster_admin::{ClusterError, MAX_REASSIGNMENTS, REPLICATES, Reassignment};
 pub use error::{PartitionError, StartError};
 pub use fetch::{FetchLimits, FetchPartition, Fetched, Isolation};
 pub use fetch_session::{
@@ -74,6 +76,7 @@ use crate::metadata::image::Topic;
 use crate::metadata::{Image, Metadata};
 use crate::runtime::Runtime;
 use crate::runtime::disk::DirectoryLock;
+use crate::runtime::watch;
 use crate::telemetry::{MemoryPool, Metrics};
 use crate::types::{BrokerEpoch, ClusterId, DirectoryId, LeaderEpoch, NodeId, TopicId};
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::error::PartitionError;
 use super::settings::BrokerSettings;
@@ -25,6 +25,7 @@ use crate::metadata::config_layers::BrokerLayers;
 use crate::metadata::image::{ArchiveMark, Topic, TopicChange};
 use crate::metadata::topic_config::TopicConfig;
 use crate::record::ProduceRules;
+use crate::runtime::watch;
 use crate::types::{LeaderEpoch, NodeId, Offset, TopicId, TopicPartition};
 
 /// The topic configuration whose change asks for everything to be sealed.

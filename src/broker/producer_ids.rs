@@ -29,9 +29,7 @@ impl Broker {
             let command = Command::AllocateProducerIds { node_id: self.node_id(), broker_epoch: self.epoch() };
             match self.submit(command).await? {
                 Outcome::ProducerIds { first, count } => *block = first.get()..first.get() + i64::from(count),
-                outcome @ (Outcome::Done | Outcome::BrokerRegistered(_)) => {
-                    unreachable!("an allocation is answered with a block, not with {outcome:?}")
-                }
+                outcome => unreachable!("an allocation is answered with a block, not with {outcome:?}"),
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::Broker;
@@ -34,6 +34,7 @@ use crate::runtime::buffer;
 use crate::runtime::clock::{Clock, Interval};
 use crate::runtime::disk::DirectoryLock;
 use crate::runtime::tasks::Priority;
+use crate::runtime::watch;
 use crate::telemetry::{Gauge, MemoryPool, MemoryShare, Metrics};
 use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, Offset, TopicPartition};
 
@@ -370,12 +371,13 @@ async fn register(
         directories: directories.iter().map(|directory| directory.identity().directory_id).collect(),
         newest_leader_epoch: newest.into_iter().max(),
         missed_registrations: missed.into_iter().max().unwrap_or(0),
+        peer: None,
+        starts_fenced: false,
+        may_have_lost_unsynced: false,
     });
     match metadata.submit(command).await.map_err(StartError::Registration)? {
         Outcome::BrokerRegistered(epoch) => Ok(epoch),
-        outcome @ (Outcome::Done | Outcome::ProducerIds { .. }) => {
-            unreachable!("a registration is answered with an epoch, not with {outcome:?}")
-        }
+        outcome => unreachable!("a registration is answered with an epoch, not with {outcome:?}"),
     }
 }
 

@@ -27,10 +27,10 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::runtime::Runtime;
+use crate::runtime::watch;
 use crate::telemetry::{Metrics, Readiness};
 
 /// Connections at a time; further ones wait to be accepted.

@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::checkpoint_clock::{CheckpointClock, Due, Wish};
 use super::counting::{Counted, DirectoryMetrics};
@@ -39,6 +39,7 @@ use super::write_behind::Writer;
 use crate::runtime::Runtime;
 use crate::runtime::disk::{DirectoryLock, is_descriptor_shortage, is_shortage, read_file, replace_file};
 use crate::runtime::tasks::{Lane, LaneWaker, Priority};
+use crate::runtime::watch;
 use crate::types::{ClusterId, DirectoryId, Incarnation, NodeId, Offset, TopicPartition};
 
 /// The file that says whose a directory is.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::record::{Batch, BatchBuilder, BatchOptions, Batches};
 use crate::runtime::disk::EMFILE;
-use crate::sim::{Lies, Machine, Operation, Random};
+use crate::sim::{Lies, Machine, Operation, Random, number};
 use crate::types::{
     ClusterId, Incarnation, LeaderEpoch, NodeId, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId, TopicPartition,
 };
@@ -616,10 +616,6 @@ fn run_twice(seed: u64) -> Result<(), String> {
     let trace = run(seed, Lies::default())?;
     let again = run(seed, Lies::default()).map_err(|error| format!("only in the second run: {error}"))?;
     if trace == again { Ok(()) } else { Err(format!("the second run differs: {trace:x} and {again:x}")) }
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
 #[test]

@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::error::DecodeError;
-use super::image::ArchiveMark;
+use super::image::{ArchiveMark, ClusterAuthority};
 use crate::types::{
-    BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition,
+    BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, LeaderEpoch, NodeId, PartitionEpoch, ProducerId, TopicId,
+    TopicPartition,
 };
 
 /// Format of encoded groups and their commands; a higher number is refused.
@@ -95,6 +96,59 @@ pub enum Command {
         /// The level.
         level: i16,
     },
+    /// Takes a broker for gone: others lead what it led, and its replicas are out of sync.
+    FenceBroker {
+        /// The broker.
+        node_id: NodeId,
+        /// The registration that is gone.
+        broker_epoch: BrokerEpoch,
+    },
+    /// Lets a fenced broker lead again. Leaders take its replicas back into sync one by one, once they have caught up.
+    UnfenceBroker {
+        /// The broker.
+        node_id: NodeId,
+        /// Its registration.
+        broker_epoch: BrokerEpoch,
+    },
+    /// Has a broker that is about to shut down lead nothing any more that somebody else can.
+    DrainBroker {
+        /// The broker.
+        node_id: NodeId,
+        /// Its registration.
+        broker_epoch: BrokerEpoch,
+    },
+    /// Forgets a broker that is gone for good. Its replicas stay where they are until they are moved.
+    UnregisterBroker {
+        /// The broker.
+        node_id: NodeId,
+    },
+    /// Notes that a data directory went offline while its broker runs. The last one takes the broker with it.
+    FailDirectory {
+        /// The broker.
+        node_id: NodeId,
+        /// Its registration.
+        broker_epoch: BrokerEpoch,
+        /// The directory.
+        directory: DirectoryId,
+    },
+    /// Changes which replicas of a partition are in sync.
+    AlterPartition(AlterPartition),
+    /// Elects leaders. What came of it is in the image.
+    ElectLeaders {
+        /// The partitions; those that are not there any more, or need or can have no leader, are passed over.
+        partitions: Vec<TopicPartition>,
+        /// Who may lead.
+        how: Election,
+    },
+    /// Moves the replicas of a partition (KIP-455).
+    AssignReplicas {
+        /// The partition.
+        partition: TopicPartition,
+        /// Where they are to be, preferred leader first; none takes back what is under way.
+        target: Option<Vec<ReplicaPlace>>,
+    },
+    /// Makes the authority known that issues the nodes' certificates, and the secret that tokens for joining are made with.
+    SetAuthority(ClusterAuthority),
 }
 
 impl Command {
@@ -131,6 +185,15 @@ pub struct RegisterBroker {
     /// theirs.
     #[serde(default)]
     pub missed_registrations: u32,
+    /// Where other brokers reach it, as `host:port`; none for a broker by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Whether it waits to be unfenced. A broker by itself does not: it is active at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub starts_fenced: bool,
+    /// Its machine went down without a proper end: what was acknowledged but not on stable storage (`write.caching`) may be gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_have_lost_unsynced: bool,
 }
 
 /// Where clients reach a listener.
@@ -200,6 +263,34 @@ pub struct CreatePartitions {
     pub assignment: Assignment,
 }
 
+/// The leader of a partition says which replicas are in sync (KIP-497, KIP-841).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlterPartition {
+    /// The leader.
+    pub node_id: NodeId,
+    /// Its registration.
+    pub broker_epoch: BrokerEpoch,
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The epoch that it leads in.
+    pub leader_epoch: LeaderEpoch,
+    /// The partition's epoch that it has seen; another one rejects the command.
+    pub partition_epoch: PartitionEpoch,
+    /// The replicas that are in sync, the leader among them, with the registrations that they caught up in.
+    pub in_sync: Vec<(NodeId, BrokerEpoch)>,
+}
+
+/// Who may be elected; Kafka's `ElectionType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Election {
+    /// The first replica, where it is in sync and available, and another one leads.
+    Preferred,
+    /// Where nobody leads: whoever has all that was acknowledged, or else any replica that is available, at the price of records.
+    Unclean,
+}
+
 /// A change of configuration values that was resolved and validated against the values of one version.
 ///
 /// Appending to and subtracting from lists is resolved by the sender, since what is valid depends on the registry of its
@@ -228,6 +319,11 @@ pub enum Outcome {
         first: ProducerId,
         /// Number of ids in the block.
         count: i32,
+    },
+    /// The in-sync replicas are as asked for, or what the rest of the cluster's state makes of that.
+    PartitionAltered {
+        /// The partition's epoch now.
+        partition_epoch: PartitionEpoch,
     },
 }
 
@@ -284,6 +380,31 @@ mod tests {
         };
         let text = r#"[{"alter_broker_configs":{"node_id":null,"change":{"expected_version":3,"values":{"log.retention.ms":"-1"}}}}]"#;
         assert_eq!(encode_group(&[command]), [&[1], text.as_bytes()].concat());
+    }
+
+    #[test]
+    fn what_later_versions_added_to_a_registration_is_not_written_where_it_says_nothing() {
+        let registration = crate::metadata::testing::register(1, 1);
+        let bytes = encode_group(&[Command::RegisterBroker(registration.clone())]);
+        let text = std::str::from_utf8(&bytes[1..]).unwrap();
+        assert!(text.ends_with(r#""newest_leader_epoch":null,"missed_registrations":0}}]"#), "{text}");
+        let old = text.replace(r#","newest_leader_epoch":null,"missed_registrations":0"#, "");
+        let old = [&[COMMAND_FORMAT], old.as_bytes()].concat();
+        assert_eq!(decode_group(&old).unwrap(), [Command::RegisterBroker(registration)]);
+    }
+
+    #[test]
+    fn the_clusters_secrets_are_not_shown_when_a_command_is() {
+        let (certificate, key, join_secret) = (vec![0xab, 1], vec![0xcd, 2], vec![0xef, 3]);
+        let command = Command::SetAuthority(ClusterAuthority { certificate, key, join_secret });
+        let bytes = encode_group(std::slice::from_ref(&command));
+        let text = r#"[{"set_authority":{"certificate":"ab01","key":"cd02","join_secret":"ef03"}}]"#;
+        assert_eq!(bytes, [&[1], text.as_bytes()].concat());
+        assert_eq!(decode_group(&bytes).unwrap(), std::slice::from_ref(&command));
+        let shown = format!("{command:?}");
+        assert!(!shown.contains("205") && !shown.contains("239") && !shown.contains("cd"), "{shown}");
+        let odd = [&[1], text.replace("cd02", "cd0").as_bytes()].concat();
+        assert!(decode_group(&odd).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::raft::{LaneStopped, StoreError};
-use crate::types::{BrokerEpoch, ClusterId, NodeId, TopicId};
+use crate::types::{BrokerEpoch, ClusterId, LeaderEpoch, NodeId, PartitionEpoch, TopicId, TopicPartition};
 
 /// A command that the cluster's state does not allow. Rejections are part of the replicated outcome: every node reaches
 /// the same one. Each variant stands for exactly one Kafka error, named in its doc and given by
@@ -120,6 +120,68 @@ pub enum Rejection {
         /// The broker.
         node_id: NodeId,
     },
+    /// UNKNOWN_TOPIC_OR_PARTITION: the topic has no such partition.
+    #[error("the topic has no such partition partition={partition}")]
+    UnknownPartition {
+        /// The partition.
+        partition: TopicPartition,
+    },
+    /// INVALID_REQUEST: only the leader says which replicas are in sync.
+    #[error("this broker does not lead the partition node_id={node_id} leader={leader:?}")]
+    NotPartitionLeader {
+        /// The broker.
+        node_id: NodeId,
+        /// The leader, if there is one.
+        leader: Option<NodeId>,
+    },
+    /// FENCED_LEADER_EPOCH: the partition has begun another leader epoch.
+    #[error("leader epoch is not the partition's epoch={epoch} current_epoch={current}")]
+    FencedLeaderEpoch {
+        /// The epoch that was given.
+        epoch: LeaderEpoch,
+        /// The partition's epoch now.
+        current: LeaderEpoch,
+    },
+    /// INVALID_UPDATE_VERSION: the partition changed meanwhile; look at it and ask again.
+    #[error("partition changed meanwhile expected_epoch={expected} current_epoch={current}")]
+    PartitionChanged {
+        /// The epoch that the sender had seen.
+        expected: PartitionEpoch,
+        /// The partition's epoch now.
+        current: PartitionEpoch,
+    },
+    /// INELIGIBLE_REPLICA: this replica can't be in sync now.
+    #[error("replica can't be in sync: {reason} node_id={node_id}")]
+    IneligibleReplica {
+        /// The broker that holds it.
+        node_id: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// INVALID_REQUEST: a set of in-sync replicas without its leader, or with one twice.
+    #[error("set of in-sync replicas is invalid: {reason}")]
+    InvalidInSyncSet {
+        /// The rule.
+        reason: String,
+    },
+    /// INVALID_REQUEST: the broker is not gone.
+    #[error("broker is not fenced: stop it first, then unregister it node_id={node_id}")]
+    BrokerNotFenced {
+        /// The broker.
+        node_id: NodeId,
+    },
+    /// NO_REASSIGNMENT_IN_PROGRESS.
+    #[error("replicas of the partition are not being moved partition={partition}")]
+    NoReassignment {
+        /// The partition.
+        partition: TopicPartition,
+    },
+    /// INVALID_REQUEST: the authority's certificate, key or secret is empty or far too large.
+    #[error("authority of the cluster is invalid: each part has 1 to {maximum_bytes} bytes")]
+    InvalidAuthority {
+        /// Most bytes of each part.
+        maximum_bytes: u64,
+    },
     /// FEATURE_UPDATE_FAILED.
     #[error("feature level is invalid feature={name} level={level}")]
     InvalidFeatureLevel {
@@ -148,11 +210,19 @@ impl Rejection {
             Self::InvalidReplicationFactor { .. } => 38,
             Self::InvalidReplicaAssignment { .. } => 39,
             Self::LimitExceeded { .. } => 44,
-            Self::ConfigChanged { .. } => 95,
+            Self::ConfigChanged { .. } | Self::PartitionChanged { .. } => 95,
             Self::UnknownBroker { .. } => 102,
             Self::StaleBrokerEpoch { .. } => 77,
             Self::InconsistentClusterId { .. } => 104,
             Self::InvalidRegistration { .. } => 119,
+            Self::UnknownPartition { .. } => 3,
+            Self::FencedLeaderEpoch { .. } => 74,
+            Self::IneligibleReplica { .. } => 107,
+            Self::NoReassignment { .. } => 85,
+            Self::NotPartitionLeader { .. }
+            | Self::InvalidInSyncSet { .. }
+            | Self::BrokerNotFenced { .. }
+            | Self::InvalidAuthority { .. } => 42,
             Self::InvalidFeatureLevel { .. } => 96,
             Self::Exhausted { .. } => -1,
         }
@@ -171,6 +241,9 @@ pub enum CommandError {
         /// The leader, as far as known.
         leader: Option<NodeId>,
     },
+    /// REQUEST_TIMED_OUT: no outcome came in time; whether the command takes effect shows later.
+    #[error("the metadata quorum did not answer in time; the change may take effect yet")]
+    TimedOut,
     /// REQUEST_TIMED_OUT: the quorum stopped on this node; whether the command took effect shows after the restart.
     #[error("the metadata quorum has stopped on this node")]
     Stopped,
@@ -182,7 +255,7 @@ impl CommandError {
         match self {
             Self::Rejected(rejection) => rejection.kafka_error_code(),
             Self::NotLeader { .. } => 41,
-            Self::Stopped => 7,
+            Self::TimedOut | Self::Stopped => 7,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! the log behind it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
@@ -13,7 +14,7 @@ use imbl::{OrdMap, OrdSet, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::command::Endpoint;
-use super::topic_name;
+use super::{hex, topic_name};
 use crate::types::{
     BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, LeaderEpoch, NodeId, Offset, PartitionEpoch, ProducerId,
     TopicId, TopicPartition,
@@ -37,6 +38,7 @@ pub struct Image {
     pub(super) feature_levels: OrdMap<String, i16>,
     pub(super) archived: OrdMap<TopicPartition, ArchiveMark>,
     pub(super) unrestored: OrdSet<TopicPartition>,
+    pub(super) authority: Option<Arc<ClusterAuthority>>,
 }
 
 /// How far the archive of a partition may reach: everything that was ever committed to it ends at or below.
@@ -63,8 +65,55 @@ pub struct Broker {
     pub listeners: BTreeMap<String, Endpoint>,
     /// The failure domain, if any.
     pub rack: Option<String>,
-    /// The data directories that were online.
+    /// The data directories that are online; never none.
     pub directories: Vec<DirectoryId>,
+    /// Where other brokers reach it, as `host:port`; none for a broker by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Whether it takes part.
+    #[serde(default, skip_serializing_if = "BrokerState::is_active")]
+    pub state: BrokerState,
+}
+
+/// Whether a broker takes part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BrokerState {
+    /// It leads and follows.
+    #[default]
+    Active,
+    /// It is gone, or has just come: nothing is led there.
+    Fenced,
+    /// It is about to go: it leads only what nobody else can.
+    ShuttingDown,
+}
+
+impl BrokerState {
+    /// Whether replicas there may become leaders.
+    pub const fn is_active(&self) -> bool {
+        matches!(self, Self::Active)
+    }
+}
+
+/// What makes certificates of this cluster's nodes, and lets new ones in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterAuthority {
+    /// The authority's certificate (DER).
+    #[serde(with = "hex")]
+    pub certificate: Vec<u8>,
+    /// Its private key (PKCS#8).
+    #[serde(with = "hex")]
+    pub key: Vec<u8>,
+    /// What tokens for joining are made with.
+    #[serde(with = "hex")]
+    pub join_secret: Vec<u8>,
+}
+
+impl fmt::Debug for ClusterAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterAuthority").finish_non_exhaustive()
+    }
 }
 
 /// A topic.
@@ -83,29 +132,51 @@ pub struct Topic {
 }
 
 /// Who holds and who leads a partition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
-    /// The replicas, preferred leader first; each broker at most once.
-    pub replicas: Vec<Replica>,
+    /// The replicas, preferred leader first; each broker at most once. While they are being moved, those that are to stay come
+    /// first. Shared by the images that have them: a partition costs little where a neighbour changes.
+    pub replicas: Arc<[Replica]>,
     /// The leader, if one could be chosen; one of the in-sync replicas.
     pub leader: Option<NodeId>,
     /// Grows whenever the leader or its process changes.
     pub leader_epoch: LeaderEpoch,
     /// Grows with every change of this value.
     pub partition_epoch: PartitionEpoch,
+    /// What is to change about the replicas, while it does (KIP-455).
+    pub moving: Option<Box<Moving>>,
 }
 
 /// One copy of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replica {
     /// The broker that holds it.
     pub node_id: NodeId,
     /// The data directory that holds it.
     pub directory: DirectoryId,
-    /// Whether it belongs to the in-sync set.
-    pub in_sync: bool,
+    /// What it has of the partition's records.
+    pub state: ReplicaState,
+}
+
+/// What a replica has of its partition's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// It may lack some that were acknowledged.
+    Behind = 0,
+    /// All, and none is acknowledged without it.
+    InSync = 1,
+    /// All that were acknowledged: it left the in-sync replicas, and those that are left are too few to acknowledge more (KIP-966).
+    Eligible = 2,
+}
+
+/// Replicas that come and go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Moving {
+    /// Brokers that get a replica, until it is in sync.
+    pub adding: Vec<NodeId>,
+    /// Brokers whose replica goes once all others are in sync.
+    pub removing: Vec<NodeId>,
 }
 
 /// Configuration overrides of one topic or broker, raw as they were set.
@@ -154,7 +225,16 @@ impl Partition {
 
     /// Brokers whose replica is in sync (Kafka's `isr`).
     pub fn in_sync_nodes(&self) -> impl Iterator<Item = NodeId> {
-        self.replicas.iter().filter(|replica| replica.in_sync).map(|replica| replica.node_id)
+        self.nodes_in(ReplicaState::InSync)
+    }
+
+    /// Brokers that may lead although they are not in sync, since they have all that was acknowledged (KIP-966).
+    pub fn eligible_nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes_in(ReplicaState::Eligible)
+    }
+
+    fn nodes_in(&self, state: ReplicaState) -> impl Iterator<Item = NodeId> {
+        self.replicas.iter().filter(move |replica| replica.state == state).map(|replica| replica.node_id)
     }
 
     /// The replica on a broker.
@@ -192,6 +272,7 @@ impl Default for Image {
             feature_levels: OrdMap::new(),
             archived: OrdMap::new(),
             unrestored: OrdSet::new(),
+            authority: None,
         }
     }
 }
@@ -218,6 +299,17 @@ impl Image {
             self.broker(replica.node_id).is_some_and(|broker| broker.directories.contains(&replica.directory))
         };
         partition.replicas.iter().filter(|replica| !is_online(replica)).map(|replica| replica.node_id).collect()
+    }
+
+    /// Whether a replica may become the leader, as far as its broker and its data directory go.
+    pub fn is_available(&self, replica: &Replica) -> bool {
+        let broker = self.broker(replica.node_id);
+        broker.is_some_and(|broker| broker.state.is_active() && broker.directories.contains(&replica.directory))
+    }
+
+    /// What makes the nodes' certificates; none in a cluster that never had a second broker, or whose operator makes them.
+    pub const fn authority(&self) -> Option<&Arc<ClusterAuthority>> {
+        self.authority.as_ref()
     }
 
     /// All brokers by number.

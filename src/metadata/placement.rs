@@ -7,7 +7,7 @@ use super::error::Rejection;
 use super::image::{Broker, Image};
 use super::machine::MAX_TOPIC_PARTITIONS;
 
-/// Places new partitions: leaders in turn over all brokers, followers on the next ones, racks taking turns, and on each
+/// Places new partitions: leaders in turn over all active brokers, followers on the next ones, racks taking turns, and on each
 /// broker its data directories in turn. The turn begins where the number of partitions in the cluster left off, so that
 /// many small topics spread as one large topic does.
 ///
@@ -40,10 +40,12 @@ pub fn place(image: &Image, partitions: i32, replication_factor: i16) -> Result<
     Ok((start..start + count).map(|turn| (turn..turn + replicas).map(replica_of).collect()).collect())
 }
 
-/// The brokers that can hold replicas, so ordered that neighbours are in different racks as long as racks last.
-fn racks_in_turn(image: &Image) -> Vec<&Broker> {
+/// The brokers that can hold replicas, so ordered that neighbours are in different racks as long as racks last. While none is
+/// active, as when the first one starts, all can.
+pub(super) fn racks_in_turn(image: &Image) -> Vec<&Broker> {
     let mut racks: BTreeMap<Option<&str>, Vec<&Broker>> = BTreeMap::new();
-    for broker in image.brokers() {
+    let none_is_active = !image.brokers().any(|broker| broker.state.is_active());
+    for broker in image.brokers().filter(|broker| none_is_active || broker.state.is_active()) {
         racks.entry(broker.rack.as_deref()).or_default().push(broker);
     }
     let deepest = racks.values().map(Vec::len).max().unwrap_or(0);
@@ -55,7 +57,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::metadata::testing;
+    use crate::metadata::{Command, machine, testing};
     use crate::types::NodeId;
 
     #[test]
@@ -70,6 +72,18 @@ mod tests {
                 places.iter().map(|place| image.broker(place.node_id).unwrap().rack.clone()).collect();
             assert_eq!(racks.len(), 2);
         }
+    }
+
+    #[test]
+    fn brokers_that_are_not_active_get_nothing_unless_none_is() {
+        let mut image = testing::image_with_brokers(&[(1, "a"), (2, "a")]);
+        let mut fence = |node| {
+            let broker_epoch = image.broker(NodeId(node)).unwrap().epoch;
+            machine::apply(&mut image, &Command::FenceBroker { node_id: NodeId(node), broker_epoch }).unwrap();
+            place(&image, 2, 1).map(|places| Vec::from_iter(places.iter().map(|one| one[0].node_id.get())))
+        };
+        assert_eq!(fence(1).unwrap(), [2, 2]);
+        assert_eq!(fence(2).unwrap(), [1, 2]);
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //! ```text
 //! {"format":1,"version":V,"cluster_id":ID,"next_broker_epoch":E,"next_producer_id":P,"directories":[ID,…]}
 //! {"broker":{…}}   {"topic":{…}}   {"deleted_topic":{…}}   {"broker_configs":{…}}   {"feature_level":{…}}
-//! {"archived":{…}}   {"unrestored":{…}}   one per line
+//! {"archived":{…}}   {"unrestored":{…}}   {"authority":{…}}   one per line
 //! ```
-//! A partition is `[leader, leader_epoch, partition_epoch, replicas]`, a replica `[node_id, directory, in_sync]` with the
-//! directory's place in the header's list: with a million partitions, names would be most of the bytes. What keeps the
-//! bytes (a file, a stream to another node) adds the checksum.
+//! A partition is `[leader, leader_epoch, partition_epoch, replicas]`, and `{"adding":[…],"removing":[…]}` at the end while replicas
+//! move; a replica is `[node_id, directory, state]` with the directory's place in the header's list: with a million partitions,
+//! names would be most of the bytes. What keeps the bytes (a file, a stream to another node) adds the checksum.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,10 @@ use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 
 use super::error::DecodeError;
-use super::image::{ArchiveMark, Broker, Configs, DeletedTopic, Image, Partition, Replica, Topic};
+use super::image::{
+    ArchiveMark, Broker, ClusterAuthority, Configs, DeletedTopic, Image, Moving, Partition, Replica, ReplicaState,
+    Topic,
+};
 use crate::types::{
     BrokerEpoch, ClusterId, DirectoryId, LeaderEpoch, NodeId, PartitionEpoch, ProducerId, TopicId, TopicPartition,
 };
@@ -46,6 +49,7 @@ enum Line {
     FeatureLevel { name: String, level: i16 },
     Archived { partition: TopicPartition, mark: ArchiveMark },
     Unrestored { partition: TopicPartition },
+    Authority(ClusterAuthority),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,7 +63,13 @@ struct TopicLine {
 }
 
 #[derive(Serialize, Deserialize)]
-struct PartitionLine(Option<NodeId>, LeaderEpoch, PartitionEpoch, Vec<ReplicaLine>);
+struct PartitionLine(
+    Option<NodeId>,
+    LeaderEpoch,
+    PartitionEpoch,
+    Vec<ReplicaLine>,
+    #[serde(default, skip_serializing_if = "Option::is_none")] Option<Box<Moving>>,
+);
 
 #[derive(Serialize, Deserialize)]
 struct ReplicaLine(NodeId, usize, u8);
@@ -69,9 +79,10 @@ impl TopicLine {
         let place = |directory: &DirectoryId| {
             directories.binary_search(directory).expect("the header lists every directory in use")
         };
-        let replica = |one: &Replica| ReplicaLine(one.node_id, place(&one.directory), one.in_sync.into());
+        let replica = |one: &Replica| ReplicaLine(one.node_id, place(&one.directory), one.state as u8);
         let partition = |one: &Partition| {
-            PartitionLine(one.leader, one.leader_epoch, one.partition_epoch, one.replicas.iter().map(replica).collect())
+            let replicas = one.replicas.iter().map(replica).collect();
+            PartitionLine(one.leader, one.leader_epoch, one.partition_epoch, replicas, one.moving.clone())
         };
         Self {
             name: topic.name.as_ref().to_owned(),
@@ -83,13 +94,21 @@ impl TopicLine {
     }
 
     fn topic(self, directories: &[DirectoryId]) -> Result<Topic, serde_json::Error> {
-        let replica = |ReplicaLine(node_id, place, in_sync)| match directories.get(place) {
-            Some(directory) => Ok(Replica { node_id, directory: *directory, in_sync: in_sync != 0 }),
-            None => Err(serde_json::Error::custom("a replica is in a directory that the header does not list")),
+        let replica = |ReplicaLine(node_id, place, state)| {
+            let state = match state {
+                0 => ReplicaState::Behind,
+                1 => ReplicaState::InSync,
+                2 => ReplicaState::Eligible,
+                _ => return Err(serde_json::Error::custom("a replica is in a state that this version does not know")),
+            };
+            match directories.get(place) {
+                Some(directory) => Ok(Replica { node_id, directory: *directory, state }),
+                None => Err(serde_json::Error::custom("a replica is in a directory that the header does not list")),
+            }
         };
-        let partition = |PartitionLine(leader, leader_epoch, partition_epoch, replicas)| {
+        let partition = |PartitionLine(leader, leader_epoch, partition_epoch, replicas, moving)| {
             let replicas = replicas.into_iter().map(replica).collect::<Result<_, _>>()?;
-            Ok(Partition { replicas, leader, leader_epoch, partition_epoch })
+            Ok(Partition { replicas, leader, leader_epoch, partition_epoch, moving })
         };
         Ok(Topic {
             name: Arc::from(self.name),
@@ -105,7 +124,8 @@ impl TopicLine {
 pub fn encode(image: &Image) -> Vec<u8> {
     let mut bytes = Vec::new();
     let partitions = image.topics.values().flat_map(|topic| topic.partitions.iter());
-    let directories: BTreeSet<_> = partitions.flat_map(|one| &one.replicas).map(|replica| replica.directory).collect();
+    let directories: BTreeSet<_> =
+        partitions.flat_map(|one| one.replicas.iter()).map(|replica| replica.directory).collect();
     let directories = Vec::from_iter(directories);
     let header = Header {
         format: IMAGE_FORMAT,
@@ -136,6 +156,9 @@ pub fn encode(image: &Image) -> Vec<u8> {
     }
     for partition in &image.unrestored {
         write_line(&mut bytes, &Line::Unrestored { partition: *partition });
+    }
+    if let Some(authority) = &image.authority {
+        write_line(&mut bytes, &Line::Authority(ClusterAuthority::clone(authority)));
     }
     bytes
 }
@@ -181,6 +204,7 @@ pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
             Line::FeatureLevel { name, level } => drop(image.feature_levels.insert(name, level)),
             Line::Archived { partition, mark } => drop(image.archived.insert(partition, mark)),
             Line::Unrestored { partition } => drop(image.unrestored.insert(partition)),
+            Line::Authority(authority) => image.authority = Some(Arc::new(authority)),
         }
     }
     Ok(image)
@@ -194,8 +218,9 @@ mod tests {
 
     use super::*;
     use crate::metadata::command::{Endpoint, SecurityProtocol};
-    use crate::metadata::machine;
+    use crate::metadata::image::BrokerState;
     use crate::metadata::testing::{create_topic, image_with_brokers};
+    use crate::metadata::{Command, machine};
     use crate::sim::damaged;
     use crate::types::{BrokerIncarnationId, Offset};
 
@@ -216,11 +241,39 @@ mod tests {
         assert_eq!(lines[2], topic);
         assert_eq!(decode(&bytes).unwrap(), image);
 
+        let unknown = text.replacen("[[1,0,1]]", "[[1,0,3]]", 1);
+        assert!(matches!(decode(unknown.as_bytes()), Err(DecodeError::Malformed { .. })));
+
         let newer = text.replacen(r#"{"format":1"#, r#"{"format":2"#, 1);
         assert!(matches!(decode(newer.as_bytes()), Err(DecodeError::UnsupportedFormat { found: 2, .. })));
         let astray = text.replacen("[[1,0,1]]", "[[1,9,1]]", 1);
         assert!(matches!(decode(astray.as_bytes()), Err(DecodeError::Malformed { .. })));
         assert!(matches!(decode(&bytes[..bytes.len() - 1]), Err(DecodeError::Truncated { .. })));
+    }
+
+    #[test]
+    fn what_later_versions_added_has_frozen_bytes_of_its_own() {
+        let mut image = image_with_brokers(&[(1, "a")]);
+        let create = create_topic(&image, 7, "t", 1);
+        machine::apply(&mut image, &create).unwrap();
+        let alone = encode(&image);
+        let epoch = image.broker(NodeId(1)).unwrap().epoch;
+        machine::apply(&mut image, &Command::FenceBroker { node_id: NodeId(1), broker_epoch: epoch }).unwrap();
+        let authority = ClusterAuthority { certificate: vec![1], key: vec![0xff], join_secret: vec![0x10, 2] };
+        machine::apply(&mut image, &Command::SetAuthority(authority)).unwrap();
+        let topic = Arc::make_mut(image.topics.get_mut(&crate::metadata::testing::topic_id(7)).unwrap());
+        topic.partitions[0].moving = Some(Box::new(Moving { adding: vec![NodeId(3)], removing: Vec::new() }));
+        let text = String::from_utf8(encode(&image)).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert!(
+            lines[1].ends_with(r#","directories":["00000000000000000000000000000001"],"state":"fenced"}}"#),
+            "{text}"
+        );
+        assert!(lines[2].ends_with(r#""partitions":[[null,1,1,[[1,0,2]],{"adding":[3],"removing":[]}]]}}"#), "{text}");
+        assert_eq!(lines[3], r#"{"authority":{"certificate":"01","key":"ff","join_secret":"1002"}}"#);
+        assert_eq!(decode(text.as_bytes()).unwrap(), image);
+        let text = String::from_utf8(alone).unwrap();
+        assert!(!text.contains("state") && !text.contains("peer") && !text.contains("authority"), "{text}");
     }
 
     /// Of the damage that can be done to an image, every so many are tried.
@@ -232,14 +285,18 @@ mod tests {
         let endpoint = (TEXT, any::<u16>()).prop_map(move |(host, port)| Endpoint { host, port, security_protocol });
         let directories = vec(any::<[u8; 16]>().prop_map(DirectoryId::from_bytes), 0..3);
         let identity = any::<(i32, i64, [u8; 16])>();
-        (identity, btree_map(TEXT, endpoint, 0..3), option::of(TEXT), directories).prop_map(
-            |((node, epoch, process), listeners, rack, directories)| Broker {
+        let state = prop_oneof![Just(BrokerState::Active), Just(BrokerState::Fenced), Just(BrokerState::ShuttingDown)];
+        let cluster = (option::of(TEXT), option::of(TEXT), state);
+        (identity, btree_map(TEXT, endpoint, 0..3), cluster, directories).prop_map(
+            |((node, epoch, process), listeners, (rack, peer, state), directories)| Broker {
                 node_id: NodeId(node),
                 epoch: BrokerEpoch(epoch),
                 incarnation_id: BrokerIncarnationId::from_bytes(process),
                 listeners,
                 rack,
                 directories,
+                peer,
+                state,
             },
         )
     }
@@ -249,17 +306,21 @@ mod tests {
     }
 
     fn topic() -> impl Strategy<Value = Topic> {
-        let replica = any::<(i32, [u8; 16], bool)>().prop_map(|(node, directory, in_sync)| Replica {
+        let state = prop_oneof![Just(ReplicaState::Behind), Just(ReplicaState::InSync), Just(ReplicaState::Eligible)];
+        let replica = (any::<(i32, [u8; 16])>(), state).prop_map(|((node, directory), state)| Replica {
             node_id: NodeId(node),
             directory: DirectoryId::from_bytes(directory),
-            in_sync,
+            state,
         });
-        let partition = (vec(replica, 0..3), any::<(Option<i32>, i32, i32)>()).prop_map(
-            |(replicas, (leader, leader_epoch, partition_epoch))| Partition {
-                replicas,
+        let nodes = || vec(any::<i32>().prop_map(NodeId), 0..3);
+        let moving = option::of((nodes(), nodes()));
+        let partition = (vec(replica, 0..3), any::<(Option<i32>, i32, i32)>(), moving).prop_map(
+            |(replicas, (leader, leader_epoch, partition_epoch), moving)| Partition {
+                replicas: replicas.into(),
                 leader: leader.map(NodeId),
                 leader_epoch: LeaderEpoch(leader_epoch),
                 partition_epoch: PartitionEpoch(partition_epoch),
+                moving: moving.map(|(adding, removing)| Box::new(Moving { adding, removing })),
             },
         );
         (any::<([u8; 16], bool)>(), TEXT, configs(), vec(partition, 0..3)).prop_map(
@@ -294,8 +355,13 @@ mod tests {
             next_offset: Offset(next_offset),
             leader_epoch: LeaderEpoch(epoch),
         });
-        let records = (btree_map(topic_partition(), mark, 0..3), btree_set(topic_partition(), 0..3));
-        (numbers, cluster, topics, records).prop_map(|(numbers, cluster, (topics, deleted), (archived, unrestored))| {
+        let bytes = || vec(any::<u8>(), 0..3);
+        let authority = option::of((bytes(), bytes(), bytes()));
+        let records = (btree_map(topic_partition(), mark, 0..3), btree_set(topic_partition(), 0..3), authority);
+        (numbers, cluster, topics, records).prop_map(|(numbers, cluster, (topics, deleted), records)| {
+            let (archived, unrestored, authority) = records;
+            let authority =
+                authority.map(|(certificate, key, join_secret)| ClusterAuthority { certificate, key, join_secret });
             let (version, cluster_id, next_broker_epoch, next_producer_id) = numbers;
             let (brokers, broker_configs, feature_levels) = cluster;
             let broker_configs = broker_configs.into_iter().map(|(node, one)| (node.map(NodeId), Arc::new(one)));
@@ -310,6 +376,7 @@ mod tests {
                 feature_levels: feature_levels.into_iter().collect(),
                 archived: archived.into_iter().collect(),
                 unrestored: unrestored.into_iter().collect(),
+                authority: authority.map(Arc::new),
                 ..Image::default()
             };
             topics.into_iter().for_each(|topic| image.insert_topic(topic));

@@ -32,6 +32,9 @@ pub(super) fn register(node: i32, incarnation: u64) -> RegisterBroker {
         directories: vec![DirectoryId::from_bytes(identity(node.unsigned_abs().into()))],
         newest_leader_epoch: None,
         missed_registrations: 0,
+        peer: None,
+        starts_fenced: false,
+        may_have_lost_unsynced: false,
     }
 }
 

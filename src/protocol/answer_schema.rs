@@ -20,6 +20,10 @@ pub(super) const fn answer_fields(api: Api) -> Option<&'static [Field]> {
         Api::DescribeConfigs => Some(DESCRIBE_CONFIGS),
         Api::CreatePartitions => Some(CREATE_PARTITIONS),
         Api::IncrementalAlterConfigs => Some(INCREMENTAL_ALTER_CONFIGS),
+        Api::ListPartitionReassignments => Some(LIST_PARTITION_REASSIGNMENTS),
+        Api::DescribeQuorum => Some(DESCRIBE_QUORUM),
+        Api::DescribeCluster => Some(DESCRIBE_CLUSTER),
+        Api::UnregisterBroker | Api::AddRaftVoter | Api::RemoveRaftVoter => Some(DONE_OR_NOT),
         _ => None,
     }
 }
@@ -257,3 +261,88 @@ const INCREMENTAL_ALTER_CONFIGS: &[Field] = &[
         ]),
     ),
 ];
+
+const LIST_PARTITION_REASSIGNMENTS: &[Field] = &[
+    always("throttle_time_ms", INT32),
+    always("error_code", INT16),
+    always("error_message", String),
+    always(
+        "topics",
+        Array(&[
+            always("name", String),
+            always(
+                "partitions",
+                Array(&[
+                    always("partition_index", INT32),
+                    always("replicas", Elements(&INT32)),
+                    always("adding_replicas", Elements(&INT32)),
+                    always("removing_replicas", Elements(&INT32)),
+                ]),
+            ),
+        ]),
+    ),
+];
+
+const QUORUM_REPLICAS: Kind = Array(&[
+    always("replica_id", INT32),
+    since("replica_directory_id", 2, UUID),
+    always("log_end_offset", INT64),
+    since("last_fetch_timestamp", 1, INT64),
+    since("last_caught_up_timestamp", 1, INT64),
+]);
+
+const DESCRIBE_QUORUM: &[Field] = &[
+    always("error_code", INT16),
+    since("error_message", 2, String),
+    always(
+        "topics",
+        Array(&[
+            always("topic_name", String),
+            always(
+                "partitions",
+                Array(&[
+                    always("partition_index", INT32),
+                    always("error_code", INT16),
+                    since("error_message", 2, String),
+                    always("leader_id", INT32),
+                    always("leader_epoch", INT32),
+                    always("high_watermark", INT64),
+                    always("current_voters", QUORUM_REPLICAS),
+                    always("observers", QUORUM_REPLICAS),
+                ]),
+            ),
+        ]),
+    ),
+    since(
+        "nodes",
+        2,
+        Array(&[
+            always("node_id", INT32),
+            always("listeners", Array(&[always("name", String), always("host", String), always("port", INT16)])),
+        ]),
+    ),
+];
+
+const DESCRIBE_CLUSTER: &[Field] = &[
+    always("throttle_time_ms", INT32),
+    always("error_code", INT16),
+    always("error_message", String),
+    since("endpoint_type", 1, INT8),
+    always("cluster_id", String),
+    always("controller_id", INT32),
+    always(
+        "brokers",
+        Array(&[
+            always("broker_id", INT32),
+            always("host", String),
+            always("port", INT32),
+            always("rack", String),
+            since("is_fenced", 2, INT8),
+        ]),
+    ),
+    always("cluster_authorized_operations", INT32),
+];
+
+/// Of APIs that do one thing.
+const DONE_OR_NOT: &[Field] =
+    &[always("throttle_time_ms", INT32), always("error_code", INT16), always("error_message", String)];

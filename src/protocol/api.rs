@@ -58,35 +58,42 @@ macro_rules! apis {
 }
 
 apis! {
-    Produce                 0 3..=13, 9, schema::PRODUCE;
-    Fetch                   1 4..=18, 12, schema::FETCH;
-    ListOffsets             2 1..=11, 6, schema::LIST_OFFSETS;
-    Metadata                3 0..=13, 9, schema::METADATA;
-    OffsetCommit            8 2..=10, 8, schema::OFFSET_COMMIT;
-    OffsetFetch             9 1..=10, 6, schema::OFFSET_FETCH;
-    FindCoordinator         10 0..=6, 3, schema::FIND_COORDINATOR;
-    JoinGroup               11 0..=9, 6, schema::JOIN_GROUP;
-    Heartbeat               12 0..=4, 4, schema::HEARTBEAT;
-    LeaveGroup              13 0..=5, 4, schema::LEAVE_GROUP;
-    SyncGroup               14 0..=5, 4, schema::SYNC_GROUP;
-    DescribeGroups          15 0..=6, 5, schema::DESCRIBE_GROUPS;
-    ListGroups              16 0..=5, 3, schema::LIST_GROUPS;
-    ApiVersions             18 0..=4, 3, schema::API_VERSIONS;
-    CreateTopics            19 2..=7, 5, schema::CREATE_TOPICS;
-    DeleteTopics            20 1..=6, 4, schema::DELETE_TOPICS;
-    DeleteRecords           21 0..=2, 2, schema::DELETE_RECORDS;
-    InitProducerId          22 0..=5, 2, schema::INIT_PRODUCER_ID;
-    OffsetForLeaderEpoch    23 2..=4, 4, schema::OFFSET_FOR_LEADER_EPOCH;
-    DescribeConfigs         32 1..=4, 4, schema::DESCRIBE_CONFIGS;
-    AlterConfigs            33 0..=2, 2, schema::ALTER_CONFIGS;
-    DescribeLogDirs         35 1..=5, 2, schema::DESCRIBE_LOG_DIRS;
-    CreatePartitions        37 0..=3, 2, schema::CREATE_PARTITIONS;
-    DeleteGroups            42 0..=2, 2, schema::DELETE_GROUPS;
-    IncrementalAlterConfigs 44 0..=1, 1, schema::INCREMENTAL_ALTER_CONFIGS;
-    OffsetDelete            47 0..=0, i16::MAX, schema::OFFSET_DELETE;
-    DescribeCluster         60 0..=2, 0, schema::DESCRIBE_CLUSTER;
-    DescribeProducers       61 0..=0, 0, schema::DESCRIBE_PRODUCERS;
-    DescribeTopicPartitions 75 0..=0, 0, schema::DESCRIBE_TOPIC_PARTITIONS;
+    Produce                     0 3..=13, 9, schema::PRODUCE;
+    Fetch                       1 4..=18, 12, schema::FETCH;
+    ListOffsets                 2 1..=11, 6, schema::LIST_OFFSETS;
+    Metadata                    3 0..=13, 9, schema::METADATA;
+    OffsetCommit                8 2..=10, 8, schema::OFFSET_COMMIT;
+    OffsetFetch                 9 1..=10, 6, schema::OFFSET_FETCH;
+    FindCoordinator             10 0..=6, 3, schema::FIND_COORDINATOR;
+    JoinGroup                   11 0..=9, 6, schema::JOIN_GROUP;
+    Heartbeat                   12 0..=4, 4, schema::HEARTBEAT;
+    LeaveGroup                  13 0..=5, 4, schema::LEAVE_GROUP;
+    SyncGroup                   14 0..=5, 4, schema::SYNC_GROUP;
+    DescribeGroups              15 0..=6, 5, schema::DESCRIBE_GROUPS;
+    ListGroups                  16 0..=5, 3, schema::LIST_GROUPS;
+    ApiVersions                 18 0..=4, 3, schema::API_VERSIONS;
+    CreateTopics                19 2..=7, 5, schema::CREATE_TOPICS;
+    DeleteTopics                20 1..=6, 4, schema::DELETE_TOPICS;
+    DeleteRecords               21 0..=2, 2, schema::DELETE_RECORDS;
+    InitProducerId              22 0..=5, 2, schema::INIT_PRODUCER_ID;
+    OffsetForLeaderEpoch        23 2..=4, 4, schema::OFFSET_FOR_LEADER_EPOCH;
+    DescribeConfigs             32 1..=4, 4, schema::DESCRIBE_CONFIGS;
+    AlterConfigs                33 0..=2, 2, schema::ALTER_CONFIGS;
+    DescribeLogDirs             35 1..=5, 2, schema::DESCRIBE_LOG_DIRS;
+    CreatePartitions            37 0..=3, 2, schema::CREATE_PARTITIONS;
+    DeleteGroups                42 0..=2, 2, schema::DELETE_GROUPS;
+    ElectLeaders                43 0..=2, 2, schema::ELECT_LEADERS;
+    IncrementalAlterConfigs     44 0..=1, 1, schema::INCREMENTAL_ALTER_CONFIGS;
+    AlterPartitionReassignments 45 0..=1, 0, schema::ALTER_PARTITION_REASSIGNMENTS;
+    ListPartitionReassignments  46 0..=0, 0, schema::LIST_PARTITION_REASSIGNMENTS;
+    OffsetDelete                47 0..=0, i16::MAX, schema::OFFSET_DELETE;
+    DescribeQuorum              55 0..=2, 0, schema::DESCRIBE_QUORUM;
+    DescribeCluster             60 0..=2, 0, schema::DESCRIBE_CLUSTER;
+    DescribeProducers           61 0..=0, 0, schema::DESCRIBE_PRODUCERS;
+    UnregisterBroker            64 0..=0, 0, schema::UNREGISTER_BROKER;
+    DescribeTopicPartitions     75 0..=0, 0, schema::DESCRIBE_TOPIC_PARTITIONS;
+    AddRaftVoter                80 0..=1, 0, schema::ADD_RAFT_VOTER;
+    RemoveRaftVoter             81 0..=0, 0, schema::REMOVE_RAFT_VOTER;
 }
 
 impl Api {
@@ -217,10 +224,10 @@ mod tests {
         (92, 0, 0),
     ];
 
-    /// Transactions, groups of KIP-848 and later, security, and the inner workings of Kafka's cluster: not served yet.
+    /// Transactions, groups of KIP-848 and later, and security: not served yet.
     const NOT_SERVED: &[i16] = &[
-        17, 24, 25, 26, 27, 28, 29, 30, 31, 34, 36, 38, 39, 40, 41, 43, 45, 46, 48, 49, 50, 51, 55, 57, 64, 65, 66, 68,
-        69, 74, 76, 77, 78, 79, 80, 81, 83, 84, 85, 86, 87, 88, 89, 90, 91, 92,
+        17, 24, 25, 26, 27, 28, 29, 30, 31, 34, 36, 38, 39, 40, 41, 48, 49, 50, 51, 57, 65, 66, 68, 69, 74, 76, 77, 78,
+        79, 83, 84, 85, 86, 87, 88, 89, 90, 91, 92,
     ];
 
     #[test]

@@ -52,7 +52,8 @@ pub struct FetchedPartition {
     pub log_start_offset: i64,
     /// Largest epoch below which the fetcher's log agrees, and its end offset; told from version 12 (KIP-595).
     pub diverging_epoch: Option<(i32, i64)>,
-    /// Current leader and epoch, where the fetcher asked the wrong broker; told from version 12 (KIP-951).
+    /// Current leader and epoch, −1 where there is none, where the fetcher asked the wrong broker or in a passed epoch; can be
+    /// told from version 12 (KIP-951).
     pub current_leader: Option<(i32, i32)>,
     /// Producer id and first offset of each aborted transaction in the records, for read_committed; else `None`.
     pub aborted_transactions: Option<Vec<(i64, i64)>>,

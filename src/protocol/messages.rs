@@ -5,11 +5,13 @@
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{
-    AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
-    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
-    DescribeProducersRequest, DescribeTopicPartitionsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
+    AlterConfigsRequest, AlterPartitionReassignmentsRequest, ApiVersionsRequest, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeGroupsRequest, DescribeProducersRequest, DescribeQuorumRequest,
+    DescribeTopicPartitionsRequest, ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
     IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
-    MetadataRequest, OffsetDeleteRequest, OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest,
+    ListPartitionReassignmentsRequest, MetadataRequest, OffsetDeleteRequest, OffsetForLeaderEpochRequest,
+    ProduceRequest, RemoveRaftVoterRequest, SyncGroupRequest, UnregisterBrokerRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request};
 
@@ -40,7 +42,7 @@ macro_rules! served {
     };
 }
 
-// ListOffsets, OffsetCommit, OffsetFetch and DescribeLogDirs are in `newer`.
+// ListOffsets, OffsetCommit, OffsetFetch, DescribeLogDirs and AddRaftVoter are in `newer`.
 served! {
     Produce ProduceRequest;
     Fetch FetchRequest;
@@ -63,10 +65,16 @@ served! {
     CreatePartitions CreatePartitionsRequest;
     DeleteGroups DeleteGroupsRequest;
     IncrementalAlterConfigs IncrementalAlterConfigsRequest;
+    ElectLeaders ElectLeadersRequest;
+    AlterPartitionReassignments AlterPartitionReassignmentsRequest;
+    ListPartitionReassignments ListPartitionReassignmentsRequest;
     OffsetDelete OffsetDeleteRequest;
+    DescribeQuorum DescribeQuorumRequest;
     DescribeCluster DescribeClusterRequest;
     DescribeProducers DescribeProducersRequest;
+    UnregisterBroker UnregisterBrokerRequest;
     DescribeTopicPartitions DescribeTopicPartitionsRequest;
+    RemoveRaftVoter RemoveRaftVoterRequest;
 }
 
 /// Decodes the body of a request. Byte fields, and so the records of a Produce request, share the body's memory;

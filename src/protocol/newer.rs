@@ -6,13 +6,15 @@
 //! | OffsetCommit | 10 | topics by id instead of name (KIP-848); the crate has the answer |
 //! | OffsetFetch | 10 | topics by id instead of name (KIP-848); the crate has the answer |
 //! | DescribeLogDirs | 5 | `is_cordoned` in the answer (KIP-1066); nothing here is ever cordoned |
+//! | AddRaftVoter | 1 | `ack_when_committed` at the end of the request (KIP-1186); here nothing is answered before |
 
 use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::add_raft_voter_request::Listener;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::{
-    DescribeLogDirsRequest, DescribeLogDirsResponse, GroupId, ListOffsetsRequest, ListOffsetsResponse,
-    OffsetCommitRequest, OffsetFetchRequest,
+    AddRaftVoterRequest, AddRaftVoterResponse, DescribeLogDirsRequest, DescribeLogDirsResponse, GroupId,
+    ListOffsetsRequest, ListOffsetsResponse, OffsetCommitRequest, OffsetFetchRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable};
 
@@ -139,6 +141,40 @@ impl ApiRequest for DescribeLogDirsRequest {
         out.put_u8(0);
         Some(())
     }
+}
+
+impl ApiRequest for AddRaftVoterRequest {
+    const API: Api = Api::AddRaftVoter;
+
+    fn decode_body(body: &mut Bytes, version: i16) -> Option<Self> {
+        if version < 1 {
+            return Self::decode(body, version).ok();
+        }
+        add_raft_voter_1(&mut Reader::new(body)).ok()
+    }
+
+    fn encode_response_body(response: &AddRaftVoterResponse, out: &mut BytesMut, _version: i16) -> Option<()> {
+        response.encode(out, 0).ok()
+    }
+}
+
+fn add_raft_voter_1(reader: &mut Reader<'_>) -> Result<AddRaftVoterRequest, ProtocolError> {
+    let mut request = AddRaftVoterRequest::default()
+        .with_cluster_id(reader.nullable_text("cluster_id")?)
+        .with_timeout_ms(reader.int32("timeout_ms")?)
+        .with_voter_id(reader.int32("voter_id")?)
+        .with_voter_directory_id(reader.uuid("voter_directory_id")?);
+    for _ in 0..reader.compact_count("listeners")? {
+        let listener = Listener::default()
+            .with_name(reader.text("name")?)
+            .with_host(reader.text("host")?)
+            .with_port(reader.int16("port")?.cast_unsigned());
+        reader.skip_tagged_fields()?;
+        request.listeners.push(listener);
+    }
+    reader.int8("ack_when_committed")?;
+    reader.skip_tagged_fields()?;
+    Ok(request)
 }
 
 /// Writes a length or count plus one as a varint.

@@ -389,3 +389,45 @@ pub(super) const DESCRIBE_TOPIC_PARTITIONS: &[Field] = &[
     always("response_partition_limit", INT32),
     always("cursor", Nullable(&[always("topic_name", String), always("partition_index", INT32)])),
 ];
+
+pub(super) const ELECT_LEADERS: &[Field] = &[
+    since("election_type", 1, INT8),
+    always("topic_partitions", Array(&[always("topic", String), always("partitions", Elements(&INT32))])),
+    always("timeout_ms", INT32),
+];
+
+pub(super) const ALTER_PARTITION_REASSIGNMENTS: &[Field] = &[
+    always("timeout_ms", INT32),
+    since("allow_replication_factor_change", 1, INT8),
+    always(
+        "topics",
+        Array(&[
+            always("name", String),
+            always("partitions", Array(&[always("partition_index", INT32), always("replicas", Elements(&INT32))])),
+        ]),
+    ),
+];
+
+pub(super) const LIST_PARTITION_REASSIGNMENTS: &[Field] = &[
+    always("timeout_ms", INT32),
+    always("topics", Array(&[always("name", String), always("partition_indexes", Elements(&INT32))])),
+];
+
+pub(super) const DESCRIBE_QUORUM: &[Field] = &[always(
+    "topics",
+    Array(&[always("topic_name", String), always("partitions", Array(&[always("partition_index", INT32)]))]),
+)];
+
+pub(super) const UNREGISTER_BROKER: &[Field] = &[always("broker_id", INT32)];
+
+pub(super) const ADD_RAFT_VOTER: &[Field] = &[
+    always("cluster_id", String),
+    always("timeout_ms", INT32),
+    always("voter_id", INT32),
+    always("voter_directory_id", UUID),
+    always("listeners", Array(&[always("name", String), always("host", String), always("port", INT16)])),
+    since("ack_when_committed", 1, INT8),
+];
+
+pub(super) const REMOVE_RAFT_VOTER: &[Field] =
+    &[always("cluster_id", String), always("voter_id", INT32), always("voter_directory_id", UUID)];

@@ -41,10 +41,17 @@ macro_rules! for_each_api {
                 Api::CreatePartitions => $run::<CreatePartitionsRequest>(),
                 Api::DeleteGroups => $run::<DeleteGroupsRequest>(),
                 Api::IncrementalAlterConfigs => $run::<IncrementalAlterConfigsRequest>(),
+                Api::ElectLeaders => $run::<ElectLeadersRequest>(),
+                Api::AlterPartitionReassignments => $run::<AlterPartitionReassignmentsRequest>(),
+                Api::ListPartitionReassignments => $run::<ListPartitionReassignmentsRequest>(),
                 Api::OffsetDelete => $run::<OffsetDeleteRequest>(),
+                Api::DescribeQuorum => $run::<DescribeQuorumRequest>(),
                 Api::DescribeCluster => $run::<DescribeClusterRequest>(),
                 Api::DescribeProducers => $run::<DescribeProducersRequest>(),
+                Api::UnregisterBroker => $run::<UnregisterBrokerRequest>(),
                 Api::DescribeTopicPartitions => $run::<DescribeTopicPartitionsRequest>(),
+                Api::AddRaftVoter => $run::<AddRaftVoterRequest>(),
+                Api::RemoveRaftVoter => $run::<RemoveRaftVoterRequest>(),
             }
         }
     };
@@ -64,6 +71,12 @@ macro_rules! for_each_answer {
         $run::<DescribeConfigsRequest>();
         $run::<CreatePartitionsRequest>();
         $run::<IncrementalAlterConfigsRequest>();
+        $run::<ListPartitionReassignmentsRequest>();
+        $run::<DescribeQuorumRequest>();
+        $run::<DescribeClusterRequest>();
+        $run::<UnregisterBrokerRequest>();
+        $run::<AddRaftVoterRequest>();
+        $run::<RemoveRaftVoterRequest>();
     };
 }
 

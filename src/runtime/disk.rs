@@ -24,6 +24,8 @@ pub enum Open {
     CreateNew,
     /// For reading and writing; made if absent, emptied if present.
     CreateEmpty,
+    /// As [`Open::CreateNew`], and nobody but this user may read the file, not even while it is made.
+    CreatePrivate,
     /// For reading and for writes that are on stable storage when they return. The file must exist and be preallocated;
     /// memory, offset and length of each write are multiples of [`DIRECT_ALIGNMENT_BYTES`].
     Durable,
@@ -173,10 +175,26 @@ pub fn same_error(error: &io::Error) -> io::Error {
 pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let file = disk.open(&temporary, Open::CreateEmpty)?;
+    put_in_place(disk, file, &temporary, path, content)
+}
+
+/// As [`replace_file`], for what nobody but this user may read.
+pub fn replace_private_file(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    // What a crash left may have been made for everybody to read.
+    match disk.remove_file(&temporary) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        removed => removed?,
+    }
+    let file = disk.open(&temporary, Open::CreatePrivate)?;
+    put_in_place(disk, file, &temporary, path, content)
+}
+
+fn put_in_place(disk: &dyn Disk, file: Arc<dyn File>, temporary: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all_at(content, 0)?;
     file.sync_data()?;
     drop(file);
-    disk.rename(&temporary, path)?;
+    disk.rename(temporary, path)?;
     // The parent of a bare name is the empty path, which no directory has.
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     disk.sync_directory(parent.unwrap_or(Path::new(".")))

@@ -1,4 +1,4 @@
-//! The seams to the outside world: clock, entropy, disk, network and tasks, each a small trait with a production twin.
+//! The seams to the outside world: clock, entropy, disk, network, peers and tasks, each a small trait with a production twin.
 //!
 //! Everything above this layer takes a [`Runtime`] and reaches the machine through it alone, so that a simulation can
 //! stand in for the machine: same seed, same run. `std::fs`, `std::time::SystemTime`, threads and random numbers are
@@ -9,8 +9,10 @@ pub mod clock;
 pub mod disk;
 pub mod entropy;
 pub mod net;
+pub mod peers;
 pub mod production;
 pub mod tasks;
+pub mod watch;
 
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ use clock::Clock;
 use disk::Disk;
 use entropy::Entropy;
 use net::Net;
+use peers::PeerNet;
 use tasks::{TaskWatch, Tasks};
 
 /// One handle to each seam; cheap to clone, passed down at construction.
@@ -31,6 +34,8 @@ pub struct Runtime {
     pub disk: Arc<dyn Disk>,
     /// Stream sockets.
     pub net: Arc<dyn Net>,
+    /// Connections among brokers.
+    pub peers: Arc<dyn PeerNet>,
     /// Worker lanes.
     pub tasks: Arc<dyn Tasks>,
     /// Over the tasks that nobody awaits.
@@ -44,13 +49,14 @@ impl std::fmt::Debug for Runtime {
 }
 
 impl Runtime {
-    /// The real machine: system clock, kernel entropy, local files, TCP and threads.
+    /// The real machine: system clock, kernel entropy, local files, TCP, QUIC and threads.
     pub fn production() -> Self {
         Self {
             clock: Arc::new(production::SystemClock::new()),
             entropy: Arc::new(production::KernelEntropy),
             disk: Arc::new(production::LocalDisk),
             net: Arc::new(production::Tcp),
+            peers: Arc::new(production::Quic),
             tasks: Arc::new(production::Threads),
             watch: TaskWatch::default(),
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
 use super::frame_memory::{ConnectionMemory, RequestMemory};
@@ -28,6 +28,7 @@ use crate::protocol::{
     ELEMENT_BYTES, LENGTH_PREFIX_BYTES, ProtocolError, RequestHeader, check_request, frame_bytes, split_request,
 };
 use crate::runtime::net::Stream;
+use crate::runtime::watch;
 use crate::telemetry::{RefuseReason, TakenMemory};
 
 /// What an idle connection has ready to read into: most requests fit, and ten thousand connections cost ten megabytes.

@@ -1,9 +1,9 @@
 //! Which Kafka error each of our errors is. Exhaustive on purpose: a new variant does not compile until it has a code.
 
-use crate::broker::{AdminError, ArchiveError, PartitionError, SessionError};
+use crate::broker::{AdminError, ArchiveError, ClusterError, PartitionError, SessionError};
 use crate::group::GroupError;
 use crate::log::{AppendError, ReadError, SequenceError};
-use crate::metadata::CommandError;
+use crate::metadata::{CommandError, MemberError};
 use crate::protocol::ErrorCode;
 use crate::record::RecordError;
 
@@ -92,8 +92,40 @@ pub(super) const fn admin_code(error: &AdminError) -> ErrorCode {
         AdminError::NullConfig => ErrorCode::InvalidConfig,
         AdminError::Invalid(_) => ErrorCode::InvalidRequest,
         AdminError::InvalidAssignment(_) => ErrorCode::InvalidReplicaAssignment,
+        AdminError::NotReplicated => ErrorCode::InvalidReplicationFactor,
         AdminError::NotMorePartitions { .. } | AdminError::FixedPartitions { .. } => ErrorCode::InvalidPartitions,
         AdminError::TooManyPartitions { .. } | AdminError::TooManyAtOnce { .. } => ErrorCode::PolicyViolation,
+    }
+}
+
+/// The code of a change of the cluster that was refused.
+pub(super) const fn cluster_code(error: &ClusterError) -> ErrorCode {
+    match error {
+        ClusterError::Command(error) => command_code(error),
+        ClusterError::Member(error) => member_code(error),
+        ClusterError::NoTime => ErrorCode::RequestTimedOut,
+        ClusterError::UnknownPartition => ErrorCode::UnknownTopicOrPartition,
+        ClusterError::ElectionNotNeeded => ErrorCode::ElectionNotNeeded,
+        ClusterError::NoPreferredLeader => ErrorCode::PreferredLeaderNotAvailable,
+        ClusterError::NoEligibleLeader => ErrorCode::EligibleLeadersNotAvailable,
+        ClusterError::NoReassignment => ErrorCode::NoReassignmentInProgress,
+        ClusterError::InvalidTarget(_) | ClusterError::NotReplicated => ErrorCode::InvalidReplicaAssignment,
+        ClusterError::FactorChange { .. } => ErrorCode::InvalidReplicationFactor,
+        ClusterError::TooManyAtOnce { .. } => ErrorCode::PolicyViolation,
+        ClusterError::OtherDirectory { .. } => ErrorCode::InvalidVoterKey,
+    }
+}
+
+/// The code of a change of the quorum that was refused, as Apache Kafka's quorum has it. Its clients try again after those of a
+/// leader that is not known and of what did not end in time.
+const fn member_code(error: &MemberError) -> ErrorCode {
+    match error {
+        MemberError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
+        MemberError::InProgress | MemberError::FarBehind { .. } | MemberError::TimedOut => ErrorCode::RequestTimedOut,
+        MemberError::UnknownMember { .. } | MemberError::LastVoter { .. } => ErrorCode::InvalidRequest,
+        MemberError::AlreadyVotes { .. } => ErrorCode::DuplicateVoter,
+        MemberError::DoesNotVote { .. } => ErrorCode::VoterNotFound,
+        MemberError::Failed { .. } => ErrorCode::UnknownServerError,
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
@@ -18,6 +17,7 @@ use super::settings::ConnectionLimits;
 use crate::broker::Broker;
 use crate::metadata::broker_config;
 use crate::runtime::net::{Listener, Stream};
+use crate::runtime::watch;
 use crate::telemetry::{MemoryShare, RefuseReason, spans};
 
 /// How long to wait after accepting failed, which it does while file descriptors are used up.

@@ -25,7 +25,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use settings::{ConnectionLimits, ListenerSettings, ServerSettings};
@@ -34,6 +33,7 @@ use crate::broker::{Broker, BrokerSettings, StartError};
 use crate::metadata::command::{Endpoint, SecurityProtocol};
 use crate::runtime::Runtime;
 use crate::runtime::net::Listener;
+use crate::runtime::watch;
 use crate::telemetry::{Metrics, Readiness};
 
 /// An address can't be listened on.

@@ -1,5 +1,6 @@
 //! Connections end to end, in one process: order, limits, damage, and a restart.
 
+mod cluster;
 mod turns;
 
 use std::collections::BTreeMap;

@@ -353,13 +353,15 @@ impl Disk for SimDisk {
         let mut world = self.world.lock();
         world.check_power()?;
         let inode = match (how, world.inode_at(path)) {
-            (Open::CreateNew, Ok(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (Open::CreateNew | Open::CreatePrivate, Ok(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
             (Open::CreateEmpty, Ok(inode)) => {
                 world.change(inode, Change::Length(0), false)?;
                 inode
             }
             (_, Ok(inode)) => inode,
-            (Open::CreateNew | Open::CreateEmpty, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            (Open::CreateNew | Open::CreateEmpty | Open::CreatePrivate, Err(error))
+                if error.kind() == io::ErrorKind::NotFound =>
+            {
                 world.create(path)?
             }
             (_, Err(error)) => return Err(error),

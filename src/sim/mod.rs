@@ -7,6 +7,8 @@
 mod clock;
 mod damage;
 mod disk;
+pub(crate) mod node;
+pub(crate) mod peers;
 mod tasks;
 
 use std::sync::Arc;
@@ -21,8 +23,10 @@ pub(crate) use tasks::SimTasks;
 use crate::runtime::Runtime;
 use crate::runtime::entropy::Entropy;
 use crate::runtime::net::{BoxFuture, Listener, Net, Stream};
+use crate::runtime::peers::{Lifeline, PeerEndpoint, PeerIdentity, PeerNet, PeerSettings};
 use crate::runtime::tasks::TaskWatch;
 use clock::SimClock;
+use peers::SimHost;
 
 /// SplitMix64: small, fast, and good enough to draw test cases from.
 #[derive(Clone, Debug)]
@@ -52,6 +56,11 @@ impl Random {
     }
 }
 
+/// A number that the environment gives, as to how many seeds run.
+pub(crate) fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
 struct SimEntropy(Mutex<Random>);
 
 impl Entropy for SimEntropy {
@@ -76,12 +85,30 @@ impl Net for NoNet {
     }
 }
 
+/// A machine that is not attached to a network of brokers.
+impl PeerNet for NoNet {
+    fn bind(
+        &self,
+        _: std::net::SocketAddr,
+        _: PeerIdentity,
+        _: PeerSettings,
+    ) -> BoxFuture<'_, std::io::Result<Arc<dyn PeerEndpoint>>> {
+        Box::pin(std::future::ready(Err(std::io::ErrorKind::Unsupported.into())))
+    }
+
+    fn lifeline<'a>(&'a self, _: &'a str) -> BoxFuture<'a, std::io::Result<Box<dyn Lifeline>>> {
+        Box::pin(std::future::ready(Err(std::io::ErrorKind::Unsupported.into())))
+    }
+}
+
 /// One simulated machine. The disk outlives its processes.
 pub(crate) struct Machine {
     pub(crate) disk: SimDisk,
     pub(crate) tasks: Arc<SimTasks>,
     clock: SimClock,
     entropy: Arc<SimEntropy>,
+    /// Its place among brokers.
+    host: Option<SimHost>,
 }
 
 impl Machine {
@@ -91,16 +118,30 @@ impl Machine {
             tasks: Arc::new(SimTasks::default()),
             clock: SimClock::default(),
             entropy: Arc::new(SimEntropy(Mutex::new(Random::new(seed ^ 0xe17)))),
+            host: None,
         }
+    }
+
+    /// A machine that reaches others. Their network has a time of its own, which the test lets pass beside the machine's.
+    pub(crate) fn in_network(seed: u64, host: SimHost) -> Self {
+        Self { host: Some(host), ..Self::new(seed) }
     }
 
     /// The seams, for a process that starts on this machine.
     pub(crate) fn runtime(&self) -> Runtime {
+        let peers: Arc<dyn PeerNet> = match &self.host {
+            Some(host) => {
+                host.power_on();
+                Arc::new(host.clone())
+            }
+            None => Arc::new(NoNet),
+        };
         Runtime {
             clock: Arc::new(self.clock.clone()),
             entropy: Arc::clone(&self.entropy) as _,
             disk: Arc::new(self.disk.clone()),
             net: Arc::new(NoNet),
+            peers,
             tasks: Arc::clone(&self.tasks) as _,
             watch: TaskWatch::default(),
         }
@@ -109,6 +150,16 @@ impl Machine {
     /// Lets time pass.
     pub(crate) fn pass_ms(&self, ms: u64) {
         self.clock.pass(Duration::from_millis(ms));
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&self, duration: Duration) {
+        self.clock.pass(duration);
+    }
+
+    /// Time until somebody has to wake up.
+    pub(crate) fn until_next(&self) -> Option<Duration> {
+        self.clock.until_next()
     }
 
     /// Sets the wall clock to so much ahead of the time that passed.
@@ -141,6 +192,9 @@ impl Machine {
 
     /// Cuts the power: lanes are gone, the disk keeps what was durable and pieces of the rest.
     pub(crate) fn power_cut(&self) {
+        if let Some(host) = &self.host {
+            host.power_off();
+        }
         self.tasks.forget_all();
         self.clock.forget_all();
         self.disk.power_cut();
@@ -148,6 +202,9 @@ impl Machine {
 
     /// Ends the process alone: the disk keeps everything that was written.
     pub(crate) fn kill(&self) {
+        if let Some(host) = &self.host {
+            host.kill();
+        }
         self.tasks.forget_all();
         self.clock.forget_all();
         self.disk.restart();

@@ -39,7 +39,7 @@ PROPORTION = 8
 SILENT = 100
 # How long an HTTP connection may last.
 HTTP_LIFETIME_S = 60
-INVALID_REQUEST, UNKNOWN_TOPIC_ID = 42, 100
+INVALID_REQUEST, ELECTION_NOT_NEEDED, UNKNOWN_TOPIC_ID = 42, 84, 100
 
 
 def seeds(topic):
@@ -180,6 +180,11 @@ def repeated(topic, group):
     deleted = [{"Name": topic, "Partitions": [{"PartitionIndex": 1}]}] * 1000
     yield "OffsetDelete", 0, {"GroupId": group, "Topics": deleted}, lambda answer: answer["ErrorCode"] == 0 and len(answer["Topics"]) == 1
     yield "DescribeGroups", 5, {"Groups": [group] * 200_000}, lambda answer: is_cut(answer["Groups"], 200_000)
+    led = {"ElectionType": 0, "TopicPartitions": [{"Topic": topic, "Partitions": [0] * 200_000}], "TimeoutMs": 5000}
+    elected = lambda answer: {each["ErrorCode"] for each in answer["ReplicaElectionResults"][0]["PartitionResult"]}
+    yield "ElectLeaders", 2, led, lambda answer: elected(answer) <= {ELECTION_NOT_NEEDED, INVALID_REQUEST}
+    moved = {"TimeoutMs": 5000, "Topics": [{"Name": topic, "PartitionIndexes": [0] * 200_000}]}
+    yield "ListPartitionReassignments", 0, moved, lambda answer: answer["Topics"] == []
 
 
 def fetch_body(topic, max_wait_ms):

@@ -20,6 +20,12 @@ pub fn decode(bytes: &[u8]) {
         Some(Api::DescribeConfigs) => body_of::<DescribeConfigsRequest>,
         Some(Api::CreatePartitions) => body_of::<CreatePartitionsRequest>,
         Some(Api::IncrementalAlterConfigs) => body_of::<IncrementalAlterConfigsRequest>,
+        Some(Api::ListPartitionReassignments) => body_of::<ListPartitionReassignmentsRequest>,
+        Some(Api::DescribeQuorum) => body_of::<DescribeQuorumRequest>,
+        Some(Api::DescribeCluster) => body_of::<DescribeClusterRequest>,
+        Some(Api::UnregisterBroker) => body_of::<UnregisterBrokerRequest>,
+        Some(Api::AddRaftVoter) => body_of::<AddRaftVoterRequest>,
+        Some(Api::RemoveRaftVoter) => body_of::<RemoveRaftVoterRequest>,
         _ => return,
     };
     decode(version, Bytes::copy_from_slice(frame));

@@ -33,10 +33,17 @@ pub fn decode(frame: &[u8]) {
         Api::CreatePartitions => body_of::<CreatePartitionsRequest>,
         Api::DeleteGroups => body_of::<DeleteGroupsRequest>,
         Api::IncrementalAlterConfigs => body_of::<IncrementalAlterConfigsRequest>,
+        Api::ElectLeaders => body_of::<ElectLeadersRequest>,
+        Api::AlterPartitionReassignments => body_of::<AlterPartitionReassignmentsRequest>,
+        Api::ListPartitionReassignments => body_of::<ListPartitionReassignmentsRequest>,
         Api::OffsetDelete => body_of::<OffsetDeleteRequest>,
+        Api::DescribeQuorum => body_of::<DescribeQuorumRequest>,
         Api::DescribeCluster => body_of::<DescribeClusterRequest>,
         Api::DescribeProducers => body_of::<DescribeProducersRequest>,
+        Api::UnregisterBroker => body_of::<UnregisterBrokerRequest>,
         Api::DescribeTopicPartitions => body_of::<DescribeTopicPartitionsRequest>,
+        Api::AddRaftVoter => body_of::<AddRaftVoterRequest>,
+        Api::RemoveRaftVoter => body_of::<RemoveRaftVoterRequest>,
     };
     decode(header.version, body);
 }

@@ -47,7 +47,8 @@ def value_of(field, kind, message):
 
 READ = (
     "Produce Fetch ListOffsets Metadata ApiVersions CreateTopics DeleteTopics InitProducerId DescribeConfigs CreatePartitions "
-    "IncrementalAlterConfigs"
+    "IncrementalAlterConfigs ListPartitionReassignments DescribeQuorum DescribeCluster UnregisterBroker AddRaftVoter "
+    "RemoveRaftVoter"
 ).split()
 
 

@@ -189,6 +189,9 @@ fn add_metadata(seeds: &mut Seeds) {
         directories: vec![alluvium::types::DirectoryId::from_entropy([4; 16])],
         newest_leader_epoch: None,
         missed_registrations: 0,
+        peer: None,
+        starts_fenced: false,
+        may_have_lost_unsynced: false,
     };
     let commands = [
         MetadataCommand::SetClusterId(register.cluster_id),

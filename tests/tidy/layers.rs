@@ -10,7 +10,7 @@ type Module = (&'static str, &'static [&'static str]);
 const LAYERS: [&[Module]; 7] = [
     // `sim` is the simulated machine: another twin of `runtime`, for tests.
     &[("runtime", &["types"]), ("sim", &["runtime", "types"]), ("telemetry", &["types"]), ("types", &[])],
-    &[("protocol", &[]), ("record", &[])],
+    &[("peer", &[]), ("protocol", &[]), ("record", &[])],
     &[("log", &[]), ("metadata", &[])],
     &[("archive", &[]), ("group", &[])],
     &[("broker", &[])],

@@ -8,13 +8,14 @@ from harness import schema
 from harness.wire import Closed, Connection
 from wire.registry import scenario
 
-# What the broker has to offer: the APIs of a data plane for ordinary clients, without transactions.
+# What the broker has to offer: the APIs for ordinary clients, without transactions, and for those who run a cluster.
 APIS = [
     "ApiVersions", "Metadata", "DescribeTopicPartitions", "DescribeCluster", "Produce", "Fetch", "ListOffsets",
     "OffsetForLeaderEpoch", "CreateTopics", "DeleteTopics", "CreatePartitions", "DescribeConfigs", "AlterConfigs",
     "IncrementalAlterConfigs", "DeleteRecords", "InitProducerId", "DescribeProducers", "DescribeLogDirs",
     "FindCoordinator", "JoinGroup", "SyncGroup", "Heartbeat", "LeaveGroup", "OffsetCommit", "OffsetFetch",
-    "ListGroups", "DescribeGroups", "DeleteGroups", "OffsetDelete",
+    "ListGroups", "DescribeGroups", "DeleteGroups", "OffsetDelete", "ElectLeaders", "AlterPartitionReassignments",
+    "ListPartitionReassignments", "DescribeQuorum", "UnregisterBroker", "AddRaftVoter", "RemoveRaftVoter",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from wire import scenarios_frames, scenarios_groups, scenarios_records, scenarios_topics  # noqa: F401
+from wire import scenarios_cluster, scenarios_frames, scenarios_groups, scenarios_records, scenarios_topics  # noqa: F401
 from wire.compare import run
 from wire.expected import EXPECTED, SEEN, is_expected
 from wire.registry import SCENARIOS

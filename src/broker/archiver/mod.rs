@@ -36,7 +36,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::sync::watch;
 
 use catch_up::agrees;
 use complaints::Complaints;
@@ -64,6 +63,7 @@ use crate::log::PartitionLog;
 use crate::metadata::Image;
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
+use crate::runtime::watch;
 use crate::telemetry::{MemoryPool, MemoryShare, Metrics};
 use crate::types::{
     BrokerIncarnationId, ClusterId, Incarnation, LeaderEpoch, Monotonic, NodeId, PartitionIndex, TopicPartition,

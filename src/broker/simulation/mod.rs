@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::sim::number;
 use crate::types::TopicPartition;
 use model::Model;
 use planted::Planted;
@@ -119,10 +120,6 @@ fn run_twice(seed: u64) -> Result<(), String> {
     let trace = run(seed, Planted::Nothing)?;
     let again = run(seed, Planted::Nothing).map_err(|error| format!("only in the second run: {error}"))?;
     if trace == again { Ok(()) } else { Err(format!("the second run differs: {trace:x} and {again:x}")) }
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
 #[test]

@@ -10,3 +10,4 @@
 #![doc = include_str!("group.md")]
 #![doc = include_str!("log.md")]
 #![doc = include_str!("metadata.md")]
+#![doc = include_str!("peer.md")]

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Check, DATA, LIVES, log_settings, number, settings};
+use super::{Check, DATA, LIVES, log_settings, settings};
 use crate::log::{
     AppendError, DirectoryMetrics, LogDirectory, Owner, PartitionLog, ReplicaBatches, ReplicaRead, Replication,
 };
 use crate::record::{Batch, BatchBuilder, BatchOptions};
-use crate::sim::{Machine, Random};
+use crate::sim::{Machine, Random, number};
 use crate::types::{ClusterId, Incarnation, LeaderEpoch, NodeId, Offset, Timestamp, TopicId, TopicPartition};
 
 const PARTITIONS: usize = 2;

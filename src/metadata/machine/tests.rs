@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::metadata::image::TopicChange;
+use crate::metadata::command::{ConfigChange, CreatePartitions, CreateTopic, RegisterBroker, ReplicaPlace};
+use crate::metadata::image::{ArchiveMark, TopicChange};
 use crate::metadata::snapshot;
 use crate::metadata::testing::{CLUSTER, create_topic, epoch_of, image_with_brokers, register, topic_id};
-use crate::types::{Offset, TopicPartition};
+use crate::types::{DirectoryId, LeaderEpoch, Offset, PartitionEpoch};
 
 fn one_broker() -> Image {
     image_with_brokers(&[(1, "a")])
@@ -267,6 +268,27 @@ fn any_command() -> impl Strategy<Value = Command> {
             broker_epoch: BrokerEpoch(epoch)
         }),
         ("[xy]?", -1..3i16).prop_map(|(name, level)| Command::SetFeatureLevel { name, level }),
+        (1..3i32, 0..6i64, 0..4usize).prop_map(|(node, epoch, what)| {
+            let (node_id, broker_epoch) = (NodeId(node), BrokerEpoch(epoch));
+            match what {
+                0 => Command::FenceBroker { node_id, broker_epoch },
+                1 => Command::UnfenceBroker { node_id, broker_epoch },
+                2 => Command::DrainBroker { node_id, broker_epoch },
+                _ => Command::UnregisterBroker { node_id },
+            }
+        }),
+        (1..3i32, 0..4u64).prop_map(|(node, process)| {
+            Command::RegisterBroker(RegisterBroker { starts_fenced: true, ..register(node, process) })
+        }),
+        (0..8u64, prop::option::of(prop::collection::vec(1..3i32, 0..3))).prop_map(|(id, nodes)| {
+            let place = |node: i32| ReplicaPlace { node_id: NodeId(node), directory: register(node, 0).directories[0] };
+            let target = nodes.map(|nodes| nodes.into_iter().map(place).collect());
+            Command::AssignReplicas { partition: TopicPartition::new(topic_id(id), 0), target }
+        }),
+        (0..8u64).prop_map(|id| {
+            let partitions = vec![TopicPartition::new(topic_id(id), 0)];
+            Command::ElectLeaders { partitions, how: crate::metadata::command::Election::Unclean }
+        }),
     ]
 }
 

@@ -44,6 +44,18 @@ pub(super) struct Stamp {
     pub(super) cluster_id: ClusterId,
     /// The node.
     pub(super) node_id: NodeId,
+    /// The node came to a cluster that was there: it never makes a quorum of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) joined: bool,
+}
+
+/// What a directory is stamped with when it is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Founding {
+    /// The cluster.
+    pub(super) cluster_id: ClusterId,
+    /// Whether it was there before the node.
+    pub(super) joined: bool,
 }
 
 /// Where the log begins and ends.
@@ -65,6 +77,12 @@ pub(super) struct LogDatabase {
 }
 
 impl LogDatabase {
+    /// Whether a directory has a database.
+    pub(super) fn exists(disk: &dyn Disk, directory: &Path) -> Result<bool, StoreError> {
+        let path = directory.join(DATABASE);
+        disk.exists(&path).map_err(|source| StoreError::Disk { path, source })
+    }
+
     /// Opens the database of a directory. If there is none, makes one, in a way that a crash leaves all of it or nothing.
     ///
     /// # Errors
@@ -73,14 +91,15 @@ impl LogDatabase {
         disk: &dyn Disk,
         directory: &Path,
         node_id: NodeId,
-        new_cluster_id: ClusterId,
+        founding: Founding,
     ) -> Result<Self, StoreError> {
         let path = directory.join(DATABASE);
         let failed = |source| StoreError::Disk { path: path.clone(), source };
         if !disk.exists(&path).map_err(failed)? {
             disk.create_directory(directory).map_err(failed)?;
             let temporary = path.with_extension("tmp");
-            let stamp = Stamp { format: DIRECTORY_FORMAT, cluster_id: new_cluster_id, node_id };
+            let Founding { cluster_id, joined } = founding;
+            let stamp = Stamp { format: DIRECTORY_FORMAT, cluster_id, node_id, joined };
             create(disk, &temporary, stamp)?;
             disk.rename(&temporary, &path).map_err(failed)?;
             disk.sync_directory(directory).map_err(failed)?;

@@ -1,68 +1,118 @@
-//! The quorum's network: none yet. A quorum of one never sends; whoever tries learns that there is nobody.
+//! openraft's requests to peers, as messages of the peer plane. A quorum of one without a peer endpoint reaches nobody.
 
-use openraft::BasicNode;
-use openraft::error::{InstallSnapshotError, RPCError, RaftError, Unreachable};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::error::{
+    InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, SnapshotMismatch, Unreachable,
+};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
     VoteResponse,
 };
-use thiserror::Error;
+use openraft::{BasicNode, SnapshotSegmentId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::TypeConfig;
+use super::codec;
+use super::wire::{AppendAnswer, AppendHeader, SnapshotAnswer, SnapshotHeader, VoteAnswer, VoteHeader};
+use crate::peer::rpc::{Peers, RpcError, kind};
 use crate::types::NodeId;
+
+/// How long a peer that was not reached is left alone.
+const UNREACHED_PAUSE: Duration = Duration::from_millis(100);
 
 type CallError<E = RaftError<NodeId>> = RPCError<NodeId, BasicNode, E>;
 
-/// There is no way to this node.
-#[derive(Debug, Error)]
-#[error("this quorum has one voter and no connections to peers peer_node_id={0}")]
-struct NoPeer(NodeId);
+/// Makes clients to peers.
+#[derive(Clone, Debug)]
+pub(super) struct PeerNetwork(pub(super) Option<Arc<Peers>>);
 
-/// Makes clients that reach nobody.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct NoPeers;
+/// A client to one peer.
+#[derive(Clone, Debug)]
+pub(super) struct PeerLink {
+    target: NodeId,
+    peers: Option<Arc<Peers>>,
+}
 
-/// A client that reaches nobody.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct UnreachablePeer(NodeId);
+impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
+    type Network = PeerLink;
 
-impl RaftNetworkFactory<TypeConfig> for NoPeers {
-    type Network = UnreachablePeer;
-
-    async fn new_client(&mut self, target: NodeId, _node: &BasicNode) -> UnreachablePeer {
-        UnreachablePeer(target)
+    async fn new_client(&mut self, target: NodeId, node: &BasicNode) -> PeerLink {
+        if let Some(peers) = self.0.as_ref().filter(|peers| !node.addr.is_empty() && peers.address(target).is_none()) {
+            peers.set_address(target, &node.addr);
+        }
+        PeerLink { target, peers: self.0.clone() }
     }
 }
 
-impl UnreachablePeer {
-    fn unreachable(self) -> Unreachable {
-        Unreachable::new(&NoPeer(self.0))
+impl PeerLink {
+    async fn call<A: DeserializeOwned, E: std::error::Error>(
+        &self,
+        kind: u16,
+        body: &(impl Serialize + Sync),
+        parts: Vec<Bytes>,
+        option: &RPCOption,
+    ) -> Result<A, CallError<E>> {
+        let Some(peers) = &self.peers else {
+            let nobody = io::Error::other("this quorum has one voter and no connections to peers");
+            return Err(Unreachable::new(&nobody).into());
+        };
+        match peers.call(self.target, kind, body, parts, option.hard_ttl()).await {
+            Ok((answer, _)) => Ok(answer),
+            Err(error) => {
+                if matches!(error, RpcError::NoAddress(_) | RpcError::NotReached { .. } | RpcError::Broken { .. }) {
+                    // openraft's own pause draws who goes on from a generator that no seed repeats.
+                    peers.clock().sleep(UNREACHED_PAUSE).await;
+                }
+                Err(NetworkError::new(&error).into())
+            }
+        }
     }
 }
 
-impl RaftNetwork<TypeConfig> for UnreachablePeer {
+impl RaftNetwork<TypeConfig> for PeerLink {
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<TypeConfig>,
-        _option: RPCOption,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, CallError> {
-        Err(self.unreachable().into())
+        let header = AppendHeader::from(&request);
+        let parts = request.entries.iter().map(|entry| Bytes::from(codec::encode_entry(entry))).collect();
+        let answer: AppendAnswer = self.call(kind::RAFT_APPEND, &header, parts, &option).await?;
+        Ok(answer.into())
     }
 
     async fn install_snapshot(
         &mut self,
-        _request: InstallSnapshotRequest<TypeConfig>,
-        _option: RPCOption,
+        request: InstallSnapshotRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<InstallSnapshotResponse<NodeId>, CallError<RaftError<NodeId, InstallSnapshotError>>> {
-        Err(self.unreachable().into())
+        let header = SnapshotHeader::from(&request);
+        let parts = vec![Bytes::from(request.data)];
+        let answer: SnapshotAnswer = self.call(kind::RAFT_SNAPSHOT, &header, parts, &option).await?;
+        match answer {
+            SnapshotAnswer::Taken { vote } => Ok(InstallSnapshotResponse { vote: vote.into() }),
+            SnapshotAnswer::Mismatch { expected_offset } => {
+                // openraft begins the snapshot anew.
+                let segment = |offset| SnapshotSegmentId { id: request.meta.snapshot_id.clone(), offset };
+                let (expect, got) = (segment(expected_offset), segment(request.offset));
+                let mismatch = InstallSnapshotError::SnapshotMismatch(SnapshotMismatch { expect, got });
+                Err(RPCError::RemoteError(RemoteError::new(self.target, RaftError::APIError(mismatch))))
+            }
+        }
     }
 
     async fn vote(
         &mut self,
-        _request: VoteRequest<NodeId>,
-        _option: RPCOption,
+        request: VoteRequest<NodeId>,
+        option: RPCOption,
     ) -> Result<VoteResponse<NodeId>, CallError> {
-        Err(self.unreachable().into())
+        let answer: VoteAnswer = self.call(kind::RAFT_VOTE, &VoteHeader::from(&request), Vec::new(), &option).await?;
+        Ok(answer.into())
     }
 }

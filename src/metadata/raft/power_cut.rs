@@ -128,8 +128,8 @@ impl Disk for PowerCutDisk {
         let opened = |index| -> Arc<dyn File> { Arc::new(OpenFile { disk: self.clone(), index }) };
         let known = self.state.lock().names.get(path).copied();
         match (how, known) {
-            (Open::CreateNew, Some(_)) => Err(io::ErrorKind::AlreadyExists.into()),
-            (Open::CreateNew | Open::CreateEmpty, _) => self.change(|state| {
+            (Open::CreateNew | Open::CreatePrivate, Some(_)) => Err(io::ErrorKind::AlreadyExists.into()),
+            (Open::CreateNew | Open::CreateEmpty | Open::CreatePrivate, _) => self.change(|state| {
                 let index = state.files.len();
                 state.files.push(Content::default());
                 state.names.insert(path.to_owned(), index);

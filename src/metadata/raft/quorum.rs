@@ -1,40 +1,50 @@
 //! The handle to the metadata quorum: opening it, submitting commands, reading the image.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{ClientWriteError, RaftError};
 use openraft::{BasicNode, Config, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::super::command::{Command, Outcome};
 use super::super::error::{CommandError, MetadataError, Rejection};
 use super::super::image::Image;
+use super::answers::{KINDS, QuorumAnswers};
+use super::campaign::{Campaign, leads};
+use super::lifelines::watch_over;
+use super::log_database::Founding;
+use super::network::PeerNetwork;
+use super::proposer::{Pending, Proposer, QUEUE_COMMANDS, Request};
+use super::wire::ReadIndexAnswer;
 use super::{
-    CommandGroup, LogDatabase, LogStore, NoPeers, Raft, SnapshotFiles, Stamp, StateMachine, StoreError, StoreLane,
-    on_seams,
+    LogDatabase, LogStore, Raft, RaftMetrics, SnapshotFiles, Stamp, StateMachine, StoreError, StoreLane, on_seams,
 };
+use crate::peer::rpc::{Answers, Handlers, Peers, kind};
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
+use crate::runtime::watch;
 use crate::types::{ClusterId, NodeId};
 
-/// Commands that wait to be proposed; more wait to be let in. Each is small, but for assignments of new partitions.
-const QUEUE_COMMANDS: usize = 1024;
-/// Most commands of one log entry.
-const GROUP_COMMANDS: usize = 256;
-/// Weight after which a group takes no more commands, which bounds a log entry to some megabytes.
-const GROUP_WEIGHT: usize = 10_000;
 /// Entries that stay in the log behind a snapshot, so that a follower that lags a little needs no snapshot.
 const LAGGING_ENTRIES: u64 = 256;
 /// How often a change of configuration is resolved before its sender hears that others were always faster.
 const RESOLVE_ATTEMPTS: u32 = 16;
 /// A quorum of one leads at once; longer than this means that the disk hangs.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a node that starts says that it waits for a majority of the voters.
+const WAITING_NOTICE: Duration = Duration::from_secs(10);
+/// Pause before the leader is asked again how far the log is committed.
+const READ_INDEX_PAUSE: Duration = Duration::from_millis(50);
+const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a leader is heard. It is also how long openraft waits for an answer before it asks again.
+const HEARTBEAT_MS: u64 = 250;
+/// How long one part of a snapshot may take to arrive, and the last one to be written down.
+const SNAPSHOT_PART_TIMEOUT_MS: u64 = 60_000;
 
 /// How the metadata quorum runs on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,25 +64,41 @@ impl MetadataSettings {
     }
 }
 
+/// The metadata's storage, open and not yet at work: the node's identity is known, and peers can be told of it.
+pub struct MetadataStore {
+    database: Arc<StoreLane<LogDatabase>>,
+    stamp: Stamp,
+}
+
+/// A node's part of the peer plane, for the quorum.
+#[derive(Clone)]
+pub struct PeerPlane {
+    /// The other nodes.
+    pub peers: Arc<Peers>,
+    /// Who answers them here.
+    pub handlers: Arc<watch::Sender<Handlers>>,
+    /// Where they reach this node, as `host:port`.
+    pub address: String,
+}
+
 /// Handle to the metadata quorum.
 pub struct Metadata {
     pub(super) raft: Raft,
     stamp: Stamp,
     pub(super) database: Arc<StoreLane<LogDatabase>>,
     images: watch::Receiver<Arc<Image>>,
+    /// What openraft says of itself: its own channel wakes those who wait in an order that no seed repeats.
+    metrics: watch::Receiver<RaftMetrics>,
     requests: mpsc::Sender<Request>,
     proposer: Mutex<Option<JoinHandle<()>>>,
+    pub(super) runtime: Runtime,
+    pub(super) peers: Option<Arc<Peers>>,
 }
 
-/// Everything that wakes the proposer.
-enum Request {
-    Submit(Pending),
-    Stop,
-}
-
-struct Pending {
-    command: Command,
-    reply: oneshot::Sender<Result<Outcome, CommandError>>,
+impl fmt::Debug for MetadataStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetadataStore").field("stamp", &self.stamp).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Metadata {
@@ -81,50 +107,139 @@ impl fmt::Debug for Metadata {
     }
 }
 
+impl MetadataStore {
+    /// Whether a directory has metadata of a node.
+    ///
+    /// # Errors
+    /// [`MetadataError`]: the directory can't be looked at.
+    pub fn exists(runtime: &Runtime, directory: &Path) -> Result<bool, MetadataError> {
+        Ok(LogDatabase::exists(runtime.disk.as_ref(), directory)?)
+    }
+
+    /// Opens the storage of a node. In an empty directory makes one: of the cluster that the node `joined`, or else of a new one.
+    ///
+    /// # Errors
+    /// [`MetadataError`]: the directory can't be read, or belongs to another node or a newer version.
+    pub async fn open(
+        runtime: &Runtime,
+        directory: &Path,
+        node_id: NodeId,
+        joined: Option<ClusterId>,
+    ) -> Result<Self, MetadataError> {
+        let (disk, path) = (Arc::clone(&runtime.disk), directory.to_owned());
+        let founding = match joined {
+            Some(cluster_id) => Founding { cluster_id, joined: true },
+            None => Founding { cluster_id: ClusterId::from_entropy(runtime.entropy.identity()), joined: false },
+        };
+        let open = move || LogDatabase::open(disk.as_ref(), &path, node_id, founding);
+        let lane = StoreLane::start(runtime.tasks.as_ref(), "metadata", Priority::Foreground, open).await?;
+        let stamp = lane.run(|database| database.stamp()).await?;
+        Ok(Self { database: Arc::new(lane), stamp })
+    }
+
+    /// The cluster that the node belongs to.
+    pub const fn cluster_id(&self) -> ClusterId {
+        self.stamp.cluster_id
+    }
+}
+
 impl Metadata {
-    /// Opens the metadata of a node: makes a new cluster with a quorum of one in an empty directory, or resumes. On return
-    /// the image holds every command that was ever acknowledged, and commands can be submitted.
+    /// Opens the metadata of a node without peers: makes a new cluster with a quorum of one in an empty directory, or resumes.
+    /// On return the image holds every command that was ever acknowledged, and commands can be submitted.
     ///
     /// # Errors
     /// [`MetadataError`]: the directory can't be read, belongs to another node or a newer version, or has no quorum.
     pub async fn open(runtime: &Runtime, directory: &Path, settings: MetadataSettings) -> Result<Self, MetadataError> {
-        let tasks = runtime.tasks.as_ref();
-        let (disk, path) = (Arc::clone(&runtime.disk), directory.to_owned());
-        let new_cluster_id = ClusterId::from_entropy(runtime.entropy.identity());
-        let open = move || LogDatabase::open(disk.as_ref(), &path, settings.node_id, new_cluster_id);
-        let database = Arc::new(StoreLane::start(tasks, "metadata", Priority::Foreground, open).await?);
-        let (stamp, last) = database.run(|database| (database.stamp(), database.last_index())).await?;
-        let last = last?;
+        let store = MetadataStore::open(runtime, directory, settings.node_id, None).await?;
+        Self::start(runtime, directory, store, settings, None).await
+    }
 
+    /// Begins to work on a storage that is open, with what there is of peers. Waits for a majority of the voters, however long
+    /// that takes: on return the image holds every command that was ever acknowledged, and commands can be submitted.
+    ///
+    /// # Errors
+    /// [`MetadataError`].
+    pub async fn start(
+        runtime: &Runtime,
+        directory: &Path,
+        store: MetadataStore,
+        settings: MetadataSettings,
+        plane: Option<PeerPlane>,
+    ) -> Result<Self, MetadataError> {
+        let MetadataStore { database, stamp } = store;
+        let last = database.run(|database| database.last_index()).await??;
         let files = SnapshotFiles::new(Arc::clone(&runtime.disk), directory.to_owned(), stamp);
+        let tasks = runtime.tasks.as_ref();
         let snapshots = StoreLane::start(tasks, "metadata-snap", Priority::Background, || Ok::<_, StoreError>(files));
         let (publisher, images) = watch::channel(Arc::new(Image::default()));
         let machine = StateMachine::open(Arc::new(snapshots.await?), publisher, Arc::clone(&runtime.clock)).await?;
         let replay_weight = machine.replay_weight();
-        let store = LogStore::new(Arc::clone(&database));
-        let config = Arc::new(raft_config(stamp));
-        let raft = Raft::new(settings.node_id, config, NoPeers, store, machine);
+        let log = LogStore::new(Arc::clone(&database));
+        let peers = plane.as_ref().map(|plane| Arc::clone(&plane.peers));
+        let network = PeerNetwork(peers.clone());
+        let raft = Raft::new(settings.node_id, Arc::new(raft_config(stamp)), network, log, machine);
         let raft = on_seams(runtime, raft).await.map_err(MetadataError::quorum)?;
-
+        let (observed, metrics) = watch::channel(raft.metrics().borrow().clone());
+        runtime.watch.spawn(republish(raft.clone(), observed));
         let (requests, queue) = mpsc::channel(QUEUE_COMMANDS);
         runtime.watch.spawn(compact(raft.clone(), replay_weight, images.clone(), settings.snapshot_interval_commands));
-        let proposer = runtime.watch.spawn(propose_all(raft.clone(), queue));
-        let proposer = Mutex::new(Some(proposer));
-        let metadata = Self { raft, stamp, database, images, requests, proposer };
-        on_seams(runtime, metadata.lead(last)).await?;
+        let proposer = Proposer {
+            node_id: settings.node_id,
+            raft: raft.clone(),
+            peers: peers.clone(),
+            clock: Arc::clone(&runtime.clock),
+            images: images.clone(),
+            metrics: metrics.clone(),
+        };
+        let proposer = Mutex::new(Some(runtime.watch.spawn(proposer.run(queue))));
+        let runtime = runtime.clone();
+        let metadata = Self { raft, stamp, database, images, metrics, requests, proposer, runtime, peers };
+        metadata.take_part(plane.as_ref());
+        on_seams(&metadata.runtime, metadata.begin(plane.map(|plane| plane.address), last)).await?;
         if metadata.image().cluster_id().is_zero() {
             metadata.submit(Command::SetClusterId(stamp.cluster_id)).await.map_err(MetadataError::quorum)?;
         }
         Ok(metadata)
     }
 
-    /// Has a quorum of one elect this node at once, and waits until the image holds the whole log.
-    async fn lead(&self, last_index: Option<u64>) -> Result<(), MetadataError> {
+    /// Answers peers, and stands for election when the leader is missed. A node without peers is a quorum of one.
+    fn take_part(&self, plane: Option<&PeerPlane>) {
+        let Some(PeerPlane { peers, handlers, .. }) = plane else { return };
+        let (raft, runtime) = (&self.raft, &self.runtime);
+        let campaign = Arc::new(Campaign::new(runtime, self.stamp.node_id));
+        let answers = QuorumAnswers { raft: raft.clone(), campaign: Arc::clone(&campaign), runtime: runtime.clone() };
+        let answers: Arc<dyn Answers> = Arc::new(answers);
+        handlers.send_modify(|handlers| handlers.answer(KINDS, &answers));
+        let (watched, leader) = watch::channel(BTreeMap::new());
+        let follow = follow_addresses(self.metrics.clone(), self.images.clone(), Arc::clone(peers), watched);
+        runtime.watch.spawn(follow);
+        let (told, connected) = (Arc::clone(&campaign), Arc::clone(peers));
+        let tell = move |gone: BTreeSet<NodeId>| {
+            for node_id in gone {
+                connected.disconnect(node_id);
+                told.gone(node_id);
+            }
+        };
+        runtime.watch.spawn(watch_over(runtime.clone(), leader, tell));
+        runtime.watch.spawn(campaign.run(raft.clone(), self.metrics.clone(), Arc::clone(peers)));
+    }
+
+    /// Has this node lead, where it is the only voter, or waits for the quorum; and then until the image has all that is committed.
+    async fn begin(&self, address: Option<String>, last_index: Option<u64>) -> Result<(), MetadataError> {
         let node_id = self.stamp.node_id;
-        if !self.raft.is_initialized().await.map_err(MetadataError::quorum)? {
-            let members = BTreeMap::from([(node_id, BasicNode::default())]);
+        let is_initialized = self.raft.is_initialized().await.map_err(MetadataError::quorum)?;
+        if !is_initialized && !self.stamp.joined {
+            let members = BTreeMap::from([(node_id, BasicNode::new(address.unwrap_or_default()))]);
             self.raft.initialize(members).await.map_err(MetadataError::quorum)?;
-        } else if self.raft.metrics().borrow().state != ServerState::Leader {
+        }
+        let is_alone = move |state: &openraft::RaftState<_, _, _>| {
+            let members = state.membership_state.effective();
+            members.voter_ids().eq([node_id])
+        };
+        if !self.raft.with_raft_state(is_alone).await.map_err(MetadataError::quorum)? {
+            return self.catch_up().await;
+        }
+        if is_initialized && self.raft.metrics().borrow().state != ServerState::Leader {
             self.raft.trigger().elect().await.map_err(MetadataError::quorum)?;
         }
         let wait = self.raft.wait(Some(OPEN_TIMEOUT));
@@ -136,6 +251,49 @@ impl Metadata {
         );
         ready.await.map_err(MetadataError::quorum)?;
         Ok(())
+    }
+
+    /// Waits until this node has applied all that is committed now, as the leader says.
+    ///
+    /// # Errors
+    /// [`MetadataError`]: the quorum has stopped on this node.
+    pub async fn catch_up(&self) -> Result<(), MetadataError> {
+        let clock = &self.runtime.clock;
+        let mut noticed = clock.monotonic();
+        let index = loop {
+            if let Some(index) = self.read_index().await {
+                break index;
+            }
+            if let Err(fatal) = self.raft.metrics().borrow().running_state.clone() {
+                return Err(MetadataError::quorum(fatal));
+            }
+            if clock.monotonic().since(noticed) >= WAITING_NOTICE {
+                noticed = clock.monotonic();
+                let members = self.raft.metrics().borrow().membership_config.membership().to_string();
+                tracing::warn!(
+                    members,
+                    "waiting for the metadata quorum: a majority of its voters has to run and reach each other"
+                );
+            }
+            clock.sleep(READ_INDEX_PAUSE).await;
+        };
+        let mut metrics = self.metrics.clone();
+        let applied = metrics.wait_for(|metrics| metrics.last_applied.map(|log_id| log_id.index) >= index);
+        applied.await.map_err(MetadataError::quorum)?;
+        Ok(())
+    }
+
+    /// The newest committed entry, as the leader says after a majority has confirmed it; none while no leader answers.
+    async fn read_index(&self) -> Option<Option<u64>> {
+        let leader = self.raft.metrics().borrow().current_leader?;
+        if leader == self.stamp.node_id {
+            let (log_id, _) = self.raft.get_read_log_id().await.ok()?;
+            return Some(log_id.map(|log_id| log_id.index));
+        }
+        let peers = self.peers.as_ref()?;
+        let asked = peers.call(leader, kind::METADATA_READ_INDEX, &(), Vec::new(), READ_INDEX_TIMEOUT).await;
+        let (ReadIndexAnswer { index }, _) = asked.ok()?;
+        Some(index)
     }
 
     /// The newest image. Cheap; never waits for a command that is being applied.
@@ -153,8 +311,18 @@ impl Metadata {
         self.stamp.cluster_id
     }
 
-    /// Has the quorum decide on a command. On return its effect is durable and in [`Metadata::image`]. Commands that are
-    /// submitted at the same time share one sync.
+    /// This node.
+    pub const fn node_id(&self) -> NodeId {
+        self.stamp.node_id
+    }
+
+    /// Whether this node leads the quorum, and a majority has answered it lately.
+    pub fn leads(&self) -> bool {
+        leads(&self.raft.metrics().borrow())
+    }
+
+    /// Has the quorum decide on a command, wherever its leader is. On return its effect is durable and in [`Metadata::image`].
+    /// Commands that are submitted at the same time share one sync.
     ///
     /// # Errors
     /// [`CommandError`]. Only after [`CommandError::Rejected`] and [`CommandError::NotLeader`] is it certain that the command
@@ -187,7 +355,7 @@ impl Metadata {
     /// Waits until the quorum has stopped on this node: by [`Metadata::shutdown`], or because its storage failed, in which
     /// case the broker has to stop as well.
     pub async fn stopped(&self) {
-        let mut metrics = self.raft.metrics();
+        let mut metrics = self.metrics.clone();
         while metrics.borrow_and_update().running_state.is_ok() && metrics.changed().await.is_ok() {}
     }
 
@@ -213,9 +381,12 @@ impl Metadata {
 fn raft_config(stamp: Stamp) -> Config {
     Config {
         cluster_name: stamp.cluster_id.to_string(),
-        heartbeat_interval: 250,
-        election_timeout_min: 1_000,
-        election_timeout_max: 2_000,
+        heartbeat_interval: HEARTBEAT_MS,
+        // Elections are `campaign`'s. To openraft the longer one is for how long a voter keeps to a leader that it has heard.
+        enable_elect: false,
+        election_timeout_min: HEARTBEAT_MS + 1,
+        election_timeout_max: HEARTBEAT_MS + 2,
+        install_snapshot_timeout: SNAPSHOT_PART_TIMEOUT_MS,
         // `compact` decides, since entries differ too much in size to be counted.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: LAGGING_ENTRIES,
@@ -242,54 +413,50 @@ async fn compact(
     }
 }
 
-/// Proposes commands, one log entry at a time; what arrives meanwhile becomes the next entry.
-async fn propose_all(raft: Raft, mut requests: mpsc::Receiver<Request>) {
-    let mut stopping = false;
-    while !stopping {
-        let Some(Request::Submit(first)) = requests.recv().await else { break };
-        let mut weight = first.command.weight();
-        let mut group = vec![first];
-        while group.len() < GROUP_COMMANDS && weight < GROUP_WEIGHT {
-            match requests.try_recv() {
-                Ok(Request::Submit(next)) => {
-                    weight += next.command.weight();
-                    group.push(next);
-                }
-                Ok(Request::Stop) => {
-                    stopping = true;
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-        propose(&raft, group).await;
-    }
-    requests.close();
-    // Those who were let in before the door closed learn that nobody will propose their command.
-    while requests.recv().await.is_some() {}
-}
-
-async fn propose(raft: &Raft, group: Vec<Pending>) {
-    let (commands, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|one| (one.command, one.reply)).unzip();
-    let failure = match raft.client_write(CommandGroup(commands)).await {
-        Ok(written) => {
-            let outcomes = written.data.0;
-            assert_eq!(outcomes.len(), replies.len(), "every command of a group has an outcome");
-            for (reply, outcome) in replies.into_iter().zip(outcomes) {
-                // Who gave up waiting does not need the outcome.
-                let _ = reply.send(outcome.map_err(CommandError::Rejected));
-            }
+/// Passes on what openraft says of itself, until it has stopped.
+async fn republish(raft: Raft, observed: watch::Sender<RaftMetrics>) {
+    let mut metrics = raft.metrics();
+    loop {
+        let newest = metrics.borrow_and_update().clone();
+        let has_stopped = newest.running_state.is_err();
+        observed.send_replace(newest);
+        if has_stopped || metrics.changed().await.is_err() {
             return;
         }
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-            CommandError::NotLeader { leader: forward.leader_id }
+    }
+}
+
+/// Learns where peers are, from the membership and from their registrations, and where the leader is. Ends with the quorum.
+async fn follow_addresses(
+    mut metrics: watch::Receiver<RaftMetrics>,
+    mut images: watch::Receiver<Arc<Image>>,
+    peers: Arc<Peers>,
+    leader: watch::Sender<BTreeMap<NodeId, String>>,
+) {
+    loop {
+        let metrics_now: RaftMetrics = metrics.borrow_and_update().clone();
+        let image = Arc::clone(&images.borrow_and_update());
+        if metrics_now.running_state.is_err() {
+            return;
         }
-        Err(error) => {
-            tracing::error!(%error, "the metadata quorum has stopped");
-            CommandError::Stopped
+        let members = metrics_now.membership_config.membership().nodes();
+        let members =
+            members.filter(|(_, node)| !node.addr.is_empty()).map(|(node_id, node)| (*node_id, node.addr.clone()));
+        let mut known: BTreeMap<NodeId, String> = members.collect();
+        // What a broker registered with last is newer.
+        known.extend(image.brokers().filter_map(|broker| Some((broker.node_id, broker.peer.clone()?))));
+        known.iter().for_each(|(node_id, address)| peers.set_address(*node_id, address));
+        let leads = metrics_now.current_leader.filter(|leader| *leader != peers.node_id());
+        let watched = leads.and_then(|leader| Some((leader, known.get(&leader)?.clone()))).into_iter().collect();
+        leader.send_if_modified(|before| {
+            let is_new = *before != watched;
+            *before = watched;
+            is_new
+        });
+        tokio::select! {
+            biased;
+            changed = metrics.changed() => if changed.is_err() { return },
+            changed = images.changed() => if changed.is_err() { return },
         }
-    };
-    for reply in replies {
-        let _ = reply.send(Err(failure.clone()));
     }
 }

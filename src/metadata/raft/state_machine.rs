@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use openraft::storage::RaftStateMachine;
 use openraft::{Entry, EntryPayload, RaftSnapshotBuilder, StorageIOError};
-use tokio::sync::watch;
 
 use super::super::command::Command;
 use super::super::image::Image;
@@ -17,6 +16,7 @@ use super::snapshot_files::{SnapshotFiles, snapshot_meta};
 use super::{CommandGroup, GroupOutcome, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 use crate::runtime::clock::Clock;
 use crate::runtime::disk::is_shortage;
+use crate::runtime::watch;
 
 /// How long a snapshot waits when the disk is full, or no file can be opened.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::testing::{StoreBuilder, Suite};
-use tokio::sync::watch;
 
+use super::log_database::Founding;
 use super::power_cut::{PowerCutDisk, Unsynced};
 use super::*;
 use crate::metadata::command::ConfigChange;
@@ -18,9 +18,11 @@ use crate::runtime::Runtime;
 use crate::runtime::disk::{self, Disk, Open};
 use crate::runtime::production::{LocalDisk, Threads};
 use crate::runtime::tasks::Priority;
+use crate::runtime::watch;
 use crate::types::ClusterId;
 
 const NODE: NodeId = NodeId(1);
+const FOUNDING: Founding = Founding { cluster_id: CLUSTER, joined: false };
 
 impl From<u64> for NodeId {
     fn from(number: u64) -> Self {
@@ -39,7 +41,7 @@ where
     async fn build(&self) -> Result<(G, LogStore, StateMachine), StorageError> {
         let (guard, disk, directory) = (self.0)();
         let (file_disk, path) = (Arc::clone(&disk), directory.clone());
-        let open = move || LogDatabase::open(disk.as_ref(), &path, NODE, CLUSTER);
+        let open = move || LogDatabase::open(disk.as_ref(), &path, NODE, FOUNDING);
         let database = StoreLane::start(&Threads, "test-log", Priority::Foreground, open).await.unwrap();
         let stamp = database.run(|database| database.stamp()).await.unwrap();
         let files = SnapshotFiles::new(file_disk, directory, stamp);
@@ -227,7 +229,7 @@ async fn concurrent_changes_of_a_configuration_are_resolved_again_and_none_is_lo
 fn a_newer_directory_format_and_a_corrupt_snapshot_are_refused() {
     let disk = PowerCutDisk::new();
     let directory = Path::new("/metadata");
-    let database = LogDatabase::open(&disk, directory, NODE, CLUSTER).unwrap();
+    let database = LogDatabase::open(&disk, directory, NODE, FOUNDING).unwrap();
     let files = SnapshotFiles::new(Arc::new(disk.clone()), directory.to_owned(), database.stamp());
     let log_id = LogId::new(openraft::CommittedLeaderId::new(1, NODE), 5);
     let meta = snapshot_files::snapshot_meta(Some(log_id), StoredMembership::default());
@@ -252,7 +254,7 @@ fn a_damaged_byte_in_the_database_is_found_or_does_not_matter() {
         let group = CommandGroup(vec![Command::SetClusterId(CLUSTER); 20]);
         Entry { log_id, payload: openraft::EntryPayload::Normal(group) }
     };
-    let mut database = LogDatabase::open(&disk, directory, NODE, CLUSTER).unwrap();
+    let mut database = LogDatabase::open(&disk, directory, NODE, FOUNDING).unwrap();
     let entries: Vec<_> = (0..20).map(|index| (index, codec::encode_entry(&entry(index)))).collect();
     database.append(&entries).unwrap();
     database.save_vote(&Vote::new_committed(1, NODE)).unwrap();
@@ -264,7 +266,7 @@ fn a_damaged_byte_in_the_database_is_found_or_does_not_matter() {
         let mut damaged = content.clone();
         damaged[at] ^= 0x55;
         file.write_all_at(&damaged, 0).unwrap();
-        let read = LogDatabase::open(&disk, directory, NODE, CLUSTER)
+        let read = LogDatabase::open(&disk, directory, NODE, FOUNDING)
             .and_then(|database| Ok((database.entries(.., usize::MAX)?, database.vote()?)));
         match read {
             Ok((entries, vote)) => {

@@ -46,6 +46,7 @@ impl Disk for LocalDisk {
             Open::Write => options.write(true).open(path),
             Open::CreateNew => options.write(true).create_new(true).open(path),
             Open::CreateEmpty => options.write(true).create(true).truncate(true).open(path),
+            Open::CreatePrivate => options.write(true).create_new(true).mode(0o600).open(path),
             Open::Durable => Self::open_direct(options.write(true), path, OFlags::DSYNC),
             Open::Direct => Self::open_direct(options.write(true), path, OFlags::empty()),
             Open::ReadDirect => Self::open_direct(&mut options, path, OFlags::empty()),

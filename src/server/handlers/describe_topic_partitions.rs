@@ -8,10 +8,9 @@ use kafka_protocol::messages::describe_topic_partitions_response::{
 };
 use kafka_protocol::messages::{DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};
 
-use super::described::{described_partition, described_topic};
-use super::wire::{TOPIC_OPERATIONS, topic_name};
+use super::described::{View, described_partition, described_topic};
+use super::wire::{TOPIC_OPERATIONS, broker_id, topic_name};
 use super::{Context, Handle};
-use crate::metadata::Image;
 use crate::metadata::image::Topic;
 use crate::metadata::topic_name::{is_internal, validate};
 use crate::protocol::ErrorCode;
@@ -23,6 +22,7 @@ impl Handle for DescribeTopicPartitionsRequest {
     async fn handle(self, context: &Context) -> DescribeTopicPartitionsResponse {
         context.take_place().await;
         let image = context.broker.image();
+        let view = View::of_topic_partitions(&image, context);
         let all = self.topics.is_empty();
         let names: BTreeSet<String> = match all {
             true => image.topics().map(|topic| topic.name.to_string()).collect(),
@@ -54,7 +54,7 @@ impl Handle for DescribeTopicPartitionsRequest {
                 response.topics.push(unknown(name));
                 continue;
             };
-            let described = described(&image, topic, from, room);
+            let described = described(&view, topic, from, room);
             let count = i32::try_from(described.partitions.len()).unwrap_or(room);
             room -= count;
             response.topics.push(described);
@@ -83,11 +83,14 @@ fn unknown(name: &str) -> DescribeTopicPartitionsResponseTopic {
         .with_topic_authorized_operations(TOPIC_OPERATIONS)
 }
 
-fn described(image: &Image, topic: &Topic, from: i32, room: i32) -> DescribeTopicPartitionsResponseTopic {
+fn described(view: &View<'_>, topic: &Topic, from: i32, room: i32) -> DescribeTopicPartitionsResponseTopic {
     let numbered = topic.partitions.iter().zip(0..).skip(usize::try_from(from).unwrap_or(0));
     let partitions = numbered.take(usize::try_from(room).unwrap_or(0)).map(|(partition, index)| {
-        described_partition!(DescribeTopicPartitionsResponsePartition, image, partition, index)
-            .with_eligible_leader_replicas(Some(Vec::new()))
+        let eligible = partition.eligible_nodes().map(|node_id| broker_id(Some(node_id)));
+        described_partition!(DescribeTopicPartitionsResponsePartition, view, partition, index)
+            .with_error_code(ErrorCode::None.code())
+            .with_eligible_leader_replicas(Some(eligible.collect()))
+            // Nobody is asked to choose among replicas that may have lost something: whoever was in sync last stays eligible.
             .with_last_known_elr(Some(Vec::new()))
     });
     described_topic!(DescribeTopicPartitionsResponseTopic, topic, partitions.collect(), TOPIC_OPERATIONS)

@@ -1,5 +1,6 @@
 //! Fetch: records out of partitions, by session or by full list, with the records passed through uncopied.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::protocol::StrBytes;
 
-use super::wire::{brokers, leader_epoch, topic_id};
+use super::wire::{Reachable, broker_id, current_leader, leader_epoch, leaders, topic_id};
 use super::{Answer, Answering, Context};
 use crate::broker::{
     Answered, Broker, FetchContext, FetchLimits, FetchPartition, Fetched, Isolation, PartitionError, PartitionKey,
@@ -18,12 +19,14 @@ use crate::protocol::fetch_response::{FetchResponse, FetchedPartition, FetchedTo
 use crate::protocol::{ErrorCode, ProtocolError, decode_request};
 use crate::server::errors::{partition_code, session_code};
 use crate::telemetry::TakenMemory;
-use crate::types::{Offset, TopicId};
+use crate::types::{NodeId, Offset, TopicId};
 
 /// First version that names topics by identity.
 const FIRST_TOPIC_ID_VERSION: i16 = 13;
 /// First version with fetch sessions.
 const FIRST_SESSION_VERSION: i16 = 7;
+/// First version that is told who leads (KIP-951).
+const FIRST_LEADER_VERSION: i16 = 16;
 /// First version whose clients know KAFKA_STORAGE_ERROR (KIP-112).
 const FIRST_STORAGE_ERROR_VERSION: i16 = 6;
 /// The longest that a fetch waits, whatever it asks for: it holds its place in the connection meanwhile.
@@ -134,7 +137,7 @@ fn answer(
     fetched: impl Iterator<Item = (Fetched, Divergence)>,
     isolation: Isolation,
 ) -> FetchResponse {
-    let partitions: Vec<_> = session
+    let mut partitions: Vec<_> = session
         .partitions
         .iter()
         .zip(fetched)
@@ -169,8 +172,8 @@ fn answer(
         Ok(ended) => ended,
         Err(error) => return FetchResponse { error_code: session_code(error), ..FetchResponse::default() },
     };
-    let node_endpoints = match partitions.iter().any(|partition| partition.current_leader.is_some()) {
-        true => endpoints(context),
+    let node_endpoints = match context.version() >= FIRST_LEADER_VERSION {
+        true => name_leaders(context, session, &mut partitions),
         false => Vec::new(),
     };
     let keys = session.partitions.iter().map(|(key, _)| key);
@@ -192,15 +195,10 @@ fn described(context: &Context, partition_index: i32, fetched: Fetched, isolatio
                 code => code,
             };
             context.count_error(error_code);
-            let current_leader = match error {
-                PartitionError::NotLeader { leader: Some(leader) } => Some((leader.get(), -1)),
-                PartitionError::FencedEpoch { current, .. } => Some((context.broker.node_id().get(), current.get())),
-                _ => None,
-            };
             // Kafka has an empty list where it knows no such partition, and null for other errors.
             let is_unknown = matches!(error, PartitionError::UnknownPartition | PartitionError::UnknownTopicId);
             let aborted_transactions = is_unknown.then(Vec::new);
-            return FetchedPartition { error_code, current_leader, aborted_transactions, ..described };
+            return FetchedPartition { error_code, aborted_transactions, ..described };
         }
     };
     FetchedPartition {
@@ -233,14 +231,21 @@ fn by_topic<'a>(partitions: impl Iterator<Item = (&'a PartitionKey, FetchedParti
     topics
 }
 
-fn endpoints(context: &Context) -> Vec<NodeEndpoint> {
-    brokers(&context.broker.image(), context)
-        .into_iter()
-        .map(|broker| NodeEndpoint {
-            node_id: broker.node_id.0,
-            host: broker.host,
-            port: broker.port,
-            rack: broker.rack,
-        })
-        .collect()
+/// Tells who leads the partitions that this broker does not lead, or not in the client's epoch, and gives where that is.
+fn name_leaders(context: &Context, session: &FetchContext, partitions: &mut [FetchedPartition]) -> Vec<NodeEndpoint> {
+    let (image, mut named) = (context.broker.image(), BTreeSet::<NodeId>::new());
+    for ((key, _), partition) in session.partitions.iter().zip(partitions) {
+        if matches!(partition.error_code, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch) {
+            let (leader, epoch) = current_leader(&image, key.topic_id, &key.topic, key.partition);
+            named.extend(leader);
+            partition.current_leader = Some((broker_id(leader).0, epoch.get()));
+        }
+    }
+    let endpoint = |broker: Reachable| NodeEndpoint {
+        node_id: broker.node_id.0,
+        host: broker.host,
+        port: broker.port,
+        rack: broker.rack,
+    };
+    leaders(&image, named, context).into_iter().map(endpoint).collect()
 }

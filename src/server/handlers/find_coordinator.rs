@@ -1,11 +1,15 @@
 //! FindCoordinator: which broker coordinates a group. Transactions have none yet, see decision record 0041.
 
+use std::sync::Arc;
+
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::wire::{Reachable, message, this_broker};
+use super::wire::{Reachable, live_broker, message};
 use super::{Context, Handle};
+use crate::metadata::Image;
+use crate::metadata::image::Topic;
 use crate::protocol::ErrorCode;
 use crate::server::errors::admin_code;
 
@@ -16,16 +20,19 @@ const TRANSACTION: i8 = 1;
 
 impl Handle for FindCoordinatorRequest {
     async fn handle(self, context: &Context) -> FindCoordinatorResponse {
-        let found = find(context, self.key_type).await;
-        if let Err((error, _)) = &found {
-            context.count_error(*error);
-        }
+        let topic = topic_of(context, self.key_type).await;
+        let image = context.broker.image();
         // The text beside a coordinator that was found is what Apache Kafka says in either form.
         if context.version() >= FIRST_BATCH_VERSION {
-            let coordinators = self.coordinator_keys.into_iter().map(|key| coordinator(key, &found, ""));
+            let keys = self.coordinator_keys.into_iter();
+            let coordinators = keys.map(|key| {
+                let found = find(context, &image, &topic, &key);
+                coordinator(key, found, "")
+            });
             return FindCoordinatorResponse::default().with_coordinators(coordinators.collect());
         }
-        let one = coordinator(self.key, &found, ErrorCode::None.name());
+        let found = find(context, &image, &topic, &self.key);
+        let one = coordinator(self.key, found, ErrorCode::None.name());
         FindCoordinatorResponse::default()
             .with_error_code(one.error_code)
             .with_error_message(one.error_message)
@@ -35,7 +42,10 @@ impl Handle for FindCoordinatorRequest {
     }
 }
 
-async fn find(context: &Context, key_type: i8) -> Result<Reachable, (ErrorCode, String)> {
+type Refused = (ErrorCode, String);
+
+/// The topic whose partitions' leaders coordinate, created if it is not there.
+async fn topic_of(context: &Context, key_type: i8) -> Result<Arc<Topic>, Refused> {
     match key_type {
         GROUP => {}
         TRANSACTION => {
@@ -44,22 +54,34 @@ async fn find(context: &Context, key_type: i8) -> Result<Reachable, (ErrorCode, 
         }
         _ => return Err((ErrorCode::InvalidRequest, format!("unknown kind of coordinator: {key_type}"))),
     }
-    context.broker.offsets_topic().await.map_err(|error| (admin_code(&error), error.to_string()))?;
-    let here = this_broker(&context.broker.image(), context);
-    here.ok_or((ErrorCode::CoordinatorNotAvailable, "the broker is not registered".to_owned()))
+    context.broker.offsets_topic().await.map_err(|error| (admin_code(&error), error.to_string()))
 }
 
-fn coordinator(
-    key: StrBytes,
-    found: &Result<Reachable, (ErrorCode, String)>,
-    text_of_success: &'static str,
-) -> Coordinator {
+/// The leader of the group's partition, if the clients of this listener reach it.
+fn find(
+    context: &Context,
+    image: &Image,
+    topic: &Result<Arc<Topic>, Refused>,
+    group: &str,
+) -> Result<Reachable, Refused> {
+    let found = topic.as_ref().map_err(Refused::clone).and_then(|topic| {
+        let index = context.broker.groups().partition_of(group).get();
+        // Elections may be newer than the topic.
+        let newest = image.topic(topic.topic_id).unwrap_or(topic);
+        let leader = newest.partition(index).and_then(|partition| partition.leader);
+        let leader = leader.and_then(|leader| live_broker(image, leader, context));
+        leader.ok_or_else(|| (ErrorCode::CoordinatorNotAvailable, "nobody leads the group's partition now".to_owned()))
+    });
+    found.inspect_err(|(error, _)| context.count_error(*error))
+}
+
+fn coordinator(key: StrBytes, found: Result<Reachable, Refused>, text_of_success: &'static str) -> Coordinator {
     let coordinator = Coordinator::default().with_key(key);
     match found {
         Ok(broker) => coordinator
             .with_error_message(Some(StrBytes::from_static_str(text_of_success)))
             .with_node_id(broker.node_id)
-            .with_host(broker.host.clone())
+            .with_host(broker.host)
             .with_port(broker.port),
         Err((error, text)) => coordinator
             .with_error_code(error.code())

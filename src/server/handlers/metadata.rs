@@ -6,13 +6,12 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
+use kafka_protocol::messages::{MetadataRequest, MetadataResponse, TopicName};
 use uuid::Uuid;
 
-use super::described::{described_partition, described_topic};
-use super::wire::{CLUSTER_OPERATIONS, NO_OPERATIONS, TOPIC_OPERATIONS, brokers, text, topic_id};
+use super::described::{View, described_partition, described_topic};
+use super::wire::{CLUSTER_OPERATIONS, NO_OPERATIONS, TOPIC_OPERATIONS, broker_id, live_brokers, text, topic_id};
 use super::{Context, Handle};
-use crate::metadata::Image;
 use crate::metadata::image::Topic;
 use crate::metadata::topic_name::{is_internal, validate};
 use crate::protocol::ErrorCode;
@@ -43,13 +42,14 @@ impl Handle for MetadataRequest {
         }
         context.take_place().await;
         let image = context.broker.image();
+        let view = View::of_metadata(&image, context);
         match wanted {
-            None => topics.extend(image.topics().map(|topic| described(&image, topic, operations))),
+            None => topics.extend(image.topics().map(|topic| described(&view, topic, operations))),
             Some(wanted) => {
-                topics.extend(wanted.into_iter().map(|topic| one_topic(&image, topic, operations)));
+                topics.extend(wanted.into_iter().map(|topic| one_topic(&view, topic, operations)));
             }
         }
-        let brokers = brokers(&image, context).into_iter().map(|broker| {
+        let brokers = live_brokers(&image, context).into_iter().map(|broker| {
             MetadataResponseBroker::default()
                 .with_node_id(broker.node_id)
                 .with_host(broker.host)
@@ -60,7 +60,7 @@ impl Handle for MetadataRequest {
         MetadataResponse::default()
             .with_brokers(brokers.collect())
             .with_cluster_id(Some(text(&context.broker.cluster_id().to_string())))
-            .with_controller_id(BrokerId(context.broker.node_id().get()))
+            .with_controller_id(broker_id(Some(context.broker.controller(&image))))
             .with_topics(topics)
             .with_cluster_authorized_operations(operations)
     }
@@ -100,17 +100,17 @@ async fn create_missing(context: &Context, wanted: &BTreeSet<Wanted>) {
     }
 }
 
-fn one_topic(image: &Image, (name, id): Wanted, operations: i32) -> MetadataResponseTopic {
+fn one_topic(view: &View<'_>, (name, id): Wanted, operations: i32) -> MetadataResponseTopic {
     let refused = |error: ErrorCode| MetadataResponseTopic::default().with_error_code(error.code());
     let Some(name) = name else {
         let id = topic_id(id);
-        return match image.topic(id) {
-            Some(topic) => described(image, topic, operations),
+        return match view.image.topic(id) {
+            Some(topic) => described(view, topic, operations),
             None => refused(ErrorCode::UnknownTopicId).with_topic_id(id.uuid()).with_name(None),
         };
     };
-    if let Some(topic) = image.topic_named(&name) {
-        return described(image, topic, operations);
+    if let Some(topic) = view.image.topic_named(&name) {
+        return described(view, topic, operations);
     }
     let error = match validate(&name) {
         Ok(()) => ErrorCode::UnknownTopicOrPartition,
@@ -122,9 +122,9 @@ fn one_topic(image: &Image, (name, id): Wanted, operations: i32) -> MetadataResp
         .with_name(Some(name))
 }
 
-fn described(image: &Image, topic: &Topic, operations: i32) -> MetadataResponseTopic {
+fn described(view: &View<'_>, topic: &Topic, operations: i32) -> MetadataResponseTopic {
     let numbered = topic.partitions.iter().zip(0..);
     let partitions =
-        numbered.map(|(partition, index)| described_partition!(MetadataResponsePartition, image, partition, index));
+        numbered.map(|(partition, index)| described_partition!(MetadataResponsePartition, view, partition, index));
     described_topic!(MetadataResponseTopic, topic, partitions.collect(), operations)
 }

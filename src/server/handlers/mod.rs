@@ -1,4 +1,5 @@
-//! One file for each API: the wire's request becomes a call of the broker, and what that says becomes the answer.
+//! One file for each API, or for a few that belong together: the wire's request becomes a call of the broker, and what that
+//! says becomes the answer.
 //!
 //! Most requests are handled before the next one of their connection is started, as in Kafka. Produce and Fetch alone go on
 //! beside later requests, once the produced records have their place in the log.
@@ -17,6 +18,7 @@ mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
 mod described;
+mod elect_leaders;
 mod fetch;
 mod find_coordinator;
 mod heartbeat;
@@ -30,8 +32,11 @@ mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
+mod partition_reassignments;
 mod produce;
+mod quorum;
 mod sync_group;
+mod unregister_broker;
 mod wire;
 
 use std::sync::{Arc, OnceLock};
@@ -39,12 +44,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::messages::{
-    AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
-    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
-    DescribeLogDirsRequest, DescribeProducersRequest, DescribeTopicPartitionsRequest, FindCoordinatorRequest,
-    HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
-    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
-    OffsetFetchRequest, OffsetForLeaderEpochRequest, SyncGroupRequest,
+    AddRaftVoterRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest, ApiVersionsRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest,
+    DescribeProducersRequest, DescribeQuorumRequest, DescribeTopicPartitionsRequest, ElectLeadersRequest,
+    FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest,
+    LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest, MetadataRequest,
+    OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, RemoveRaftVoterRequest,
+    SyncGroupRequest, UnregisterBrokerRequest,
 };
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -336,6 +343,13 @@ async fn handle(context: &Context, body: Bytes) -> Result<Bytes, ProtocolError> 
         Api::ListGroups => respond::<ListGroupsRequest>(context, body).await,
         Api::DescribeGroups => respond::<DescribeGroupsRequest>(context, body).await,
         Api::DeleteGroups => respond::<DeleteGroupsRequest>(context, body).await,
+        Api::ElectLeaders => respond::<ElectLeadersRequest>(context, body).await,
+        Api::AlterPartitionReassignments => respond::<AlterPartitionReassignmentsRequest>(context, body).await,
+        Api::ListPartitionReassignments => respond::<ListPartitionReassignmentsRequest>(context, body).await,
+        Api::DescribeQuorum => respond::<DescribeQuorumRequest>(context, body).await,
+        Api::AddRaftVoter => respond::<AddRaftVoterRequest>(context, body).await,
+        Api::RemoveRaftVoter => respond::<RemoveRaftVoterRequest>(context, body).await,
+        Api::UnregisterBroker => respond::<UnregisterBrokerRequest>(context, body).await,
     }
 }
 

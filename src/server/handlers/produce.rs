@@ -1,5 +1,6 @@
 //! Produce: records into partitions. Appended in the order of the connection's requests, answered when they are as safe as asked.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,9 +11,9 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
 };
-use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse};
+use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 
-use super::wire::{brokers, message, topic_id};
+use super::wire::{broker_id, current_leader, leaders, message, topic_id};
 use super::{Answer, Answering, Begun, Context};
 use crate::broker::{Acknowledgement, Broker, Leader, PartitionError, Produced, RoomWait};
 use crate::log::AppendError;
@@ -20,7 +21,7 @@ use crate::metadata::Image;
 use crate::protocol::{ErrorCode, ProtocolError, decode_request, encode_response};
 use crate::record::RecordError;
 use crate::server::errors::partition_code;
-use crate::types::{LeaderEpoch, Offset, TopicId};
+use crate::types::{LeaderEpoch, NodeId, Offset, TopicId};
 
 /// First version whose clients read zstd (KIP-110).
 const FIRST_ZSTD_VERSION: i16 = 7;
@@ -169,14 +170,36 @@ async fn answer(
             .with_partition_responses(parts)
     });
     let responses = join_all(settled).await;
-    let mut parts = responses.iter().flat_map(|topic| &topic.partition_responses);
-    let names_leaders = parts.any(|partition| partition.current_leader.leader_id.0 >= 0);
     let throttle_time_ms = i32::try_from(pause.as_millis()).unwrap_or(i32::MAX);
     let mut response = ProduceResponse::default().with_responses(responses).with_throttle_time_ms(throttle_time_ms);
-    if names_leaders {
-        response.node_endpoints = endpoints(&context);
+    if context.version() >= FIRST_LEADER_VERSION {
+        name_leaders(&context, &mut response);
     }
     frame(&context, &response)
+}
+
+/// Tells who leads the partitions that this broker does not lead, and where that is.
+fn name_leaders(context: &Context, response: &mut ProduceResponse) {
+    let (image, mut named) = (context.broker.image(), BTreeSet::<NodeId>::new());
+    for topic in &mut response.responses {
+        for partition in &mut topic.partition_responses {
+            if partition.error_code != ErrorCode::NotLeaderOrFollower.code() {
+                continue;
+            }
+            let (leader, epoch) = current_leader(&image, topic_id(topic.topic_id), &topic.name, partition.index);
+            named.extend(leader);
+            partition.current_leader =
+                LeaderIdAndEpoch::default().with_leader_id(broker_id(leader)).with_leader_epoch(epoch.get());
+        }
+    }
+    let endpoints = leaders(&image, named, context).into_iter().map(|broker| {
+        NodeEndpoint::default()
+            .with_node_id(broker.node_id)
+            .with_host(broker.host)
+            .with_port(broker.port)
+            .with_rack(broker.rack)
+    });
+    response.node_endpoints = endpoints.collect();
 }
 
 async fn settle(
@@ -230,28 +253,12 @@ fn refused(
                 })
                 .collect();
         }
-        PartitionError::NotLeader { leader: Some(leader) } if context.version() >= FIRST_LEADER_VERSION => {
-            response.current_leader = LeaderIdAndEpoch::default().with_leader_id(BrokerId(leader.get()));
-        }
         PartitionError::Records(_) | PartitionError::Transactional => {
             response.error_message = message(error);
         }
         _ => {}
     }
     response
-}
-
-fn endpoints(context: &Context) -> Vec<NodeEndpoint> {
-    brokers(&context.broker.image(), context)
-        .into_iter()
-        .map(|broker| {
-            NodeEndpoint::default()
-                .with_node_id(broker.node_id)
-                .with_host(broker.host)
-                .with_port(broker.port)
-                .with_rack(broker.rack)
-        })
-        .collect()
 }
 
 /// Refuses every partition.

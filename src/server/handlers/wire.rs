@@ -1,5 +1,6 @@
 //! Small translations that many handlers share.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_protocol::messages::{BrokerId, TopicName};
@@ -7,8 +8,9 @@ use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::Context;
+use crate::broker::Broker;
 use crate::metadata::Image;
-use crate::metadata::image::Broker as RegisteredBroker;
+use crate::metadata::image::{Broker as RegisteredBroker, BrokerState};
 use crate::types::{LeaderEpoch, NodeId, TopicId};
 
 /// Operations that Kafka reports for a topic when nobody is authorized or refused: READ, WRITE, CREATE, DELETE, ALTER,
@@ -76,16 +78,44 @@ pub(super) struct Reachable {
     pub(super) host: StrBytes,
     pub(super) port: i32,
     pub(super) rack: Option<StrBytes>,
+    pub(super) is_fenced: bool,
 }
 
-/// The brokers that have the listener of this request.
-pub(super) fn brokers(image: &Image, context: &Context) -> Vec<Reachable> {
+/// Whether clients are to know a broker. One that is about to shut down may still lead what nobody else can.
+pub(super) const fn is_alive(broker: &RegisteredBroker) -> bool {
+    !matches!(broker.state, BrokerState::Fenced)
+}
+
+/// The brokers that have the listener of this request, fenced ones among them.
+pub(super) fn registered_brokers(image: &Image, context: &Context) -> Vec<Reachable> {
     image.brokers().filter_map(|broker| reachable(broker, context)).collect()
 }
 
-/// This broker, as its own clients reach it.
-pub(super) fn this_broker(image: &Image, context: &Context) -> Option<Reachable> {
-    reachable(image.broker(context.broker.node_id())?, context)
+/// The brokers that are alive and have the listener of this request.
+pub(super) fn live_brokers(image: &Image, context: &Context) -> Vec<Reachable> {
+    registered_brokers(image, context).into_iter().filter(|broker| !broker.is_fenced).collect()
+}
+
+/// One of them.
+pub(super) fn live_broker(image: &Image, node_id: NodeId, context: &Context) -> Option<Reachable> {
+    reachable(image.broker(node_id)?, context).filter(|broker| !broker.is_fenced)
+}
+
+/// Those of some leaders that clients can go to.
+pub(super) fn leaders(image: &Image, leaders: BTreeSet<NodeId>, context: &Context) -> Vec<Reachable> {
+    leaders.into_iter().filter_map(|node_id| live_broker(image, node_id, context)).collect()
+}
+
+/// Who leads a partition now, if anybody does, and in which epoch: for clients that asked a broker that does not (KIP-951).
+pub(super) fn current_leader(
+    image: &Image,
+    topic_id: TopicId,
+    topic: &str,
+    partition: i32,
+) -> (Option<NodeId>, LeaderEpoch) {
+    let topic = Broker::topic(image, topic_id, topic).ok();
+    let partition = topic.and_then(|topic| topic.partition(partition));
+    partition.map_or((None, LeaderEpoch::NONE), |partition| (partition.leader, partition.leader_epoch))
 }
 
 fn reachable(broker: &RegisteredBroker, context: &Context) -> Option<Reachable> {
@@ -95,5 +125,25 @@ fn reachable(broker: &RegisteredBroker, context: &Context) -> Option<Reachable> 
         host: text(&endpoint.host),
         port: i32::from(endpoint.port),
         rack: broker.rack.as_deref().map(text),
+        is_fenced: !is_alive(broker),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::{machine, testing};
+
+    #[test]
+    fn the_leader_of_a_partition_is_found_by_name_and_by_identity() {
+        let mut image = testing::image_with_brokers(&[(1, "rack")]);
+        let command = testing::create_topic(&image, 1, "events", 1);
+        machine::apply(&mut image, &command).unwrap();
+        let leads = (Some(NodeId(1)), LeaderEpoch(0));
+        assert_eq!(current_leader(&image, TopicId::ZERO, "events", 0), leads);
+        assert_eq!(current_leader(&image, testing::topic_id(1), "", 0), leads);
+        let nobody = (None, LeaderEpoch::NONE);
+        assert_eq!(current_leader(&image, TopicId::ZERO, "events", 1), nobody);
+        assert_eq!(current_leader(&image, testing::topic_id(2), "", 0), nobody);
+    }
 }

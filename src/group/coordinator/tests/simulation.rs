@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::*;
 use crate::group::request::{FetchTopic, Heartbeat, LeaveGroup, LeavingMember};
+use crate::sim::number;
 
 const PARTITIONS: u8 = 6;
 const CLIENTS: usize = 5;
@@ -505,10 +506,6 @@ fn share_out(joined: Option<&JoinedGroup>) -> Vec<(Arc<str>, Bytes)> {
     let members = joined.map_or(&[][..], |joined| &joined.members);
     let share = |number: usize| (0..PARTITIONS).filter(|&p| p as usize % members.len() == number).collect::<Vec<u8>>();
     members.iter().enumerate().map(|(number, member)| (Arc::clone(&member.member_id), share(number).into())).collect()
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
 #[test]

@@ -49,6 +49,7 @@ pub mod metadata;
 // L3
 pub mod archive;
 pub mod group;
+pub mod replication;
 
 // L4
 pub mod broker;

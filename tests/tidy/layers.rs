@@ -12,7 +12,7 @@ const LAYERS: [&[Module]; 7] = [
     &[("runtime", &["types"]), ("sim", &["runtime", "types"]), ("telemetry", &["types"]), ("types", &[])],
     &[("peer", &[]), ("protocol", &[]), ("record", &[])],
     &[("log", &[]), ("metadata", &[])],
-    &[("archive", &[]), ("group", &[])],
+    &[("archive", &[]), ("group", &[]), ("replication", &[])],
     &[("broker", &[])],
     &[("http", &[]), ("server", &[])],
     &[("cli", &["config"]), ("config", &[]), ("main", &["cli", "config"])],

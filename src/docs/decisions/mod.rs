@@ -49,5 +49,6 @@
 #![doc = include_str!("0072-a-cluster-is-its-own-certificate-authority.md")]
 #![doc = include_str!("0073-elections-are-decided-where-they-are-applied.md")]
 #![doc = include_str!("0074-the-controller-is-a-machine-over-the-image.md")]
+#![doc = include_str!("0075-the-leader-pushes-and-followers-acknowledge-what-is-durable.md")]
 #![doc = include_str!("0076-a-replicated-log-commits-when-it-is-told.md")]
 #![doc = include_str!("0077-where-a-clusters-administration-differs-from-apache-kafka.md")]

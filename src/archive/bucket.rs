@@ -167,6 +167,17 @@ impl Bucket {
         Err(BucketError::Contended { key })
     }
 
+    /// The stamp that is in the bucket; none where it holds nothing of this cluster.
+    pub async fn stamp(&self) -> Result<Option<ClusterStamp>, BucketError> {
+        let key = self.keys.cluster();
+        match self.store.get_if_present(&key).await? {
+            Some((bytes, _)) => {
+                ClusterStamp::parse(&bytes).map(Some).map_err(|source| BucketError::Manifest { key, source })
+            }
+            None => Ok(None),
+        }
+    }
+
     /// Reads a topic's description.
     pub async fn topic(&self, name: &str, topic_id: TopicId) -> Result<Option<TopicDescription>, BucketError> {
         let key = self.keys.topic(name, topic_id).description();

@@ -1,15 +1,18 @@
 //! Why the broker can't start, or refuses something about one partition.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use super::archive_seam::ArchiveError;
 use super::archiver::ArchiveStartError;
+use super::cluster::JoinError;
 use crate::archive::bucket::BucketError;
 use crate::archive::store::ProbeError;
 use crate::log::{AppendError, OpenError, ReadError};
 use crate::metadata::{CommandError, MetadataError};
+use crate::peer::identity_files::IdentityError;
 use crate::record::RecordError;
 use crate::types::{LeaderEpoch, NodeId, Offset};
 
@@ -56,6 +59,26 @@ pub enum StartError {
         /// Why not.
         error: ArchiveStartError,
     },
+    /// The address for other brokers can't be listened on.
+    #[error("cannot listen on {address} for other brokers (UDP): {error}; choose another with --peer-listen")]
+    PeerListen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        error: std::io::Error,
+    },
+    /// What this broker is to show to others can't be used.
+    #[error("the certificate for other brokers can't be used: {error}")]
+    PeerIdentity {
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// This broker's key or certificates can't be read, made or written.
+    #[error(transparent)]
+    Identity(IdentityError),
+    /// This broker did not join.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The cluster refuses this broker.
     #[error("the broker can't be registered in the cluster's metadata, and nothing was changed: {0}")]
     Registration(#[source] CommandError),

@@ -10,11 +10,13 @@
 //! - `readers`, `read_ahead`: how segments are read without holding anybody up.
 //! - `offsets_log`, `deleted_offsets`: the logs of the group coordinators, and what these forget with a topic.
 //! - `throttle`: how long a producer is asked to wait while the archive is behind.
+//! - `cluster`: this broker among others; `cluster_admin`: what administrators ask of a cluster.
 //! - `archive_seam`: the way to records whose local copy has gone.
 
 mod admin;
 mod archive_seam;
 mod archiver;
+mod cluster;
 mod cluster_admin;
 mod cold_reads;
 mod deleted_offsets;
@@ -47,6 +49,7 @@ use tokio::task::JoinHandle;
 pub use admin::{AdminError, ConfigEdit, ConfigResource, NewTopic, OFFSETS_SEGMENT_BYTES, OFFSETS_TOPIC, TopicName};
 pub use archive_seam::{ArchiveError, ArchiveRead, ArchiveReader, AtHand, FoundOffset};
 pub use archiver::{ArchiveStartError, ArchiverSettings};
+pub use cluster::JoinError;
 pub use cluster_admin::{ClusterError, MAX_REASSIGNMENTS, REPLICATES, Reassignment};
 pub use error::{PartitionError, StartError};
 pub use fetch::{FetchLimits, FetchPartition, Fetched, Isolation};
@@ -56,9 +59,10 @@ pub use fetch_session::{
 pub use list_offsets::OffsetQuery;
 pub use partitions::{Leader, LocalTopic, Partition, TopicRules};
 pub use produce::{Acknowledgement, Produced, RoomWait};
-pub use settings::{ArchiveSettings, BrokerSettings, FetchSettings, TopicSettings};
+pub use settings::{ArchiveSettings, BrokerSettings, ClusterSettings, FetchSettings, TopicSettings};
 
 use archiver::Restoring;
+use cluster::Cluster;
 use cold_reads::ColdReads;
 use deleted_offsets::DeletedOffsets;
 use offsets_log::Coordinated;
@@ -85,7 +89,9 @@ pub struct Broker {
     runtime: Runtime,
     settings: BrokerSettings,
     metrics: Arc<Metrics>,
-    metadata: Metadata,
+    metadata: Arc<Metadata>,
+    /// Its place among other brokers; none for one by itself.
+    cluster: Option<Cluster>,
     epoch: BrokerEpoch,
     partitions: Partitions,
     readers: Arc<Readers>,
@@ -131,7 +137,7 @@ impl Broker {
     }
 
     /// The cluster that it belongs to.
-    pub const fn cluster_id(&self) -> ClusterId {
+    pub fn cluster_id(&self) -> ClusterId {
         self.metadata.cluster_id()
     }
 

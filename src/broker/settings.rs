@@ -1,6 +1,7 @@
 //! What the broker is told at its start. Plain values; the command line fills them in from the configuration.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use crate::archive::store::{Location, StoreSettings};
 use crate::group::GroupSettings;
 use crate::log::DirectorySettings;
 use crate::metadata::command::Endpoint;
+use crate::peer::identity_files::OperatorFiles;
+use crate::runtime::peers::Secret;
 use crate::types::NodeId;
 
 /// Settings of one broker process.
@@ -43,6 +46,31 @@ pub struct BrokerSettings {
     pub max_decompressed_bytes: usize,
     /// Where the archive is and how it is worked.
     pub archive: ArchiveSettings,
+    /// How it meets other brokers; none for a broker by itself.
+    pub cluster: Option<ClusterSettings>,
+}
+
+/// A broker among others.
+#[derive(Clone, Debug)]
+pub struct ClusterSettings {
+    /// Where to listen for other brokers; port 0 picks a free port.
+    pub listen: SocketAddr,
+    /// Host and port that others are told; port 0 stands for the one that was bound. None stands for what was bound.
+    pub advertised: Option<(String, u16)>,
+    /// Members of the cluster to join, as `host:port`; none makes a new cluster in an empty data directory.
+    pub join: Vec<String>,
+    /// The token that lets this broker in.
+    pub token: Option<Secret<String>>,
+    /// Certificates of the operator's own, in place of those that the cluster issues.
+    pub pki: Option<OperatorFiles>,
+    /// Voters that the metadata quorum is to have.
+    pub voters: usize,
+    /// Connections to each other broker for records.
+    pub connections: usize,
+    /// How long a broker may be silent before others lead in its place.
+    pub session_timeout: Duration,
+    /// How long an in-sync replica may lag.
+    pub replica_lag_max: Duration,
 }
 
 /// The archive of a broker.
@@ -148,6 +176,7 @@ impl BrokerSettings {
             waiting_bytes: 64 << 20,
             max_decompressed_bytes: crate::record::MAX_DECOMPRESSED_BYTES,
             archive: ArchiveSettings { location, store: StoreSettings::default(), archiver },
+            cluster: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use super::Broker;
 use super::admin::OFFSETS_TOPIC;
 use super::archive_seam::ArchiveReader;
 use super::archiver::{self, Archiver, Restoring};
+use super::cluster::{Cluster, Plane};
 use super::cold_reads::ColdReads;
 use super::deleted_offsets::DeletedOffsets;
 use super::error::StartError;
@@ -83,10 +84,11 @@ impl Broker {
         read_through: impl FnOnce(Arc<dyn ArchiveReader>) -> Arc<dyn ArchiveReader>,
     ) -> Result<Arc<Self>, StartError> {
         // What answers held is kept for the next ones.
-        buffer::keep_at_most(
-            ((settings.fetch.answer_bytes + settings.fetch.read_ahead_bytes) / 2).max(LEAST_KEPT_BYTES),
-        );
-        let (metadata, metadata_lock) = open_metadata(&runtime, &settings).await?;
+        let held_bytes = settings.fetch.answer_bytes + settings.fetch.read_ahead_bytes;
+        buffer::keep_at_most((held_bytes / 2).max(LEAST_KEPT_BYTES));
+        let unusable = |error| StartError::Archive { url: settings.archive.location.url.clone(), error };
+        let store = open_store(&runtime, &settings.archive, &metrics).map_err(|error| unusable(error.into()))?;
+        let (metadata, plane, metadata_lock) = open_metadata(&runtime, &settings, &store).await?;
         let (directories, recovery) = open_directories(&runtime, &settings, &metadata, &metrics)?;
         let process = BrokerIncarnationId::from_entropy(runtime.entropy.identity());
         let owner = archiver::Owner {
@@ -97,15 +99,13 @@ impl Broker {
             local: local_data(&settings, &metadata, &directories),
         };
         let images = metadata.subscribe();
-        let unusable = |error| StartError::Archive { url: settings.archive.location.url.clone(), error };
-        let store = open_store(&runtime, &settings.archive, &metrics).map_err(|error| unusable(error.into()))?;
         let (archive_settings, archive_metrics) = (&settings.archive.archiver, Arc::clone(&metrics));
-        let archiver = Archiver::open(&runtime, archive_settings, store, owner, images, archive_metrics).await;
+        let archiver = Archiver::open(&runtime, archive_settings, store.clone(), owner, images, archive_metrics).await;
         let archiver = Arc::new(archiver.map_err(unusable)?);
         forget_archive(&directories, settings.archive.location.is_durable());
         let archive = read_through(Arc::clone(&archiver) as _);
         let seconds = metrics.fetch.archive_read_seconds.clone();
-        let epoch = register(process, &settings, &metadata, &directories).await?;
+        let (epoch, cluster) = enter(process, &settings, &metadata, &directories, plane, &store).await?;
         replace_lost_directories(&settings, &metadata, &directories).await?;
         let partitions = Partitions::new(&settings, directories, metadata.subscribe());
         let image = metadata.image();
@@ -142,6 +142,7 @@ impl Broker {
             settings,
             metrics,
             metadata,
+            cluster,
             epoch,
             partitions,
             archive,
@@ -179,12 +180,16 @@ impl Broker {
         self.resign();
         self.partitions.clear();
         self.metadata.shutdown().await;
+        if let Some(cluster) = &self.cluster {
+            cluster.plane.close().await;
+        }
         // A lane that looks at the logs for a task finishes that, though the task ended.
         released(&self, &*Arc::clone(&self.runtime.clock)).await;
         let Some(broker) = Arc::into_inner(self) else {
             tracing::warn!("a request outlived its connection: the next start replays the journal");
             return;
         };
+        drop(broker.cluster);
         for directory in broker.partitions.into_directories() {
             released(&directory, &*broker.runtime.clock).await;
             match Arc::into_inner(directory) {
@@ -199,6 +204,21 @@ impl Broker {
         tokio::select! {
             () = self.metadata.stopped() => "the metadata can't be written any more; look at the first data directory's disk",
             () = self.runtime.watch.broken() => "a background task panicked; see the panic's message above",
+            () = self.replaced() => "another process runs with this broker's number; stop one of them, or give it another",
+        }
+    }
+
+    async fn replaced(&self) {
+        match &self.cluster {
+            Some(cluster) => cluster.heartbeats.replaced().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Has other brokers lead what this one leads, before it stops: clients go there while they are still served here.
+    pub async fn drain(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.heartbeats.drain().await;
         }
     }
 
@@ -225,7 +245,12 @@ impl Broker {
 /// Starts what the broker does by itself, until it is shut down.
 fn start_background(broker: &Arc<Broker>, archiver: Arc<Archiver>) -> Vec<JoinHandle<()>> {
     let watch = &broker.runtime.watch;
-    vec![
+    let of_cluster = broker.cluster.iter().flat_map(|Cluster { plane, heartbeats }| {
+        let renews = Arc::clone(plane).renew_forever(Arc::clone(&broker.metadata));
+        [watch.spawn(Arc::clone(heartbeats).beat_forever()), watch.spawn(renews)]
+    });
+    let mut tasks: Vec<_> = of_cluster.collect();
+    tasks.extend([
         watch.spawn(follow_image(Arc::clone(broker))),
         watch.spawn(coordinate_by_image(Arc::clone(broker))),
         watch.spawn(tick(Arc::clone(broker))),
@@ -240,7 +265,8 @@ fn start_background(broker: &Arc<Broker>, archiver: Arc<Archiver>) -> Vec<JoinHa
         watch.spawn(Arc::clone(broker).sweep_forever(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(broker).describe_forever(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(broker).snapshot_groups_forever(archiver)),
-    ]
+    ]);
+    tasks
 }
 
 /// Waits until those who were just told to end have let go of what they shared: coordinators of their logs, say.
@@ -297,16 +323,25 @@ fn waiting(bytes: usize, directories: &[Arc<LogDirectory>]) -> BTreeMap<Director
     ids.map(|id| (id, MemoryPool::new(of_each, Gauge::default()))).collect()
 }
 
+/// Opens the metadata, and before it the way to the other brokers, if there are to be any.
 async fn open_metadata(
     runtime: &Runtime,
     settings: &BrokerSettings,
-) -> Result<(Metadata, Box<dyn DirectoryLock>), StartError> {
+    store: &Store,
+) -> Result<(Arc<Metadata>, Option<Plane>, Box<dyn DirectoryLock>), StartError> {
     let lock = Broker::lock(runtime, settings)?;
     let path = settings.directories[0].join(METADATA_DIRECTORY);
-    match Metadata::open(runtime, &path, MetadataSettings::new(settings.node_id)).await {
-        Ok(metadata) => Ok((metadata, lock)),
-        Err(error) => Err(StartError::Metadata { path, error }),
-    }
+    let unusable = |error| StartError::Metadata { path: path.clone(), error };
+    let metadata_settings = MetadataSettings::new(settings.node_id);
+    let (opened, plane) = match &settings.cluster {
+        None => (Metadata::open(runtime, &path, metadata_settings).await, None),
+        Some(cluster) => {
+            let (plane, storage) = Plane::open(runtime, settings, cluster, &path, store).await?;
+            let of_quorum = Some(plane.for_quorum());
+            (Metadata::start(runtime, &path, storage, metadata_settings, of_quorum).await, Some(plane))
+        }
+    };
+    Ok((Arc::new(opened.map_err(unusable)?), plane, lock))
 }
 
 fn open_directories(
@@ -347,11 +382,27 @@ fn open_directories(
     Ok((directories, total))
 }
 
+/// Registers this process, and makes it a part of its cluster if it has peers.
+async fn enter(
+    process: BrokerIncarnationId,
+    settings: &BrokerSettings,
+    metadata: &Arc<Metadata>,
+    directories: &[Arc<LogDirectory>],
+    plane: Option<Plane>,
+    store: &Store,
+) -> Result<(BrokerEpoch, Option<Cluster>), StartError> {
+    let address = plane.as_ref().map(|plane| plane.address().to_owned());
+    let epoch = register(process, settings, metadata, directories, address).await?;
+    let Some(plane) = plane else { return Ok((epoch, None)) };
+    Ok((epoch, Some(Cluster::enter(plane, metadata, epoch, directories, store).await?)))
+}
+
 async fn register(
     process: BrokerIncarnationId,
     settings: &BrokerSettings,
     metadata: &Metadata,
     directories: &[Arc<LogDirectory>],
+    address: Option<String>,
 ) -> Result<BrokerEpoch, StartError> {
     let image = metadata.image();
     // Each registration began one epoch in all that the broker leads.
@@ -371,8 +422,8 @@ async fn register(
         directories: directories.iter().map(|directory| directory.identity().directory_id).collect(),
         newest_leader_epoch: newest.into_iter().max(),
         missed_registrations: missed.into_iter().max().unwrap_or(0),
-        peer: None,
-        starts_fenced: false,
+        starts_fenced: address.is_some(),
+        peer: address,
         may_have_lost_unsynced: false,
     });
     match metadata.submit(command).await.map_err(StartError::Registration)? {

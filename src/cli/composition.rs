@@ -50,6 +50,7 @@ pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, Locatio
         waiting_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)) / 4,
         max_decompressed_bytes: to_usize(config.memory.budget_bytes / 4).min(MAX_DECOMPRESSED_BYTES),
         archive: archive_settings(config)?,
+        cluster: None,
     })
 }
 

@@ -266,6 +266,14 @@ pub enum MetadataError {
     /// The storage can't be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The quorum has other voters, and this node is not to reach them.
+    #[error("this broker belongs to a cluster of several; start it with --peer-listen")]
+    NeedsPeers,
+    /// The quorum has other voters, and this node has nothing to show them.
+    #[error(
+        "this broker's certificate for its peers is missing, and the others don't know it without; restore the directory peers of its first data directory, or have it join anew with an empty data directory"
+    )]
+    NoIdentity,
     /// The quorum does not work.
     #[error("metadata quorum failed: {0}")]
     Quorum(Box<dyn std::error::Error + Send + Sync>),

@@ -235,10 +235,15 @@ impl Peers {
 
     /// Says where a peer is from now on.
     pub fn set_address(&self, node_id: NodeId, address: &str) {
-        let mut addresses = self.addresses.write();
-        if addresses.get(&node_id).is_none_or(|known| known != address) {
-            addresses.insert(node_id, address.to_owned());
+        let before = self.addresses.write().insert(node_id, address.to_owned());
+        if before.is_some_and(|before| before != address) {
+            self.disconnect(node_id, "you are reached elsewhere");
         }
+    }
+
+    /// The peers whose address is known.
+    pub fn known(&self) -> Vec<NodeId> {
+        self.addresses.read().keys().copied().filter(|node_id| *node_id != self.node_id).collect()
     }
 
     /// Where a peer is.
@@ -282,13 +287,13 @@ impl Peers {
         }
     }
 
-    /// Closes the connections to a peer whose process is gone: nobody waits for its answers any more.
-    pub fn disconnect(&self, node_id: NodeId) {
+    /// Closes the connections to a peer that will not answer over them: nobody waits for that any more.
+    pub fn disconnect(&self, node_id: NodeId, reason: &str) {
         let slots = self.slots.lock();
         for slot in slots.range((node_id, 0)..=(node_id, u16::MAX)).map(|(_, slot)| slot) {
             // One that is being dialled finds out by itself.
             if let Some(connection) = slot.try_lock().ok().and_then(|mut slot| slot.connection.take()) {
-                connection.close("your process is gone");
+                connection.close(reason);
             }
         }
     }
@@ -316,12 +321,19 @@ impl Peers {
         timeout: Duration,
     ) -> Result<(A, Vec<Bytes>), RpcError> {
         let asked = async {
-            let connection = self.connection(node_id, 0).await?;
-            let answer = self.ask(&connection, kind, body, parts).await;
-            if answer.is_err() {
-                self.forget(node_id, 0, &connection).await;
+            let mut is_first = true;
+            loop {
+                let connection = self.connection(node_id, 0).await?;
+                let answer = self.ask(&connection, kind, body, parts.clone()).await;
+                if answer.is_err() {
+                    self.forget(node_id, 0, &connection).await;
+                }
+                match answer {
+                    // The peer had closed it, or restarted; it is dialled anew.
+                    Err(AskError::NotOpened(_)) if std::mem::take(&mut is_first) => {}
+                    answer => return answer.map_err(|error| error.of(node_id)),
+                }
             }
-            answer.map_err(|error| error.of(node_id))
         };
         let answered = clock::timeout(&*self.runtime.clock, timeout, asked).await;
         answered.unwrap_or(Err(RpcError::TimedOut(node_id)))
@@ -342,6 +354,9 @@ impl Peers {
 /// Why one request over one connection has no answer.
 #[derive(Debug, Error)]
 pub enum AskError {
+    /// The connection was gone before anything was sent.
+    #[error("{0}")]
+    NotOpened(PeerError),
     /// The connection failed.
     #[error(transparent)]
     Peer(#[from] PeerError),
@@ -362,6 +377,7 @@ impl From<FrameError> for AskError {
 impl AskError {
     fn of(self, node_id: NodeId) -> RpcError {
         match self {
+            Self::NotOpened(source) => RpcError::NotReached { node_id, source },
             Self::Peer(source) => RpcError::Broken { node_id, source },
             Self::Malformed(reason) => RpcError::Malformed { node_id, reason },
             Self::Refused(refusal) => RpcError::Refused { node_id, refusal },
@@ -379,7 +395,7 @@ pub async fn ask<B: Serialize + Sync, A: DeserializeOwned>(
     envelope: &Envelope<B>,
     parts: Vec<Bytes>,
 ) -> Result<(A, Vec<Bytes>), AskError> {
-    let PeerStream { mut send, mut receive } = connection.open(0).await?;
+    let PeerStream { mut send, mut receive } = connection.open(0).await.map_err(AskError::NotOpened)?;
     let header = serde_json::to_vec(envelope).map_err(|error| AskError::Malformed(error.to_string()))?;
     let message = Message { kind, header: header.into(), parts };
     message.check(MESSAGE_LIMIT_BYTES)?;
@@ -578,6 +594,8 @@ impl Peers {
                     "only members may ask that: a joining node has no certificate",
                 ));
             }
+            // With a certificate of the operator's.
+            PeerProtocol::Member if is_join => return Ok((Caller { node_id: None, address: remote.address }, body)),
             PeerProtocol::Member => {}
         }
         if envelope.cluster_id != Some(self.cluster_id) {

@@ -132,6 +132,7 @@ impl Server {
     pub async fn shutdown(self) {
         self.watch.abort();
         self.readiness.not_ready("kafka", "stopping");
+        self.broker.drain().await;
         self.stop.send_replace(true);
         self.broker.stop_waiting();
         for listener in self.listeners {

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::upkeep;
 use crate::metadata::command::{Command, Election};
 use crate::metadata::image::{Broker, BrokerState, Image};
@@ -62,7 +64,8 @@ impl Default for ControllerSettings {
 }
 
 /// A sign of life of a broker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Heartbeat {
     /// The broker.
     pub node_id: NodeId,
@@ -77,7 +80,8 @@ pub struct Heartbeat {
 }
 
 /// What a broker wants of the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Wants {
     /// To take part.
     Serve,
@@ -86,7 +90,7 @@ pub enum Wants {
 }
 
 /// The answer to a heartbeat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeartbeatReply {
     /// The broker does not take part (yet).
     pub is_fenced: bool,

@@ -6,8 +6,10 @@ use bytes::Bytes;
 use openraft::error::{InstallSnapshotError, RaftError};
 use serde::de::DeserializeOwned;
 
+use super::super::controller::machine::Heartbeat;
 use super::super::error::CommandError;
 use super::campaign::Campaign;
+use super::controlling::Controlling;
 use super::members::{change, status};
 use super::proposer::propose;
 use super::wire::{
@@ -28,6 +30,7 @@ pub(super) const KINDS: &[u16] = &[
     kind::RAFT_PRE_VOTE,
     kind::METADATA_SUBMIT,
     kind::METADATA_READ_INDEX,
+    kind::BROKER_HEARTBEAT,
     kind::QUORUM_CHANGE,
     kind::QUORUM_STATUS,
 ];
@@ -37,6 +40,7 @@ pub(super) const KINDS: &[u16] = &[
 pub(super) struct QuorumAnswers {
     pub(super) raft: Raft,
     pub(super) campaign: Arc<Campaign>,
+    pub(super) controlling: Arc<Controlling>,
     pub(super) runtime: Runtime,
 }
 
@@ -105,6 +109,14 @@ impl QuorumAnswers {
                 let (log_id, _): (Option<LogId>, _) =
                     read.map_err(|error| Refusal::new(RefusalCode::NotLeader, error))?;
                 Ok(Answer::of(&ReadIndexAnswer { index: log_id.map(|log_id| log_id.index) }))
+            }
+            kind::BROKER_HEARTBEAT => {
+                let heartbeat: Heartbeat = read(body)?;
+                if from != Some(heartbeat.node_id) {
+                    return Err(Refusal::new(RefusalCode::Denied, "a broker tells its own heartbeats only"));
+                }
+                let reply = self.controlling.heartbeat(heartbeat);
+                Ok(Answer::of(&reply.map_err(|error| Refusal::new(RefusalCode::NotLeader, error))?))
             }
             kind::QUORUM_CHANGE => Ok(Answer::of(&change(&self.raft, read(body)?).await)),
             kind::QUORUM_STATUS => Ok(Answer::of(&status(&self.raft.metrics().borrow()))),

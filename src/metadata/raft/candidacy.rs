@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const FIRST_PATIENCE: Duration = Duration::from_millis(400);
 /// How long a node waits after the leader's process is gone, at most: so that two seldom stand at once.
 const GONE_PATIENCE: Duration = Duration::from_millis(60);
+/// How long openraft's voters keep to a leader that they have heard, and a little longer: it is no use to stand before.
+const LEASE: Duration = Duration::from_millis(270);
 /// How long answers are waited for before they are asked for again, at least.
 const ROUND: Duration = Duration::from_millis(300);
 
@@ -130,8 +132,11 @@ impl Candidacy {
                 self.yes.clear();
             }
             Event::Gone(node_id) => {
-                if self.standing.leader == Some(node_id) && node_id != self.node_id && self.heard.take().is_some() {
-                    self.due = now + self.drawn(Duration::ZERO, GONE_PATIENCE);
+                if self.standing.leader == Some(node_id)
+                    && node_id != self.node_id
+                    && let Some(heard) = self.heard.take()
+                {
+                    self.due = now.max(heard + LEASE) + self.drawn(Duration::ZERO, GONE_PATIENCE);
                 }
             }
             Event::Standing(standing) => {
@@ -274,7 +279,7 @@ mod tests {
         assert!(candidacy.next_timeout() > at(2000), "another node's");
         assert!(!candidacy.asked(at(1100), NodeId(3), log(5)));
         candidacy.handle(at(1100), Event::Gone(NodeId(2)));
-        assert!(candidacy.next_timeout() <= at(1160));
+        assert!(candidacy.next_timeout() >= at(1270) && candidacy.next_timeout() <= at(1330));
         assert!(!candidacy.asked(at(1100), NodeId(3), log(4)), "its log lacks what this one has");
         let (_, actions) = tick(&mut candidacy);
         round_of(&actions);

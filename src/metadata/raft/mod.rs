@@ -16,6 +16,7 @@ mod backend;
 mod campaign;
 mod candidacy;
 mod codec;
+mod controlling;
 mod error;
 pub mod fuzz;
 mod lane;

@@ -30,6 +30,8 @@ const GROUP_WEIGHT: usize = 10_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the answer of a leader is waited for that leads no more.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How long commands are waited for when this node stops.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
 /// Pause before a leader is looked for again.
 const LEADERLESS_PAUSE: Duration = Duration::from_millis(20);
 
@@ -58,6 +60,7 @@ pub(super) struct Proposer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) images: watch::Receiver<Arc<Image>>,
     pub(super) metrics: watch::Receiver<RaftMetrics>,
+    pub(super) stop: watch::Receiver<bool>,
 }
 
 /// Has the log take a group here. Only after [`CommandError::NotLeader`] is it certain that it has no effect.
@@ -107,7 +110,12 @@ impl Proposer {
 
     async fn settle(&self, group: Vec<Pending>) {
         let (commands, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|one| (one.command, one.reply)).unzip();
-        match self.submit(commands).await {
+        let settled = tokio::select! {
+            biased;
+            settled = self.submit(commands) => settled,
+            () = self.stopped() => Err(CommandError::Stopped),
+        };
+        match settled {
             Ok((_, outcomes)) => {
                 assert_eq!(outcomes.len(), replies.len(), "every command of a group has an outcome");
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
@@ -121,6 +129,14 @@ impl Proposer {
                 }
             }
         }
+    }
+
+    /// Waits until this node is told to stop, and a moment longer: a quorum that works needs no more, and one that does not
+    /// holds up nobody.
+    async fn stopped(&self) {
+        // An error means that it was not even told.
+        let _ = self.stop.clone().wait_for(|stop| *stop).await;
+        self.clock.sleep(LAST_PATIENCE).await;
     }
 
     async fn submit(&self, commands: Vec<Command>) -> Proposed {

@@ -12,12 +12,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::super::command::{Command, Outcome};
+use super::super::controller::machine::{ControllerSettings, Heartbeat, HeartbeatReply};
 use super::super::error::{CommandError, MetadataError, Rejection};
-use super::super::image::Image;
+use super::super::image::{BrokerState, Image};
 use super::answers::{KINDS, QuorumAnswers};
 use super::campaign::{Campaign, leads};
+use super::controlling::Controlling;
 use super::lifelines::watch_over;
 use super::log_database::Founding;
+use super::members::{MemberChange, MemberError};
 use super::network::PeerNetwork;
 use super::proposer::{Pending, Proposer, QUEUE_COMMANDS, Request};
 use super::wire::ReadIndexAnswer;
@@ -43,6 +46,8 @@ const READ_INDEX_PAUSE: Duration = Duration::from_millis(50);
 const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a leader is heard. It is also how long openraft waits for an answer before it asks again.
 const HEARTBEAT_MS: u64 = 250;
+/// How long the answer to a broker's heartbeat is waited for.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long one part of a snapshot may take to arrive, and the last one to be written down.
 const SNAPSHOT_PART_TIMEOUT_MS: u64 = 60_000;
 
@@ -79,6 +84,10 @@ pub struct PeerPlane {
     pub handlers: Arc<watch::Sender<Handlers>>,
     /// Where they reach this node, as `host:port`.
     pub address: String,
+    /// How this node controls the cluster while it leads.
+    pub controller: ControllerSettings,
+    /// Whether this node has a certificate to show.
+    pub has_identity: bool,
 }
 
 /// Handle to the metadata quorum.
@@ -91,8 +100,10 @@ pub struct Metadata {
     metrics: watch::Receiver<RaftMetrics>,
     requests: mpsc::Sender<Request>,
     proposer: Mutex<Option<JoinHandle<()>>>,
+    stop: watch::Sender<bool>,
     pub(super) runtime: Runtime,
     pub(super) peers: Option<Arc<Peers>>,
+    controlling: Option<Arc<Controlling>>,
 }
 
 impl fmt::Debug for MetadataStore {
@@ -183,6 +194,7 @@ impl Metadata {
         runtime.watch.spawn(republish(raft.clone(), observed));
         let (requests, queue) = mpsc::channel(QUEUE_COMMANDS);
         runtime.watch.spawn(compact(raft.clone(), replay_weight, images.clone(), settings.snapshot_interval_commands));
+        let stop = watch::Sender::new(false);
         let proposer = Proposer {
             node_id: settings.node_id,
             raft: raft.clone(),
@@ -190,46 +202,66 @@ impl Metadata {
             clock: Arc::clone(&runtime.clock),
             images: images.clone(),
             metrics: metrics.clone(),
+            stop: stop.subscribe(),
         };
         let proposer = Mutex::new(Some(runtime.watch.spawn(proposer.run(queue))));
         let runtime = runtime.clone();
-        let metadata = Self { raft, stamp, database, images, metrics, requests, proposer, runtime, peers };
-        metadata.take_part(plane.as_ref());
-        on_seams(&metadata.runtime, metadata.begin(plane.map(|plane| plane.address), last)).await?;
+        let controlling = None;
+        let mut metadata =
+            Self { raft, stamp, database, images, metrics, requests, proposer, stop, runtime, peers, controlling };
+        metadata.controlling = metadata.take_part(plane.as_ref());
+        on_seams(&metadata.runtime, metadata.begin(plane, last)).await?;
         if metadata.image().cluster_id().is_zero() {
             metadata.submit(Command::SetClusterId(stamp.cluster_id)).await.map_err(MetadataError::quorum)?;
         }
         Ok(metadata)
     }
 
-    /// Answers peers, and stands for election when the leader is missed. A node without peers is a quorum of one.
-    fn take_part(&self, plane: Option<&PeerPlane>) {
-        let Some(PeerPlane { peers, handlers, .. }) = plane else { return };
+    /// Answers peers, stands for election when the leader is missed, and controls the cluster while it leads. A node without peers is a
+    /// quorum of one, and its broker by itself.
+    fn take_part(&self, plane: Option<&PeerPlane>) -> Option<Arc<Controlling>> {
+        let PeerPlane { peers, handlers, controller, .. } = plane?;
         let (raft, runtime) = (&self.raft, &self.runtime);
         let campaign = Arc::new(Campaign::new(runtime, self.stamp.node_id));
-        let answers = QuorumAnswers { raft: raft.clone(), campaign: Arc::clone(&campaign), runtime: runtime.clone() };
-        let answers: Arc<dyn Answers> = Arc::new(answers);
+        let controlling = Arc::new(Controlling::new(
+            runtime.clone(),
+            raft.clone(),
+            self.metrics.clone(),
+            self.images.clone(),
+            self.requests.clone(),
+            controller.clone(),
+        ));
+        let answers: Arc<dyn Answers> = Arc::new(QuorumAnswers {
+            raft: raft.clone(),
+            campaign: Arc::clone(&campaign),
+            controlling: Arc::clone(&controlling),
+            runtime: runtime.clone(),
+        });
         handlers.send_modify(|handlers| handlers.answer(KINDS, &answers));
-        let (watched, leader) = watch::channel(BTreeMap::new());
+        let (watched, watching) = watch::channel(BTreeMap::new());
         let follow = follow_addresses(self.metrics.clone(), self.images.clone(), Arc::clone(peers), watched);
         runtime.watch.spawn(follow);
-        let (told, connected) = (Arc::clone(&campaign), Arc::clone(peers));
+        let (told, decides, connected) = (Arc::clone(&campaign), Arc::clone(&controlling), Arc::clone(peers));
         let tell = move |gone: BTreeSet<NodeId>| {
             for node_id in gone {
-                connected.disconnect(node_id);
+                connected.disconnect(node_id, "your process is gone");
                 told.gone(node_id);
+                decides.gone(node_id);
             }
         };
-        runtime.watch.spawn(watch_over(runtime.clone(), leader, tell));
+        runtime.watch.spawn(watch_over(runtime.clone(), watching, tell));
+        runtime.watch.spawn(Arc::clone(&controlling).run());
         runtime.watch.spawn(campaign.run(raft.clone(), self.metrics.clone(), Arc::clone(peers)));
+        Some(controlling)
     }
 
     /// Has this node lead, where it is the only voter, or waits for the quorum; and then until the image has all that is committed.
-    async fn begin(&self, address: Option<String>, last_index: Option<u64>) -> Result<(), MetadataError> {
+    async fn begin(&self, plane: Option<PeerPlane>, last_index: Option<u64>) -> Result<(), MetadataError> {
         let node_id = self.stamp.node_id;
         let is_initialized = self.raft.is_initialized().await.map_err(MetadataError::quorum)?;
         if !is_initialized && !self.stamp.joined {
-            let members = BTreeMap::from([(node_id, BasicNode::new(address.unwrap_or_default()))]);
+            let address = plane.as_ref().map(|plane| plane.address.clone()).unwrap_or_default();
+            let members = BTreeMap::from([(node_id, BasicNode::new(address))]);
             self.raft.initialize(members).await.map_err(MetadataError::quorum)?;
         }
         let is_alone = move |state: &openraft::RaftState<_, _, _>| {
@@ -237,7 +269,11 @@ impl Metadata {
             members.voter_ids().eq([node_id])
         };
         if !self.raft.with_raft_state(is_alone).await.map_err(MetadataError::quorum)? {
-            return self.catch_up().await;
+            return match plane {
+                None => Err(MetadataError::NeedsPeers),
+                Some(plane) if !plane.has_identity => Err(MetadataError::NoIdentity),
+                Some(plane) => self.catch_up_from(Some(&plane.address)).await,
+            };
         }
         if is_initialized && self.raft.metrics().borrow().state != ServerState::Leader {
             self.raft.trigger().elect().await.map_err(MetadataError::quorum)?;
@@ -250,7 +286,26 @@ impl Metadata {
             "the only voter leads and has applied its log",
         );
         ready.await.map_err(MetadataError::quorum)?;
+        if let Some(plane) = plane {
+            self.announce(&plane.address).await;
+        }
         Ok(())
+    }
+
+    /// Tells the leader, by way of whoever is known, where this node is reached now; it may have moved. True when it knows.
+    async fn announce(&self, address: &str) -> bool {
+        let change = MemberChange::Add { node_id: self.stamp.node_id, address: address.to_owned() };
+        if self.change_members(change.clone()).await.is_ok() {
+            return true;
+        }
+        let Some(peers) = &self.peers else { return false };
+        for node_id in peers.known() {
+            let asked = peers.call(node_id, kind::QUORUM_CHANGE, &change, Vec::new(), READ_INDEX_TIMEOUT).await;
+            if matches!(asked, Ok((Ok::<(), MemberError>(()), _))) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Waits until this node has applied all that is committed now, as the leader says.
@@ -258,10 +313,22 @@ impl Metadata {
     /// # Errors
     /// [`MetadataError`]: the quorum has stopped on this node.
     pub async fn catch_up(&self) -> Result<(), MetadataError> {
+        self.catch_up_from(None).await
+    }
+
+    /// Does that, and first tells the leader where this node is.
+    async fn catch_up_from(&self, mut address: Option<&str>) -> Result<(), MetadataError> {
         let clock = &self.runtime.clock;
         let mut noticed = clock.monotonic();
         let index = loop {
-            if let Some(index) = self.read_index().await {
+            if let Some(here) = address
+                && self.announce(here).await
+            {
+                address = None;
+            }
+            if address.is_none()
+                && let Some(index) = self.read_index().await
+            {
                 break index;
             }
             if let Err(fatal) = self.raft.metrics().borrow().running_state.clone() {
@@ -352,6 +419,26 @@ impl Metadata {
         Ok(self.submit(resolve(&self.image())?).await?)
     }
 
+    /// Tells the controller, wherever it is, that this broker lives.
+    ///
+    /// # Errors
+    /// [`CommandError`]: it was not told, or did not answer.
+    pub async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, CommandError> {
+        let leader = self.metrics.borrow().current_leader;
+        match (leader, &self.peers, &self.controlling) {
+            (Some(leader), Some(peers), _) if leader != self.node_id() => {
+                let asked = peers.call(leader, kind::BROKER_HEARTBEAT, &heartbeat, Vec::new(), HEARTBEAT_TIMEOUT).await;
+                match asked {
+                    Ok((reply, _)) => Ok(reply),
+                    Err(error) if error.is_without_effect() => Err(CommandError::NotLeader { leader: Some(leader) }),
+                    Err(_) => Err(CommandError::TimedOut),
+                }
+            }
+            (Some(_), _, Some(controlling)) => controlling.heartbeat(heartbeat),
+            _ => Err(CommandError::NotLeader { leader }),
+        }
+    }
+
     /// Waits until the quorum has stopped on this node: by [`Metadata::shutdown`], or because its storage failed, in which
     /// case the broker has to stop as well.
     pub async fn stopped(&self) {
@@ -363,6 +450,7 @@ impl Metadata {
     pub async fn shutdown(&self) {
         let proposer = self.proposer.lock().take();
         let Some(proposer) = proposer else { return };
+        self.stop.send_replace(true);
         let _ = self.requests.send(Request::Stop).await;
         if let Err(error) = proposer.await {
             tracing::error!(%error, "the metadata proposer ended abnormally");
@@ -426,12 +514,12 @@ async fn republish(raft: Raft, observed: watch::Sender<RaftMetrics>) {
     }
 }
 
-/// Learns where peers are, from the membership and from their registrations, and where the leader is. Ends with the quorum.
+/// Learns from the membership where peers are, and says whose processes to look at. Ends with the quorum.
 async fn follow_addresses(
     mut metrics: watch::Receiver<RaftMetrics>,
     mut images: watch::Receiver<Arc<Image>>,
     peers: Arc<Peers>,
-    leader: watch::Sender<BTreeMap<NodeId, String>>,
+    watching: watch::Sender<BTreeMap<NodeId, String>>,
 ) {
     loop {
         let metrics_now: RaftMetrics = metrics.borrow_and_update().clone();
@@ -443,12 +531,16 @@ async fn follow_addresses(
         let members =
             members.filter(|(_, node)| !node.addr.is_empty()).map(|(node_id, node)| (*node_id, node.addr.clone()));
         let mut known: BTreeMap<NodeId, String> = members.collect();
-        // What a broker registered with last is newer.
-        known.extend(image.brokers().filter_map(|broker| Some((broker.node_id, broker.peer.clone()?))));
         known.iter().for_each(|(node_id, address)| peers.set_address(*node_id, address));
-        let leads = metrics_now.current_leader.filter(|leader| *leader != peers.node_id());
-        let watched = leads.and_then(|leader| Some((leader, known.get(&leader)?.clone()))).into_iter().collect();
-        leader.send_if_modified(|before| {
+        // A follower looks at the leader, and the leader at all brokers that serve.
+        let me = peers.node_id();
+        let is_watched = |node_id: NodeId| match leads(&metrics_now) {
+            true => image.broker(node_id).is_some_and(|broker| broker.state != BrokerState::Fenced),
+            false => metrics_now.current_leader == Some(node_id),
+        };
+        known.retain(|node_id, _| *node_id != me && is_watched(*node_id));
+        let watched = known;
+        watching.send_if_modified(|before| {
             let is_new = *before != watched;
             *before = watched;
             is_new

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::metadata::controller::machine::ControllerSettings;
 use crate::metadata::error::CommandError;
 use crate::metadata::snapshot;
 use crate::metadata::testing::{create_topic, register};
@@ -83,7 +84,13 @@ async fn open(runtime: Runtime, node_id: NodeId, cluster_id: Option<ClusterId>) 
     peers.set_address(NodeId(1), &address(NodeId(1)));
     let handlers = Arc::new(watch::Sender::new(Handlers::default()));
     runtime.watch.spawn(serve(Arc::clone(&peers), handlers.subscribe()));
-    let plane = PeerPlane { peers, handlers, address: address(node_id) };
+    let plane = PeerPlane {
+        peers,
+        handlers,
+        address: address(node_id),
+        controller: ControllerSettings::default(),
+        has_identity: true,
+    };
     let settings = MetadataSettings { snapshot_interval_commands: 20, ..MetadataSettings::new(node_id) };
     Metadata::start(&runtime, directory, store, settings, Some(plane)).await
 }

@@ -7,13 +7,13 @@
 //! ```
 //! The header says what is asked or answered; parts are bytes that are passed on as they are. Neither is copied on its way out, nor on
 //! its way in where it arrives in one piece. Lengths are checked when they are read, and memory is taken for what has arrived
-//! and for [`STEP_BYTES`] at most beyond: a peer that announces much and sends nothing costs nothing. `peer/rpc.rs` reads and
+//! and for little beyond (`pieces`): a peer that announces much and sends nothing costs nothing. `peer/rpc.rs` reads and
 //! writes them, and nothing is kept of them.
-
-use std::collections::VecDeque;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
+
+use super::pieces::Pieces;
 
 /// The layout of frames that this version writes, and the only one that it reads.
 pub const VERSION: u8 = 1;
@@ -21,8 +21,6 @@ pub const VERSION: u8 = 1;
 pub const HEADER_LIMIT_BYTES: usize = 16 << 20;
 /// Longest part.
 pub const PART_LIMIT_BYTES: usize = 128 << 20;
-/// Memory that is taken ahead of the bytes that will fill it.
-pub const STEP_BYTES: usize = 1 << 20;
 const PREFIX_BYTES: usize = 10;
 const LENGTH_BYTES: usize = 4;
 
@@ -136,11 +134,8 @@ impl Awaited {
 #[derive(Debug)]
 pub struct Reader {
     limit_bytes: usize,
-    /// What arrived and was not looked at.
-    chunks: VecDeque<Bytes>,
+    pieces: Pieces,
     awaited: Awaited,
-    /// The beginning of what is awaited, if that came in more than one chunk.
-    partial: Vec<u8>,
     message: Message,
     missing_parts: u16,
     /// Length of the message as far as it is known.
@@ -153,9 +148,8 @@ impl Reader {
     pub fn new(limit_bytes: usize) -> Self {
         Self {
             limit_bytes,
-            chunks: VecDeque::new(),
+            pieces: Pieces::default(),
             awaited: Awaited::Prefix,
-            partial: Vec::new(),
             message: Message::default(),
             missing_parts: 0,
             message_bytes: 0,
@@ -165,9 +159,7 @@ impl Reader {
 
     /// Takes what arrived next. [`Self::next`] is asked before more is read from the peer.
     pub fn push(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.chunks.push_back(bytes);
-        }
+        self.pieces.push(bytes);
     }
 
     /// The next message, if all of it has arrived.
@@ -184,24 +176,20 @@ impl Reader {
 
     /// Whether nothing has arrived since the last message.
     pub fn is_empty(&self) -> bool {
-        self.awaited == Awaited::Prefix && self.partial.is_empty() && self.chunks.is_empty()
+        self.awaited == Awaited::Prefix && self.pieces.is_empty()
     }
 
     /// What arrived behind the last message, for who goes on in another way.
     ///
     /// # Panics
     /// In the middle of a message.
-    pub fn into_rest(mut self) -> Bytes {
+    pub fn into_rest(self) -> Bytes {
         assert_eq!(self.awaited, Awaited::Prefix, "what is left over begins behind a message");
-        if self.partial.is_empty() && self.chunks.len() <= 1 {
-            return self.chunks.pop_front().unwrap_or_default();
-        }
-        self.chunks.iter().for_each(|chunk| self.partial.extend_from_slice(chunk));
-        self.partial.into()
+        self.pieces.into_rest()
     }
 
     fn advance(&mut self) -> Result<Option<Message>, FrameError> {
-        while let Some(piece) = self.take_awaited() {
+        while let Some(piece) = self.pieces.take(self.awaited.length()) {
             match self.awaited {
                 Awaited::Prefix => {
                     self.begin(piece)?;
@@ -252,38 +240,6 @@ impl Reader {
         self.message_bytes += bytes;
         at_most("message", self.message_bytes, self.limit_bytes)
     }
-
-    /// What is awaited, once all of it is there.
-    fn take_awaited(&mut self) -> Option<Bytes> {
-        let length = self.awaited.length();
-        if self.partial.is_empty() {
-            if length == 0 {
-                return Some(Bytes::new());
-            }
-            if self.chunks.front()?.len() >= length {
-                return self.take_of_front(length);
-            }
-        }
-        while self.partial.len() < length {
-            let missing = length - self.partial.len();
-            let bytes = self.take_of_front(missing)?;
-            if self.partial.capacity() - self.partial.len() < bytes.len() {
-                self.partial.reserve_exact(bytes.len().max(missing.min(STEP_BYTES)));
-            }
-            self.partial.extend_from_slice(&bytes);
-        }
-        Some(std::mem::take(&mut self.partial).into())
-    }
-
-    /// At most so many bytes of the first chunk; none without a chunk.
-    fn take_of_front(&mut self, most: usize) -> Option<Bytes> {
-        let front = self.chunks.front_mut()?;
-        let bytes = front.split_to(most.min(front.len()));
-        if front.is_empty() {
-            self.chunks.pop_front();
-        }
-        Some(bytes)
-    }
 }
 
 fn u32_of(mut bytes: Bytes) -> u32 {
@@ -299,6 +255,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use super::super::pieces::STEP_BYTES;
     use super::*;
 
     const LIMIT: usize = 1 << 20;
@@ -326,7 +283,7 @@ mod tests {
             while let Some(message) = reader.next()? {
                 messages.push(message);
             }
-            let held = reader.partial.capacity() + reader.chunks.iter().map(Bytes::len).sum::<usize>();
+            let held = reader.pieces.held_bytes();
             assert!(held <= bytes.len() - rest.len() + STEP_BYTES, "{held} bytes are held");
         }
         Ok(messages)

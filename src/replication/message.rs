@@ -16,10 +16,8 @@
 //! thousands of partitions with a record each cost few writes. Records are not copied on their way out, nor on their way in where a
 //! frame arrives in one piece.
 //!
-//! Lengths are checked before anything is taken for them, and memory is taken for what has arrived and [`STEP_BYTES`] beyond. What is
+//! Lengths are checked before anything is taken for them, and memory is taken for what has arrived and little beyond (`peer/pieces.rs`). What is
 //! inside records and continuations is checked by who takes them. Nothing is kept; both ends begin anew with a session.
-
-use std::collections::VecDeque;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
@@ -27,14 +25,13 @@ use thiserror::Error;
 use super::divergence::{History, MAX_EPOCHS};
 use super::follower::{FollowerState, Progress, Refusal};
 use crate::log::EpochCache;
+use crate::peer::pieces::Pieces;
 use crate::types::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
 
 /// The format that this version writes, and the only one that it reads.
 pub const VERSION: u8 = 1;
 /// Longest frame: a batch of the largest size that a topic may allow, and what goes with it.
 pub const FRAME_LIMIT_BYTES: usize = 132 << 20;
-/// Memory that is taken ahead of the bytes that will fill it.
-pub const STEP_BYTES: usize = 1 << 20;
 const LENGTH_BYTES: usize = 4;
 const EPOCH_BYTES: usize = 12;
 /// Shorter than any message.
@@ -407,30 +404,19 @@ pub struct FrameReader {
     has_version: bool,
     /// Of the frame that is awaited, once it is known.
     length: Option<usize>,
-    chunks: VecDeque<Bytes>,
-    /// The beginning of what is awaited, if that came in more than one chunk.
-    partial: BytesMut,
+    pieces: Pieces,
     broken: Option<MessageError>,
 }
 
 impl FrameReader {
     /// Reads a stream from its beginning, with frames of at most so many bytes.
     pub fn new(limit_bytes: usize) -> Self {
-        Self {
-            limit_bytes,
-            has_version: false,
-            length: None,
-            chunks: VecDeque::new(),
-            partial: BytesMut::new(),
-            broken: None,
-        }
+        Self { limit_bytes, has_version: false, length: None, pieces: Pieces::default(), broken: None }
     }
 
     /// Takes what arrived next. [`Self::next_frame`] is asked before more is read.
     pub fn push(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.chunks.push_back(bytes);
-        }
+        self.pieces.push(bytes);
     }
 
     /// The next frame, if all of it has arrived; for [`decode`].
@@ -446,56 +432,25 @@ impl FrameReader {
 
     fn advance(&mut self) -> Result<Option<Bytes>, MessageError> {
         if !self.has_version {
-            let Some(version) = self.take(1) else { return Ok(None) };
+            let Some(version) = self.pieces.take(1) else { return Ok(None) };
             if version[0] != VERSION {
                 return Err(MessageError::Version { version: version[0] });
             }
             self.has_version = true;
         }
         if self.length.is_none() {
-            let Some(mut length) = self.take(LENGTH_BYTES) else { return Ok(None) };
+            let Some(mut length) = self.pieces.take(LENGTH_BYTES) else { return Ok(None) };
             let (size, limit) = (take_length(&mut length)?, self.limit_bytes);
             if size > limit {
                 return Err(MessageError::TooLarge { size, limit });
             }
             self.length = Some(size);
         }
-        let frame = self.length.and_then(|length| self.take(length));
+        let frame = self.length.and_then(|length| self.pieces.take(length));
         if frame.is_some() {
             self.length = None;
         }
         Ok(frame)
-    }
-
-    /// So many bytes, once all of them are there.
-    fn take(&mut self, length: usize) -> Option<Bytes> {
-        if self.partial.is_empty() {
-            if length == 0 {
-                return Some(Bytes::new());
-            }
-            if self.chunks.front()?.len() >= length {
-                return self.take_of_front(length);
-            }
-        }
-        while self.partial.len() < length {
-            let missing = length - self.partial.len();
-            let bytes = self.take_of_front(missing)?;
-            if self.partial.capacity() - self.partial.len() < bytes.len() {
-                self.partial.reserve(bytes.len().max(missing.min(STEP_BYTES)));
-            }
-            self.partial.extend_from_slice(&bytes);
-        }
-        Some(std::mem::take(&mut self.partial).freeze())
-    }
-
-    /// At most so many bytes of the first chunk; none without a chunk.
-    fn take_of_front(&mut self, most: usize) -> Option<Bytes> {
-        let front = self.chunks.front_mut()?;
-        let bytes = front.split_to(most.min(front.len()));
-        if front.is_empty() {
-            self.chunks.pop_front();
-        }
-        Some(bytes)
     }
 }
 
@@ -505,6 +460,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::peer::pieces::STEP_BYTES;
 
     fn message<T>(partition: i32, says: T) -> Message<T> {
         let topic_id = TopicId::from_bytes([7; 16]);
@@ -527,7 +483,7 @@ mod tests {
             while let Some(frame) = reader.next_frame()? {
                 frames.push(decode(frame)?);
             }
-            assert!(reader.partial.capacity() <= 2 * (bytes.len() + STEP_BYTES));
+            assert!(reader.pieces.held_bytes() <= bytes.len() + STEP_BYTES);
         }
         Ok(frames)
     }

@@ -156,20 +156,19 @@ pub(in crate::metadata) fn forsake(partition: &mut Partition, node_id: NodeId) {
 }
 
 /// A changed partition with the epochs that it has by then; none if nothing changed.
-pub(in crate::metadata) fn with_epochs(
-    before: &Partition,
-    mut after: Partition,
-) -> Result<Option<Partition>, Rejection> {
-    if after == *before {
-        return Ok(None);
-    }
+pub(in crate::metadata) fn with_epochs(before: &Partition, after: Partition) -> Result<Option<Partition>, Rejection> {
+    if after == *before { Ok(None) } else { renumbered(before, after).map(Some) }
+}
+
+/// A partition with the epochs that follow those it had.
+pub(in crate::metadata) fn renumbered(before: &Partition, mut after: Partition) -> Result<Partition, Rejection> {
     if after.leader != before.leader {
         let next = after.leader_epoch.get().checked_add(1).map(LeaderEpoch);
         after.leader_epoch = next.ok_or_else(|| Rejection::Exhausted { what: "leader epochs".to_owned() })?;
     }
     let next = before.partition_epoch.get().checked_add(1).map(PartitionEpoch);
     after.partition_epoch = next.ok_or_else(|| Rejection::Exhausted { what: "partition epochs".to_owned() })?;
-    Ok(Some(after))
+    Ok(after)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::metadata::command::{AlterPartition, Election, Outcome, ReplicaPlace};
-use crate::metadata::controller::election::{Rules, with_epochs};
+use crate::metadata::controller::election::{Rules, renumbered, with_epochs};
 use crate::metadata::controller::reassignment;
 use crate::metadata::error::Rejection;
 use crate::metadata::image::{ArchiveMark, Image, Partition, ReplicaState, Topic};
@@ -50,12 +50,10 @@ pub(super) fn alter(image: &mut Image, command: &AlterPartition) -> Result<Outco
     }
     reassignment::complete(&mut after);
     Rules::of(image, &topic.configs.values).settle(&mut after);
-    let mut partition_epoch = before.partition_epoch;
-    if let Some(after) = with_epochs(before, after)? {
-        partition_epoch = after.partition_epoch;
-        let topic = Arc::clone(topic);
-        replace(image, &topic, command.partition, after);
-    }
+    // Also where the set is the same: what its leader proposed before, and has not heard of, is void from here on.
+    let after = renumbered(before, after)?;
+    let (topic, partition_epoch) = (Arc::clone(topic), after.partition_epoch);
+    replace(image, &topic, command.partition, after);
     Ok(Outcome::PartitionAltered { partition_epoch })
 }
 

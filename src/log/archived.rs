@@ -13,6 +13,14 @@ use crate::types::{LeaderEpoch, Offset, Timestamp};
 impl PartitionLog {
     /// Notes that the archive holds everything below `offset`, so that local copies may go.
     pub fn advance_archived(&self, offset: Offset) {
+        let mut state = self.state.lock();
+        state.archive_seen_to = state.archive_seen_to.max(offset);
+        state.archived(offset);
+    }
+
+    /// Notes what a leader says of the archive: that it holds everything below `offset`. Nothing local goes because of that before
+    /// it was seen here too.
+    pub fn archived_elsewhere(&self, offset: Offset) {
         self.state.lock().archived(offset);
     }
 

@@ -62,7 +62,7 @@ pub use producer_state::{BatchMark, ProducerEntry, ProducerState, SequenceError}
 pub use read::{DiskRead, ReadPlan, TimestampPlan};
 pub use rebuild::Rebuilt;
 pub use removal::REMOVED_DIRECTORY;
-pub use replica::ReplicaAppended;
+pub use replica::{ReplicaAppended, ReplicaRun};
 pub use replica_state::{LogObserver, ReplicaBatches, ReplicaRead, Replication};
 pub use segment::{
     BatchScan, Extent, SEGMENT_HEADER_BYTES, Scanned, Segment, SegmentHeader, SegmentHome, SegmentIndex,

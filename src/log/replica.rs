@@ -20,8 +20,35 @@ use super::partition::PartitionLog;
 use super::read::DiskRead;
 use super::replica_state::{LogObserver, ReplicaBatches, ReplicaRead, Replication};
 use super::state::{Deletion, State};
-use crate::record::{Batch, Batches};
+use crate::record::{Batch, Batches, RecordError};
 use crate::types::{LeaderEpoch, Offset, Timestamp};
+
+/// Batches of a leader, one after another, each of them whole and undamaged. To find that out takes time, and no lock.
+#[derive(Clone, Debug)]
+pub struct ReplicaRun(Vec<Batch>);
+
+impl ReplicaRun {
+    /// Takes them apart and checks them, checksums too.
+    ///
+    /// # Errors
+    /// [`RecordError`] for what is no whole, undamaged batch.
+    pub fn new(run: Bytes) -> Result<Self, RecordError> {
+        let batches = Batches::new(run).collect::<Result<Vec<Batch>, _>>()?;
+        batches.iter().try_for_each(Batch::verify_checksum)?;
+        Ok(Self(batches))
+    }
+
+    /// The batches.
+    pub fn batches(&self) -> &[Batch] {
+        &self.0
+    }
+
+    /// What is behind the first so many.
+    pub fn behind(mut self, skip: usize) -> Self {
+        self.0.drain(..skip);
+        self
+    }
+}
 
 /// A leader's batches took their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,24 +130,22 @@ impl PartitionLog {
     }
 
     /// Appends a leader's batches as they are, which must go on where the log ends and be of epochs from the newest of the log's
-    /// up to `epoch`, the leader's. All are checked, checksums too, before any is queued. `permit` is their share of the
-    /// directory's budget (see [`super::LogDirectory::admit`]).
+    /// up to `epoch`, the leader's. All are looked at before any is queued. `permit` is their share of the directory's budget (see
+    /// [`super::LogDirectory::admit`]); replication has bounds of its own.
     ///
     /// # Errors
-    /// [`AppendError::Record`] for what is no whole, undamaged batch, [`AppendError::OutOfOrder`] and
-    /// [`AppendError::ForeignEpoch`] for what can't follow, and as for producers; nothing was stored.
+    /// [`AppendError::OutOfOrder`] and [`AppendError::ForeignEpoch`] for what can't follow, and as for producers; nothing was
+    /// stored.
     pub fn append_replica(
         self: &Arc<Self>,
-        run: Bytes,
+        ReplicaRun(batches): &ReplicaRun,
         epoch: LeaderEpoch,
         now: Timestamp,
         mut permit: Option<OwnedSemaphorePermit>,
     ) -> Result<ReplicaAppended, AppendError> {
-        let batches = Batches::new(run).collect::<Result<Vec<Batch>, _>>()?;
-        batches.iter().try_for_each(Batch::verify_checksum)?;
         let mut state = self.state.lock();
         self.check_follows(&state, epoch)?;
-        check_order(&state, &batches, epoch)?;
+        check_order(&state, batches, epoch)?;
         for (index, batch) in batches.iter().enumerate() {
             // The last is written last.
             let share = if index + 1 == batches.len() { permit.take() } else { None };

@@ -227,9 +227,13 @@ impl State {
     /// recovery could not tell.
     pub(super) fn join(&mut self, role: Replication) {
         let was_alone = self.replica.is_alone();
+        let is_deposed = self.replica.role != Replication::Followed && role == Replication::Followed;
         self.replica.role = role;
-        if role == Replication::Followed {
+        if is_deposed {
             self.replica.pending.clear();
+            // The next leader may have other records at the offsets that they wait for.
+            self.waiting = Default::default();
+            self.notify_watchers();
         }
         if !was_alone {
             return;

@@ -201,7 +201,6 @@ impl State {
 
     /// The archive holds everything below `offset`.
     pub(super) fn archived(&mut self, offset: Offset) {
-        self.archive_seen_to = self.archive_seen_to.max(offset);
         let offset = self.archived_here(offset);
         if offset <= self.offsets.archived_to {
             return;

@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 use super::{Check, DATA, LIVES, log_settings, settings};
 use crate::log::{
-    AppendError, DirectoryMetrics, LogDirectory, Owner, PartitionLog, ReplicaBatches, ReplicaRead, Replication,
+    AppendError, DirectoryMetrics, LogDirectory, Owner, PartitionLog, ReplicaBatches, ReplicaRead, ReplicaRun,
+    Replication,
 };
 use crate::record::{Batch, BatchBuilder, BatchOptions};
 use crate::sim::{Machine, Random, number};
@@ -131,7 +132,8 @@ impl World {
         let appended = if is_led {
             log.append(&batches[0], epoch, now, Some(permit)).map(|appended| appended.next_offset)
         } else {
-            log.append_replica(Bytes::from(run), epoch, now, Some(permit)).map(|appended| appended.log_end)
+            let run = ReplicaRun::new(Bytes::from(run)).map_err(|error| error.to_string())?;
+            log.append_replica(&run, epoch, now, Some(permit)).map(|appended| appended.log_end)
         };
         match appended {
             Ok(log_end) => {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::log::{Continuation, LogObserver, ReplicaAppended, ReplicaBatches, ReplicaRead, Replication};
+use crate::log::{Continuation, LogObserver, ReplicaAppended, ReplicaBatches, ReplicaRead, ReplicaRun, Replication};
 use crate::record::RecordError;
 use crate::types::{ProducerEpoch, ProducerId};
 
@@ -65,7 +65,7 @@ impl Fixture {
 }
 
 fn append_replica(log: &Arc<PartitionLog>, run: Bytes, epoch: i32) -> Result<ReplicaAppended, AppendError> {
-    log.append_replica(run, LeaderEpoch(epoch), Timestamp(0), None)
+    log.append_replica(&ReplicaRun::new(run)?, LeaderEpoch(epoch), Timestamp(0), None)
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::runtime::Runtime;
 use crate::runtime::clock;
 use crate::runtime::net::BoxFuture;
 use crate::runtime::peers::{
-    ExpectedPeer, PeerConnection, PeerEndpoint, PeerError, PeerProtocol, PeerReceive, PeerStream,
+    ExpectedPeer, PeerConnection, PeerEndpoint, PeerError, PeerProtocol, PeerReceive, PeerSend, PeerStream,
 };
 use crate::runtime::watch;
 use crate::types::{ClusterId, Monotonic, NodeId};
@@ -339,6 +339,32 @@ impl Peers {
         answered.unwrap_or(Err(RpcError::TimedOut(node_id)))
     }
 
+    /// Begins a stream that the peer takes over, on one of several connections: gives its answer, what came behind that, and the stream.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn begin<B: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        node_id: NodeId,
+        number: u16,
+        kind: u16,
+        priority: i32,
+        body: &B,
+        timeout: Duration,
+    ) -> Result<(A, Bytes, PeerStream), RpcError> {
+        let begun = async {
+            let connection = self.connection(node_id, number).await?;
+            let envelope = Envelope { cluster_id: Some(self.cluster_id), from: self.node_id, body };
+            let begun = begin(&connection, kind, priority, &envelope).await;
+            if begun.is_err() {
+                self.forget(node_id, number, &connection).await;
+            }
+            begun.map_err(|error| error.of(node_id))
+        };
+        let begun = clock::timeout(&*self.runtime.clock, timeout, begun).await;
+        begun.unwrap_or(Err(RpcError::TimedOut(node_id)))
+    }
+
     async fn ask<B: Serialize + Sync, A: DeserializeOwned>(
         &self,
         connection: &Arc<dyn PeerConnection>,
@@ -396,30 +422,56 @@ pub async fn ask<B: Serialize + Sync, A: DeserializeOwned>(
     parts: Vec<Bytes>,
 ) -> Result<(A, Vec<Bytes>), AskError> {
     let PeerStream { mut send, mut receive } = connection.open(0).await.map_err(AskError::NotOpened)?;
+    say(send.as_mut(), kind, envelope, parts).await?;
+    send.finish();
+    let (answer, _) = read_message(receive.as_mut(), MESSAGE_LIMIT_BYTES).await?;
+    let parts = answer.parts.clone();
+    Ok((body_of(&answer)?, parts))
+}
+
+async fn begin<B: Serialize + Sync, A: DeserializeOwned>(
+    connection: &Arc<dyn PeerConnection>,
+    kind: u16,
+    priority: i32,
+    envelope: &Envelope<B>,
+) -> Result<(A, Bytes, PeerStream), AskError> {
+    let mut stream = connection.open(priority).await.map_err(AskError::NotOpened)?;
+    say(stream.send.as_mut(), kind, envelope, Vec::new()).await?;
+    let (answer, rest) = read_message(stream.receive.as_mut(), MESSAGE_LIMIT_BYTES).await?;
+    Ok((body_of(&answer)?, rest, stream))
+}
+
+/// Says what a stream is about.
+async fn say<B: Serialize + Sync>(
+    send: &mut dyn PeerSend,
+    kind: u16,
+    envelope: &Envelope<B>,
+    parts: Vec<Bytes>,
+) -> Result<(), AskError> {
     let header = serde_json::to_vec(envelope).map_err(|error| AskError::Malformed(error.to_string()))?;
     let message = Message { kind, header: header.into(), parts };
     message.check(MESSAGE_LIMIT_BYTES)?;
-    send.send(&mut frame::encode(&message)).await?;
-    send.finish();
-    let answer = read_message(receive.as_mut(), MESSAGE_LIMIT_BYTES).await?;
-    let answer = answer.ok_or_else(|| AskError::Malformed("the answer is empty".to_owned()))?;
+    Ok(send.send(&mut frame::encode(&message)).await?)
+}
+
+fn body_of<A: DeserializeOwned>(answer: &Message) -> Result<A, AskError> {
     let malformed = |error: serde_json::Error| AskError::Malformed(error.to_string());
     if answer.kind == REFUSED {
         return Err(serde_json::from_slice::<Refusal>(&answer.header).map_err(malformed)?.into());
     }
-    Ok((serde_json::from_slice(&answer.header).map_err(malformed)?, answer.parts))
+    serde_json::from_slice(&answer.header).map_err(malformed)
 }
 
-/// Reads one message of a stream; none where the stream has ended.
-async fn read_message(receive: &mut dyn PeerReceive, limit_bytes: usize) -> Result<Option<Message>, AskError> {
+/// Reads one message of a stream, and what came behind it.
+async fn read_message(receive: &mut dyn PeerReceive, limit_bytes: usize) -> Result<(Message, Bytes), AskError> {
     let mut reader = frame::Reader::new(limit_bytes);
     loop {
         if let Some(message) = reader.next()? {
-            return Ok(Some(message));
+            return Ok((message, reader.into_rest()));
         }
         match receive.receive(READ_BYTES).await? {
             Some(bytes) => reader.push(bytes),
-            None if reader.is_empty() => return Ok(None),
+            None if reader.is_empty() => return Err(AskError::Malformed("the message is empty".to_owned())),
             None => return Err(AskError::Malformed("the message is cut short".to_owned())),
         }
     }
@@ -466,8 +518,18 @@ pub trait Answers: Send + Sync {
 
 /// Takes over streams of a kind.
 pub trait TakesStreams: Send + Sync {
-    /// Takes a stream over, until it ends. `first` are bytes behind the first message that were read with it.
+    /// Takes a stream over, until it ends, and says so first with [`accept`]. `first` are bytes behind the first message that were read
+    /// with it.
     fn take(&self, from: NodeId, body: Bytes, first: Bytes, stream: PeerStream) -> BoxFuture<'static, ()>;
+}
+
+/// Tells the peer that its stream was taken over.
+///
+/// # Errors
+/// [`PeerError`].
+pub async fn accept<T: Serialize>(send: &mut dyn PeerSend, kind: u16, body: &T) -> Result<(), PeerError> {
+    let Answer { header, parts } = Answer::of(body);
+    send.send(&mut frame::encode(&Message { kind, header: header.into(), parts })).await
 }
 
 /// Who answers what.
@@ -533,22 +595,9 @@ impl Peers {
         handlers: &Handlers,
     ) -> Result<(), AskError> {
         let PeerStream { mut send, mut receive } = stream;
-        let request = async {
-            let mut reader = frame::Reader::new(MESSAGE_LIMIT_BYTES);
-            loop {
-                if let Some(message) = reader.next()? {
-                    return Ok::<_, AskError>(Some((message, reader.into_rest())));
-                }
-                match receive.receive(READ_BYTES).await? {
-                    Some(bytes) => reader.push(bytes),
-                    None => return Ok(None),
-                }
-            }
-        };
+        let request = read_message(receive.as_mut(), MESSAGE_LIMIT_BYTES);
         let request = clock::timeout(&*self.runtime.clock, REQUEST_TIMEOUT, request).await;
-        let Some((message, first)) = request.unwrap_or(Err(AskError::Peer(PeerError::TimedOut)))? else {
-            return Ok(());
-        };
+        let (message, first) = request.unwrap_or(Err(AskError::Peer(PeerError::TimedOut)))?;
         let answer = match self.check(connection, &message) {
             Err(refusal) => Err(refusal),
             Ok((caller, body)) => {

@@ -248,6 +248,12 @@ impl LeaderReplica {
         self.partition_epoch
     }
 
+    /// How many replicas are in sync as far as is known, and without how many nothing is committed.
+    pub fn in_sync(&self) -> (usize, usize) {
+        let followers = self.followers.iter().filter(|follower| follower.member.is_in_sync).count();
+        (followers + 1, self.min_in_sync)
+    }
+
     /// Whether a follower that asks for it may be given a continuation that begins at an offset, and so give up the records
     /// that it has: not while it may be elected for having what is committed beyond that. Once it has been behind for the lag time it
     /// is in sync no more.
@@ -397,20 +403,16 @@ impl LeaderReplica {
         if self.is_proposing || !self.own.is_available || self.retry_at.is_some_and(|at| now < at) {
             return None;
         }
+        let is_out_of_place = |follower: &Follower| self.belongs(follower, now) != follower.member.is_in_sync;
+        // Whoever may have joined counts until the metadata says what became of it.
+        if self.joining.is_empty() && !self.followers.iter().any(is_out_of_place) {
+            return None;
+        }
         let mut in_sync = vec![(self.own.node_id, self.own.broker_epoch)];
         let mut joining = Vec::new();
-        // Whoever may have joined counts until the metadata says what became of it.
-        let mut is_needed = !self.joining.is_empty();
-        for follower in &self.followers {
-            let belongs = self.belongs(follower, now);
-            is_needed |= belongs != follower.member.is_in_sync;
-            if belongs {
-                in_sync.push((follower.member.node_id, follower.member.broker_epoch));
-                joining.extend((!follower.member.is_in_sync).then_some(follower.member.node_id));
-            }
-        }
-        if !is_needed {
-            return None;
+        for follower in self.followers.iter().filter(|follower| self.belongs(follower, now)) {
+            in_sync.push((follower.member.node_id, follower.member.broker_epoch));
+            joining.extend((!follower.member.is_in_sync).then_some(follower.member.node_id));
         }
         self.joining.extend(joining);
         self.is_proposing = true;

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::key::{BUCKET_ROOT, ClusterKeys, parse_group_snapshot};
 use super::manifest::{
-    ClusterStamp, GroupSnapshotMark, Hex128, MANIFEST_FORMAT, ManifestError, ProducerIdMark, Registered,
+    ClusterStamp, GroupShares, GroupSnapshotMark, Hex128, MANIFEST_FORMAT, ManifestError, ProducerIdMark, Registered,
     TopicDescription, TopicState, decompress_group_snapshot, hash_of,
 };
 use super::store::{Expected, ReplaceError, Store, StoreError, Version};
@@ -217,38 +217,38 @@ impl Bucket {
         Err(BucketError::Contended { key })
     }
 
-    /// Keeps a snapshot of the groups' committed offsets, in the group coordinator's own format and compressed by
-    /// [`compress_group_snapshot`](super::manifest::compress_group_snapshot), and drops old ones. It counts
-    /// once the mark names it, which an earlier registration, or another process of the same one, can't have it do.
-    pub async fn put_group_snapshot(&self, writer: Registered, content: Bytes) -> Result<(), BucketError> {
-        let key = self.keys.group_snapshot_mark();
-        let hash = hash_of(&content);
-        for _ in 0..CONFLICTS {
-            let (found, expected) = match self.group_snapshot_mark().await? {
-                None => (None, Expected::Absent),
-                Some((found, version)) => (Some(found), Expected::Version(version)),
-            };
-            if let Some(found) = found.as_ref().filter(|found| !writer.may_follow(&found.writer)) {
-                return Err(BucketError::Fenced { writer: found.writer });
-            }
-            let generation = found.map_or(0, |found| found.generation) + 1;
-            self.store.put_immutable(&self.keys.group_snapshot(generation, hash), content.clone()).await?;
-            let cluster_id = self.keys.cluster_id();
-            let nonce = self.nonce();
-            let mark = GroupSnapshotMark { format: MANIFEST_FORMAT, cluster_id, writer, generation, hash, nonce };
-            match self.store.replace(&key, mark.to_bytes(), expected).await {
-                Ok(_) => {
-                    // The new one counts; what came before takes room until the next one.
-                    if let Err(error) = self.drop_group_snapshots(generation).await {
-                        tracing::warn!(%error, "older snapshots of groups stay in the bucket");
-                    }
-                    return Ok(());
-                }
-                Err(ReplaceError::Conflict { .. }) => {}
-                Err(ReplaceError::Unknown { source, .. } | ReplaceError::Store(source)) => return Err(source.into()),
-            }
+    /// Keeps a snapshot of the groups' committed offsets in the place of the one that `found` names, in the group coordinator's own
+    /// format and compressed by [`compress_group_snapshot`](super::manifest::compress_group_snapshot), and drops old ones. It counts
+    /// once the mark names it, which an earlier registration, or another process of the same one, can't have it do. False where
+    /// another one counts meanwhile: what is to be stored is to be made anew, then.
+    pub async fn put_group_snapshot(
+        &self,
+        found: Option<(GroupSnapshotMark, Version)>,
+        writer: Registered,
+        shares: Option<GroupShares>,
+        content: Bytes,
+    ) -> Result<bool, BucketError> {
+        if let Some((found, _)) = found.as_ref().filter(|(found, _)| !found.may_be_followed(&writer, shares.is_some()))
+        {
+            return Err(BucketError::Fenced { writer: found.writer });
         }
-        Err(BucketError::Contended { key })
+        let generation = found.as_ref().map_or(0, |(found, _)| found.generation) + 1;
+        let expected = found.map_or(Expected::Absent, |(_, version)| Expected::Version(version));
+        let hash = hash_of(&content);
+        self.store.put_immutable(&self.keys.group_snapshot(generation, hash), content).await?;
+        let (format, cluster_id, nonce) = (MANIFEST_FORMAT, self.keys.cluster_id(), self.nonce());
+        let mark = GroupSnapshotMark { format, cluster_id, writer, generation, hash, shares, nonce };
+        match self.store.replace(&self.keys.group_snapshot_mark(), mark.to_bytes(), expected).await {
+            Ok(_) => {
+                // The new one counts; what came before takes room until the next one.
+                if let Err(error) = self.drop_group_snapshots(generation).await {
+                    tracing::warn!(%error, "older snapshots of groups stay in the bucket");
+                }
+                Ok(true)
+            }
+            Err(ReplaceError::Conflict { .. }) => Ok(false),
+            Err(ReplaceError::Unknown { source, .. } | ReplaceError::Store(source)) => Err(source.into()),
+        }
     }
 
     /// Drops what came before the snapshots that are kept, and what lost a race against one of them.
@@ -265,29 +265,32 @@ impl Bucket {
         Ok(())
     }
 
-    async fn group_snapshot_mark(&self) -> Result<Option<(GroupSnapshotMark, Version)>, BucketError> {
+    /// What says which snapshot of the groups counts.
+    pub async fn group_snapshot_mark(&self) -> Result<Option<(GroupSnapshotMark, Version)>, BucketError> {
         let key = self.keys.group_snapshot_mark();
         let Some((bytes, version)) = self.store.get_if_present(&key).await? else { return Ok(None) };
         let mark = GroupSnapshotMark::parse(&bytes).map_err(|source| BucketError::Manifest { key, source })?;
         Ok(Some((mark, version)))
     }
 
+    /// The snapshot of the groups that a mark names. Others may have replaced it since, and dropped it.
+    pub async fn marked_group_snapshot(&self, mark: &GroupSnapshotMark) -> Result<Bytes, BucketError> {
+        let key = self.keys.group_snapshot(mark.generation, mark.hash);
+        let (bytes, _) = self.store.get(&key).await?;
+        decompress_group_snapshot(&bytes, mark.hash).map_err(|source| BucketError::Manifest { key, source })
+    }
+
     /// The snapshot of the groups' committed offsets that counts.
     pub async fn group_snapshot(&self) -> Result<Option<Bytes>, BucketError> {
         let Some((mut mark, _)) = self.group_snapshot_mark().await? else { return Ok(None) };
         for _ in 0..CONFLICTS {
-            let key = self.keys.group_snapshot(mark.generation, mark.hash);
-            let error = match self.store.get(&key).await {
-                Ok((bytes, _)) => {
-                    let snapshot = decompress_group_snapshot(&bytes, mark.hash);
-                    return snapshot.map(Some).map_err(|source| BucketError::Manifest { key, source });
-                }
-                Err(error) => error,
+            let error = match self.marked_group_snapshot(&mark).await {
+                Err(error @ BucketError::Store(_)) => error,
+                read => return read.map(Some),
             };
-            // Others may have replaced it since, and dropped it.
             match self.group_snapshot_mark().await? {
                 Some((newer, _)) if newer.generation != mark.generation => mark = newer,
-                _ => return Err(error.into()),
+                _ => return Err(error),
             }
         }
         Err(BucketError::Contended { key: self.keys.group_snapshot_mark() })
@@ -353,6 +356,11 @@ mod tests {
         compress_group_snapshot(snapshot).unwrap()
     }
 
+    async fn put(bucket: &Bucket, writer: Registered, snapshot: &[u8]) -> Result<(), BucketError> {
+        let found = bucket.group_snapshot_mark().await?;
+        bucket.put_group_snapshot(found, writer, None, packed(snapshot)).await.map(|is_stored| assert!(is_stored))
+    }
+
     async fn snapshot(bucket: &Bucket) -> Bytes {
         bucket.group_snapshot().await.unwrap().unwrap()
     }
@@ -360,19 +368,19 @@ mod tests {
     #[tokio::test]
     async fn of_two_processes_on_copies_of_a_directory_one_stores_the_snapshots_of_groups() {
         let bucket = bucket();
-        bucket.put_group_snapshot(process(5, 1), packed(b"before")).await.unwrap();
+        put(&bucket, process(5, 1), b"before").await.unwrap();
         // Two start alike; a third is of an older state still.
-        bucket.put_group_snapshot(process(6, 2), packed(b"first")).await.unwrap();
+        put(&bucket, process(6, 2), b"first").await.unwrap();
         for late in [process(6, 3), process(4, 4), process(5, 1)] {
-            let refused = bucket.put_group_snapshot(late, packed(b"late")).await;
+            let refused = put(&bucket, late, b"late").await;
             assert!(matches!(refused, Err(BucketError::Fenced { writer }) if writer == process(6, 2)), "{refused:?}");
             assert_eq!(snapshot(&bucket).await, "first");
         }
-        bucket.put_group_snapshot(process(6, 2), packed(b"second")).await.unwrap();
+        put(&bucket, process(6, 2), b"second").await.unwrap();
         assert_eq!(snapshot(&bucket).await, "second");
         // The next start of one of them takes over, and the other learns of it.
-        bucket.put_group_snapshot(process(7, 5), packed(b"third")).await.unwrap();
-        assert!(bucket.put_group_snapshot(process(6, 2), packed(b"late")).await.is_err());
+        put(&bucket, process(7, 5), b"third").await.unwrap();
+        assert!(put(&bucket, process(6, 2), b"late").await.is_err());
         assert_eq!(snapshot(&bucket).await, "third");
     }
 
@@ -380,7 +388,7 @@ mod tests {
     async fn a_snapshot_of_very_many_groups_can_be_read_again() {
         let bucket = bucket();
         let large = vec![7; 65 << 20];
-        bucket.put_group_snapshot(process(1, 1), packed(&large)).await.unwrap();
+        put(&bucket, process(1, 1), &large).await.unwrap();
         assert!(snapshot(&bucket).await == large);
     }
 
@@ -388,7 +396,7 @@ mod tests {
     async fn a_few_snapshots_of_groups_are_kept() {
         let bucket = bucket();
         for number in 0..10 {
-            bucket.put_group_snapshot(process(1, 1), packed(format!("{number}").as_bytes())).await.unwrap();
+            put(&bucket, process(1, 1), format!("{number}").as_bytes()).await.unwrap();
         }
         let directory = bucket.keys.group_snapshots();
         let keys: Vec<String> = bucket.store.list(&directory).map_ok(|object| object.key).try_collect().await.unwrap();
@@ -404,7 +412,7 @@ mod tests {
         let store = open_store("memory:///").wrapped(|backend| Arc::new(FaultyBackend::new(backend, plan)));
         let bucket = Bucket { store, ..bucket() };
         for number in 0..10 {
-            bucket.put_group_snapshot(process(1, 1), packed(format!("{number}").as_bytes())).await.unwrap();
+            put(&bucket, process(1, 1), format!("{number}").as_bytes()).await.unwrap();
         }
         assert_eq!(snapshot(&bucket).await, "9");
     }

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::sync::Notify;
 
 use super::Broker;
-use super::cluster_admin::{default_replication_factor, is_filled};
+use super::cluster_admin::default_replication_factor;
 use super::error::PartitionError;
 use super::partitions::Leader;
 use crate::log::AppendError;
@@ -81,9 +81,6 @@ pub enum AdminError {
         /// Partitions that it has, or will have.
         existing: i32,
     },
-    /// The topic would have replicas that no leader fills.
-    #[error("records are not replicated by this version yet; ask for a replication factor of 1, or for -1")]
-    NotReplicated,
     /// The metadata would grow on a disk of which only the reserve is left, which it may need for what is there.
     #[error("only the reserve of the metadata's disk is left; free space, and try again")]
     DiskFull,
@@ -199,7 +196,7 @@ impl Broker {
     /// [`AdminError`] when it can't be created.
     pub async fn offsets_topic(&self) -> Result<Arc<Topic>, AdminError> {
         if let Some(topic) = self.image().topic_named(OFFSETS_TOPIC) {
-            self.coordinate(topic);
+            self.coordinate();
             return Ok(Arc::clone(topic));
         }
         let topic = match self.create(self.new_offsets_topic(), TopicKind::Internal, false).await {
@@ -209,7 +206,7 @@ impl Broker {
             }
             created => created?,
         };
-        self.coordinate(&topic);
+        self.coordinate();
         Ok(topic)
     }
 
@@ -238,9 +235,6 @@ impl Broker {
         }
         let configs = topic_config::create(&topic.configs, kind, &self.layers(&image))?;
         let assignment = self.place_topic(&image, &topic)?;
-        if !is_filled(&assignment) {
-            return Err(AdminError::NotReplicated);
-        }
         if kind != TopicKind::Internal {
             self.check_disk()?;
         }
@@ -279,7 +273,7 @@ impl Broker {
                     "partitions should be a consecutive 0-based integer sequence".to_owned(),
                 ));
             }
-            return assigned.into_iter().map(|(_, nodes)| assign(image, nodes)).collect();
+            return assigned.into_iter().zip(0..).map(|((_, nodes), number)| assign(image, nodes, number)).collect();
         }
         let partitions = match topic.partitions {
             -1 => self.settings.topics.default_partitions,
@@ -344,20 +338,23 @@ impl Broker {
             return Err(AdminError::NotMorePartitions { existing, requested: count });
         }
         let added = count - existing;
+        let replicas = topic.partition(0).map_or(1, |partition| partition.replicas.len());
         let assignment = match assignment {
             Some(assignment) if i32::try_from(assignment.len()) != Ok(added) => {
                 let text = format!("{added} partitions are added, but {} are assigned", assignment.len());
                 return Err(AdminError::InvalidAssignment(text));
             }
-            Some(assignment) => assignment.iter().map(|nodes| assign(&image, nodes)).collect::<Result<_, _>>()?,
-            None => {
-                let replicas = topic.partition(0).map_or(1, |partition| partition.replicas.len());
-                placement::place(&image, added, i16::try_from(replicas).unwrap_or(i16::MAX))?
+            Some(assignment) => {
+                let wrong = assignment.iter().find(|nodes| nodes.len() != replicas);
+                if let Some(wrong) = wrong {
+                    let text = format!("a partition is given {} replica(s), but others have {replicas}", wrong.len());
+                    return Err(AdminError::InvalidAssignment(text));
+                }
+                let assigned = assignment.iter().zip(0..).map(|(nodes, number)| assign(&image, nodes, number));
+                assigned.collect::<Result<_, _>>()?
             }
+            None => placement::place(&image, added, i16::try_from(replicas).unwrap_or(i16::MAX))?,
         };
-        if !is_filled(&assignment) {
-            return Err(AdminError::NotReplicated);
-        }
         self.check_disk()?;
         self.check_room(&image, assignment.len())?;
         let mut logs = self.directories().iter().flat_map(|directory| directory.logs());
@@ -428,7 +425,7 @@ impl Broker {
     }
 
     /// Makes the records before `offset` unreadable, for good (DeleteRecords); −1 stands for the high watermark. Gives the first
-    /// readable offset then.
+    /// readable offset then. Followers are told at once and are not waited for, see decision record 0080.
     ///
     /// # Errors
     /// [`PartitionError`]; after [`PartitionError::TimedOut`] they may or may not be deleted.
@@ -482,16 +479,44 @@ fn check_config_topic(name: &str) -> Result<(), AdminError> {
     Ok(topic_name::validate(name)?)
 }
 
-/// The replicas of one partition by hand; which data directory of each broker is the broker's choice.
-fn assign(image: &Image, nodes: &[NodeId]) -> Result<Vec<ReplicaPlace>, AdminError> {
+/// The replicas of one partition by hand, of those that are made at once; which data directory of each broker is the broker's
+/// choice.
+fn assign(image: &Image, nodes: &[NodeId], number: usize) -> Result<Vec<ReplicaPlace>, AdminError> {
     let unknown = |node_id: &NodeId| AdminError::InvalidAssignment(format!("there is no broker {node_id}"));
-    let turn = usize::try_from(image.partition_count()).unwrap_or(0);
-    nodes
-        .iter()
-        .map(|node_id| {
-            let broker = image.broker(*node_id).ok_or_else(|| unknown(node_id))?;
-            let directory = broker.directories[turn % broker.directories.len()];
-            Ok(ReplicaPlace { node_id: *node_id, directory })
-        })
-        .collect()
+    let brokers = nodes.iter().map(|node_id| image.broker(*node_id).ok_or_else(|| unknown(node_id)));
+    let brokers: Vec<_> = brokers.collect::<Result<_, _>>()?;
+    if !brokers.is_empty() && !brokers.iter().any(|broker| broker.state.is_active()) {
+        let text = "all brokers that are named for a partition are fenced, or about to shut down";
+        return Err(AdminError::InvalidAssignment(text.to_owned()));
+    }
+    let turn = usize::try_from(image.partition_count()).unwrap_or(0) + number;
+    let place = |broker: &Arc<crate::metadata::image::Broker>| ReplicaPlace {
+        node_id: broker.node_id,
+        directory: broker.directories[turn % broker.directories.len()],
+    };
+    Ok(brokers.into_iter().map(place).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::{machine, testing};
+
+    #[test]
+    fn replicas_that_are_placed_by_hand_are_on_brokers_of_which_one_could_lead() {
+        let mut image = testing::image_with_brokers(&[(1, "a"), (2, "b"), (3, "c")]);
+        let assigned = |image: &Image, nodes: &[i32]| {
+            let nodes: Vec<_> = nodes.iter().map(|node| NodeId(*node)).collect();
+            let places = assign(image, &nodes, 0);
+            places.map(|places| places.iter().map(|place| place.node_id.get()).collect::<Vec<_>>())
+        };
+        assert_eq!(assigned(&image, &[3, 1, 2]), Ok(vec![3, 1, 2]));
+        assert!(matches!(assigned(&image, &[1, 4]), Err(AdminError::InvalidAssignment(_))));
+        for node in [1, 2] {
+            let broker_epoch = image.broker(NodeId(node)).unwrap().epoch;
+            machine::apply(&mut image, &Command::FenceBroker { node_id: NodeId(node), broker_epoch }).unwrap();
+        }
+        assert_eq!(assigned(&image, &[1, 3]), Ok(vec![1, 3]));
+        assert!(matches!(assigned(&image, &[1, 2]), Err(AdminError::InvalidAssignment(_))));
+    }
 }

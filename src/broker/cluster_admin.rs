@@ -16,12 +16,8 @@ use crate::metadata::image::{BrokerState, Partition};
 use crate::metadata::{Command, CommandError, Image, MemberChange, MemberError, QuorumStatus, Rejection};
 use crate::types::{DirectoryId, NodeId, TopicPartition};
 
-/// Whether followers take records from leaders. Replication of records is being built: until then no partition gets a second
-/// replica, or a replica elsewhere.
-pub const REPLICATES: bool = false;
-
-/// Replicas of a partition where nobody says how many, as far as there are brokers.
-const DEFAULT_REPLICATION_FACTOR: usize = 3;
+/// Replicas of a partition where nobody says how many, as far as there are brokers; told as `default.replication.factor`.
+const MAX_DEFAULT_REPLICATION_FACTOR: usize = 3;
 /// Elections of one command: many at a time, in an entry that still is small.
 const ELECTIONS_AT_ONCE: usize = 1000;
 /// Reassignments that are submitted at a time; they share log entries.
@@ -67,9 +63,6 @@ pub enum ClusterError {
         /// Replicas asked for.
         requested: usize,
     },
-    /// Replicas can't be moved by this version.
-    #[error("records are not replicated by this version yet, so a replica can't be placed on another broker")]
-    NotReplicated,
     /// One request asks for too much.
     #[error(
         "one request asks for too many partitions requested={requested} limit={limit}; ask in several",
@@ -106,17 +99,10 @@ pub struct Reassignment {
     pub target: Option<Vec<NodeId>>,
 }
 
-/// Replicas of a partition where nobody says how many.
+/// Replicas of a partition where nobody says how many: of those who are there, none has to wait for one that is not.
 pub(super) fn default_replication_factor(image: &Image) -> i16 {
-    let active = image.brokers().filter(|broker| broker.state == BrokerState::Active).count();
-    let replicas = if REPLICATES { active.clamp(1, DEFAULT_REPLICATION_FACTOR) } else { 1 };
-    i16::try_from(replicas).expect("a default of a few replicas")
-}
-
-/// Whether all replicas of new partitions would be filled. A broker that is named twice is another's to refuse.
-pub(super) fn is_filled(assignment: &[Vec<ReplicaPlace>]) -> bool {
-    let has_one = |places: &Vec<ReplicaPlace>| places.windows(2).all(|two| two[0].node_id == two[1].node_id);
-    REPLICATES || assignment.iter().all(has_one)
+    let active = image.brokers().filter(|broker| broker.state.is_active()).count();
+    i16::try_from(active.clamp(1, MAX_DEFAULT_REPLICATION_FACTOR)).expect("a default of a few replicas")
 }
 
 impl Broker {
@@ -294,9 +280,6 @@ fn resolve(
     if partition.moving.is_none() && partition.replica_nodes().eq(target.iter().copied()) {
         return Ok(None);
     }
-    if !REPLICATES && target.iter().any(|node_id| partition.replica_on(*node_id).is_none()) {
-        return Err(ClusterError::NotReplicated);
-    }
     let target = target.iter().map(|node_id| directories.place(partition, *node_id)).collect();
     Ok(Some(Command::AssignReplicas { partition: id, target: Some(target) }))
 }
@@ -420,7 +403,7 @@ mod tests {
         };
         assert_eq!(target.iter().map(|place| place.node_id).collect::<Vec<_>>(), [NodeId(2), NodeId(1)]);
         let elsewhere = resolved(&image, Some(&[3, 1]), false);
-        assert_eq!(elsewhere.is_ok(), REPLICATES, "{elsewhere:?}");
+        assert!(matches!(elsewhere, Ok(Some(Command::AssignReplicas { .. }))), "{elsewhere:?}");
         let unknown = Reassignment { topic: TOPIC.to_owned(), partition: 1, target: None };
         let refused = resolve(&image, &mut Directories::of(&image), &unknown, true);
         assert_eq!(refused, Err(ClusterError::UnknownPartition));
@@ -455,10 +438,15 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_is_placed_twice_is_left_to_the_metadata_to_refuse() {
-        let place = |node| ReplicaPlace { node_id: NodeId(node), directory: directory(1) };
-        assert!(is_filled(&[vec![place(1)], vec![place(1), place(1)]]));
-        assert_eq!(is_filled(&[vec![place(1), place(2)]]), REPLICATES);
-        assert_eq!(default_replication_factor(&image(1)), if REPLICATES { 3 } else { 1 });
+    fn partitions_have_as_many_replicas_as_there_are_active_brokers_and_three_at_most() {
+        let mut image = image(1);
+        assert_eq!(default_replication_factor(&image), 3);
+        for (node, left) in [(3, 2), (2, 1), (1, 1)] {
+            let broker_epoch = image.broker(NodeId(node)).unwrap().epoch;
+            machine::apply(&mut image, &Command::FenceBroker { node_id: NodeId(node), broker_epoch }).unwrap();
+            assert_eq!(default_replication_factor(&image), left);
+        }
+        let many: Vec<_> = (1..=5).map(|node| (node, "a")).collect();
+        assert_eq!(default_replication_factor(&testing::image_with_brokers(&many)), 3);
     }
 }

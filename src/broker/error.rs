@@ -186,6 +186,23 @@ pub enum PartitionError {
         /// The committed end.
         high_watermark: Offset,
     },
+    /// The offset is committed for all that its client knows, and the high watermark here is not there yet: that of a follower that is a
+    /// little behind, or of a leader that has just begun; Kafka's OFFSET_NOT_AVAILABLE, which clients repeat.
+    #[error("the offset is not known to be committed here yet offset={offset} high_watermark={high_watermark}")]
+    OffsetNotAvailable {
+        /// The offset asked for, or up to which all has to be committed.
+        offset: Offset,
+        /// The committed end, as far as it is known here.
+        high_watermark: Offset,
+    },
+    /// The producer wants its records in all in-sync replicas, and these are too few; Kafka's NOT_ENOUGH_REPLICAS.
+    #[error("too few replicas are in sync in_sync={in_sync} min.insync.replicas={min}")]
+    NotEnoughReplicas {
+        /// Replicas in sync.
+        in_sync: usize,
+        /// Replicas that have to be.
+        min: usize,
+    },
     /// There was no room in time, or what was appended was not committed in time; Kafka's REQUEST_TIMED_OUT.
     #[error("not done in time")]
     TimedOut,

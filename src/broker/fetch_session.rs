@@ -105,6 +105,8 @@ pub struct Answered {
     pub has_records: bool,
     /// There is an error, or the client's log has left the leader's.
     pub is_error: bool,
+    /// The client is sent to another replica.
+    pub is_sent_on: bool,
 }
 
 #[derive(Debug)]
@@ -314,7 +316,8 @@ impl Session {
     fn tell(&mut self, key: &PartitionKey, answer: &Answered) -> bool {
         let Some(held) = self.partitions.get_mut(key) else { return false };
         let now_told = (answer.high_watermark, answer.log_start_offset);
-        let news = answer.is_error || answer.has_records || held.told != Some(now_told);
+        // Whom it is sent to is told whenever it asks here again (KIP-392).
+        let news = answer.is_error || answer.is_sent_on || answer.has_records || held.told != Some(now_told);
         // An error is told again and again, until it has passed; then whatever comes is news.
         held.told = (!answer.is_error).then_some(now_told);
         if answer.has_records {
@@ -361,7 +364,7 @@ mod tests {
     }
 
     fn quiet(high_watermark: i64) -> Answered {
-        Answered { high_watermark, log_start_offset: 0, has_records: false, is_error: false }
+        Answered { high_watermark, log_start_offset: 0, has_records: false, is_error: false, is_sent_on: false }
     }
 
     fn open(sessions: &mut FetchSessions, id: i32, partitions: &[i32], now: Monotonic) -> i32 {
@@ -393,12 +396,27 @@ mod tests {
         let mut sessions = FetchSessions::new(10);
         let now = Monotonic(0);
         open(&mut sessions, 7, &[0], now);
-        let failed = Answered { high_watermark: -1, log_start_offset: -1, has_records: false, is_error: true };
+        let failed = Answered { log_start_offset: -1, is_error: true, ..quiet(-1) };
         let answers = [(failed, true), (failed, true), (quiet(0), true), (quiet(0), false)];
         for (epoch, (answer, is_named)) in (1..).zip(answers) {
             let context = sessions.begin(request(7, epoch, &[]), now).unwrap();
             assert_eq!(sessions.end(&context, &[answer], now, || 0).unwrap().1, [is_named], "{epoch}");
         }
+    }
+
+    #[test]
+    fn a_client_that_comes_back_is_sent_on_again_and_its_place_in_the_order_stays() {
+        let mut sessions = FetchSessions::new(10);
+        let now = Monotonic(0);
+        open(&mut sessions, 7, &[0, 1], now);
+        let sent_on = Answered { is_sent_on: true, ..quiet(0) };
+        for epoch in 1..3 {
+            let context = sessions.begin(request(7, epoch, &[]), now).unwrap();
+            assert_eq!(context.partitions[0].0, key(0));
+            assert_eq!(sessions.end(&context, &[sent_on, quiet(0)], now, || 0).unwrap().1, [true, false], "{epoch}");
+        }
+        let context = sessions.begin(request(7, 3, &[]), now).unwrap();
+        assert_eq!(sessions.end(&context, &[quiet(0), quiet(0)], now, || 0).unwrap().1, [false; 2]);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Broker {
     /// The offset asked for; `None` when there is no such record.
     ///
     /// # Errors
-    /// [`PartitionError`] when a tier can't be read.
+    /// [`PartitionError`] when a tier can't be read, or when it is not known yet what is committed.
     pub async fn offset(
         &self,
         leader: &Leader,
@@ -90,18 +90,28 @@ impl Broker {
         Ok(match query {
             OffsetQuery::Earliest => untimed(offsets.log_start),
             OffsetQuery::EarliestLocal => untimed(offsets.local_log_start),
-            OffsetQuery::Latest => Some(FoundOffset {
-                offset: isolation.bound(&offsets),
-                timestamp: Timestamp::NONE,
-                leader_epoch: *epoch,
-            }),
+            OffsetQuery::Latest => {
+                leader.check_commitment(&offsets)?;
+                let (offset, timestamp) = (isolation.bound(&offsets), Timestamp::NONE);
+                Some(FoundOffset { offset, timestamp, leader_epoch: *epoch })
+            }
             OffsetQuery::LatestTiered if archived && offsets.archived_to > offsets.log_start => {
                 untimed(offsets.archived_to + -1)
             }
             OffsetQuery::EarliestPendingUpload if archived => untimed(offsets.archived_to.max(offsets.log_start)),
             OffsetQuery::LatestTiered | OffsetQuery::EarliestPendingUpload => None,
-            OffsetQuery::At(timestamp) => self.offset_at(partition, &offsets, timestamp, isolation).await?,
-            OffsetQuery::MaxTimestamp => self.max_timestamp(partition, offsets.high_watermark).await?,
+            OffsetQuery::At(timestamp) => {
+                let found = self.offset_at(partition, &offsets, timestamp, isolation).await?;
+                // It may be among what is not known to be committed.
+                if found.is_none() {
+                    leader.check_commitment(&offsets)?;
+                }
+                found
+            }
+            OffsetQuery::MaxTimestamp => {
+                leader.check_commitment(&offsets)?;
+                self.max_timestamp(partition, offsets.high_watermark).await?
+            }
         })
     }
 
@@ -244,6 +254,23 @@ impl Broker {
         let end = self.epoch_end(leader, last_epoch).filter(|_| offset >= offsets.log_start);
         let (epoch, end) = end.ok_or(PartitionError::OutOfRange { offset, high_watermark: offsets.high_watermark })?;
         Ok((epoch < last_epoch || end < offset).then_some((epoch, end)))
+    }
+}
+
+impl Leader {
+    /// Refuses to say where the log ends before the leader knows that all is committed that an earlier one may have said was
+    /// (KIP-207): what it began with.
+    fn check_commitment(&self, offsets: &Offsets) -> Result<(), PartitionError> {
+        if !self.partition.is_replicated() {
+            return Ok(());
+        }
+        let (epochs, high_watermark) = (self.partition.log().epochs(), offsets.high_watermark);
+        match epochs.starts().iter().rev().find(|(epoch, _)| *epoch == self.epoch) {
+            Some(&(_, offset)) if offset > high_watermark => {
+                Err(PartitionError::OffsetNotAvailable { offset, high_watermark })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -7,9 +7,10 @@
 //!
 //! - `partitions`: which partitions are open, and the rules of their topics.
 //! - `produce`, `fetch`, `list_offsets`, `admin`, `cluster_admin`: what requests do.
-//! - `readers`, `read_ahead`: how segments are read without holding anybody up.
+//! - `reading`: from which replica a consumer reads; `readers`, `read_ahead`: how segments are read without holding anybody up.
 //! - `offsets_log`, `deleted_offsets`: the logs of the group coordinators, and what these forget with a topic.
 //! - `throttle`: how long a producer is asked to wait while the archive is behind.
+//! - `replication`: records on their way to followers and from leaders.
 //! - `cluster`: this broker among others; `cluster_admin`: what administrators ask of a cluster.
 //! - `archive_seam`: the way to records whose local copy has gone.
 
@@ -30,6 +31,8 @@ mod produce;
 mod producer_ids;
 mod read_ahead;
 mod readers;
+mod reading;
+mod replication;
 mod settings;
 #[cfg(test)]
 mod simulation;
@@ -50,15 +53,16 @@ pub use admin::{AdminError, ConfigEdit, ConfigResource, NewTopic, OFFSETS_SEGMEN
 pub use archive_seam::{ArchiveError, ArchiveRead, ArchiveReader, AtHand, FoundOffset};
 pub use archiver::{ArchiveStartError, ArchiverSettings};
 pub use cluster::JoinError;
-pub use cluster_admin::{ClusterError, MAX_REASSIGNMENTS, REPLICATES, Reassignment};
+pub use cluster_admin::{ClusterError, MAX_REASSIGNMENTS, Reassignment};
 pub use error::{PartitionError, StartError};
 pub use fetch::{FetchLimits, FetchPartition, Fetched, Isolation};
 pub use fetch_session::{
     Answered, FetchContext, FetchSessions, PartitionKey, SessionError, SessionPartition, SessionRequest,
 };
 pub use list_offsets::OffsetQuery;
-pub use partitions::{Leader, LocalTopic, Partition, TopicRules};
+pub use partitions::{InSync, Leader, LocalTopic, Partition, TopicRules};
 pub use produce::{Acknowledgement, Produced, RoomWait};
+pub use reading::{Consumer, ReadFrom};
 pub use settings::{ArchiveSettings, BrokerSettings, ClusterSettings, FetchSettings, TopicSettings};
 
 use archiver::Restoring;
@@ -199,6 +203,11 @@ impl Broker {
     /// The partition of a topic, if this broker leads it, and if `expected` is its leader epoch or none.
     pub fn leader(&self, topic: &Topic, partition: i32, expected: LeaderEpoch) -> Result<Leader, PartitionError> {
         self.partitions.leader(topic, partition, expected)
+    }
+
+    /// The partition of a topic, if this broker follows it, and if `expected` is its leader epoch or none (KIP-392).
+    pub fn follower(&self, topic: &Topic, partition: i32, expected: LeaderEpoch) -> Result<Leader, PartitionError> {
+        self.partitions.follower(topic, partition, expected)
     }
 
     /// The layers under every topic's configuration, and what DescribeConfigs shows of the broker itself.

@@ -1,9 +1,14 @@
 //! The partitions of `__consumer_offsets` as the group coordinators' logs, and which coordinators run.
 //!
-//! A coordinator starts with the leadership of its partition, at the broker's start or when the topic is created, and reads
-//! its log first. The topic is never archived: a coordinator keeps its log short by itself.
+//! A coordinator runs for each partition that this broker leads, in the epoch in which it leads: it starts with the leadership by
+//! reading its log, and ends with it. The topic is never archived: a coordinator keeps its log short by itself.
+//!
+//! What a coordinator of an epoch that is over still wants to write, the log refuses, for it is written in that epoch; what it was
+//! writing is not committed without the replicas that are in sync, which follow another leader by then. What it still reads is another
+//! matter: that another broker leads it learns from the metadata, and where that does not reach it, from its heartbeats, which are not
+//! answered then. So committed offsets are not told by a broker that could be fenced ([`Broker::fetch_offsets`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,23 +19,47 @@ use super::Broker;
 use super::admin::OFFSETS_TOPIC;
 use super::error::PartitionError;
 use super::partitions::Leader;
+use super::produce::Acknowledgement;
 use super::readers::Readers;
-use crate::group::{Caller, Groups, OffsetsLog, OffsetsLogError, ReadGroups};
-use crate::log::{AppendError, Level, PartitionLog, ReadError, ReadPlan, Wait};
+use crate::group::request::{FetchedTopic, OffsetFetch};
+use crate::group::{Caller, GroupError, Groups, OffsetsLog, OffsetsLogError, ReadGroups};
+use crate::log::{AppendError, Level, PartitionLog, ReadError, ReadPlan, Replication, Wait};
+use crate::metadata::Image;
 use crate::metadata::image::Topic;
 use crate::record::{Batch, Batches, RecordError};
 use crate::runtime::clock::{self, Clock};
-use crate::types::{LeaderEpoch, Offset, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
 
-/// How long an append waits for room in a data directory, as Apache Kafka's `offsets.commit.timeout.ms`.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an append waits for room in a data directory, and then for the other replicas: Apache Kafka's
+/// `offsets.commit.timeout.ms`.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before a log that can't be led yet is looked at again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The topic whose coordinators were started.
+/// The coordinators that run here.
 #[derive(Debug)]
 pub(super) struct Coordinated {
+    /// Their topic, as it was looked at last.
     topic: Arc<Topic>,
-    /// Partitions whose coordinators wait for lost offsets.
+    /// The epochs in which they run, by partition.
+    epochs: BTreeMap<i32, LeaderEpoch>,
+    /// Partitions that are led here, and whose coordinators wait for lost offsets.
     waiting: BTreeSet<i32>,
+    /// Those whose log can't be led yet.
+    unready: BTreeSet<i32>,
+}
+
+impl Coordinated {
+    fn new(topic: &Arc<Topic>) -> Self {
+        let (waiting, unready) = (BTreeSet::new(), BTreeSet::new());
+        Self { topic: Arc::clone(topic), epochs: BTreeMap::new(), waiting, unready }
+    }
+
+    /// Whether nothing is to be done for an image.
+    fn is_settled(&self, image: &Image, topic: &Arc<Topic>) -> bool {
+        let is_lost = |partition: &i32| image.unrestored().contains(&TopicPartition::new(topic.topic_id, *partition));
+        Arc::ptr_eq(&self.topic, topic) && self.unready.is_empty() && self.waiting.iter().all(is_lost)
+    }
 }
 
 /// One partition, as its coordinator sees it.
@@ -42,9 +71,13 @@ struct OffsetsPartition {
 
 impl OffsetsLog for OffsetsPartition {
     fn range(&self) -> BoxFuture<'static, Result<Range<Offset>, OffsetsLogError>> {
-        let log = Arc::clone(self.leader.partition.log());
+        let (leader, clock) = (self.leader.clone(), Arc::clone(&self.clock));
         Box::pin(async move {
-            settled(log.when(Level::Committed, log.offsets().log_end)).await?;
+            let log = leader.partition.log();
+            committed(&leader, &*clock, log.offsets().log_end).await?;
+            if !is_led(&leader) {
+                return Err(OffsetsLogError::NotLeader);
+            }
             let offsets = log.offsets();
             // What is not here is nowhere.
             Ok(offsets.local_log_start..offsets.high_watermark)
@@ -70,18 +103,19 @@ impl OffsetsLog for OffsetsPartition {
     }
 
     fn append(&self, batch: Batch) -> BoxFuture<'static, Result<Offset, OffsetsLogError>> {
-        let Leader { partition, epoch } = self.leader.clone();
-        let clock = Arc::clone(&self.clock);
+        let (leader, clock) = (self.leader.clone(), Arc::clone(&self.clock));
         Box::pin(async move {
-            partition.begin(epoch).map_err(refused)?;
+            let Leader { partition, epoch } = &leader;
+            partition.begin(*epoch).map_err(refused)?;
             // Nothing was appended, and members are waiting: they are to try again.
+            leader.check_in_sync(Acknowledgement::All).map_err(refused)?;
             let admitted =
-                clock::timeout(&*clock, ROOM_TIMEOUT, partition.directory().admit(batch.bytes().len())).await;
+                clock::timeout(&*clock, COMMIT_TIMEOUT, partition.directory().admit(batch.bytes().len())).await;
             let permit =
                 admitted.map_err(|_| unavailable("the data directory has no room for what it has to write"))?;
             let log = partition.log();
-            let appended = log.append(&batch, epoch, clock.wall(), permit).map_err(|error| refused(error.into()))?;
-            settled(log.when(Level::Committed, appended.next_offset)).await?;
+            let appended = log.append(&batch, *epoch, clock.wall(), permit).map_err(|error| refused(error.into()))?;
+            committed(&leader, &*clock, appended.next_offset).await?;
             Ok(appended.base_offset)
         })
     }
@@ -97,11 +131,30 @@ impl OffsetsLog for OffsetsPartition {
     }
 }
 
-async fn settled(wait: Wait) -> Result<(), OffsetsLogError> {
-    match wait {
-        Wait::Ready => Ok(()),
-        Wait::Pending(reached) => reached.await.map_err(|_| unavailable("the log directory is offline")),
+/// Waits until everything below an offset is committed: for as long as the disk here takes, and then for the other replicas, which may
+/// be too few for now. What is appended stays, and may be committed later.
+async fn committed(leader: &Leader, clock: &dyn Clock, offset: Offset) -> Result<(), OffsetsLogError> {
+    let log = leader.partition.log();
+    let failed = || match is_led(leader) {
+        true => unavailable("the log directory is offline"),
+        false => OffsetsLogError::NotLeader,
+    };
+    if let Wait::Pending(reached) = log.when(Level::Durable, offset) {
+        reached.await.map_err(|_| failed())?;
     }
+    if let Wait::Pending(reached) = log.when(Level::Committed, offset) {
+        let reached = clock::timeout(clock, COMMIT_TIMEOUT, reached).await;
+        let reached = reached.map_err(|_| unavailable("too few replicas have what was written"))?;
+        reached.map_err(|_| failed())?;
+    }
+    Ok(())
+}
+
+/// Whether the log is led still, in the epoch in which it was.
+fn is_led(leader: &Leader) -> bool {
+    let (partition, log) = (&leader.partition, leader.partition.log());
+    let is_epoch = partition.led_in().is_none_or(|led| led == leader.epoch);
+    is_epoch && !log.is_deleted() && log.replication() != Replication::Followed
 }
 
 fn unavailable(reason: impl ToString) -> OffsetsLogError {
@@ -127,9 +180,8 @@ fn damaged(log: &PartitionLog, from: Offset, error: &dyn std::error::Error) -> O
 
 fn refused(error: PartitionError) -> OffsetsLogError {
     match error {
-        PartitionError::Append(AppendError::Fenced { .. } | AppendError::WrongRole { .. } | AppendError::Deleted) => {
-            OffsetsLogError::NotLeader
-        }
+        PartitionError::Append(AppendError::Fenced { .. } | AppendError::WrongRole { .. } | AppendError::Deleted)
+        | PartitionError::NotLeader { .. } => OffsetsLogError::NotLeader,
         error => unavailable(error),
     }
 }
@@ -146,30 +198,67 @@ impl Broker {
         Arc::new(OffsetsPartition { leader, readers, clock })
     }
 
-    /// Starts the coordinators of the partitions that this broker leads, unless they run or wait for lost offsets.
-    pub(super) fn coordinate(&self, topic: &Arc<Topic>) {
+    /// Has a coordinator run for each partition that this broker leads by the newest image, in the epoch in which it does, and no
+    /// others. True where one can't be started yet.
+    pub(super) fn coordinate(&self) -> bool {
         let mut coordinated = self.coordinated.lock();
         // Under the lock: no older than what was done under it before.
         let image = self.image();
-        if *self.stopping.borrow() || image.topic(topic.topic_id).is_none() {
-            return;
+        let topic = image.topic_named(OFFSETS_TOPIC).filter(|_| !*self.stopping.borrow());
+        let Some(topic) = topic else {
+            if coordinated.take().is_some() {
+                self.groups.resign_all();
+            }
+            return false;
+        };
+        if coordinated.as_ref().is_some_and(|running| running.is_settled(&image, topic)) {
+            return false;
         }
-        let running = coordinated.take().filter(|running| running.topic.topic_id == topic.topic_id);
-        if running.is_none() {
+        if coordinated.as_ref().is_none_or(|running| running.topic.topic_id != topic.topic_id) {
             // It may have another number of partitions than the one before it.
             self.groups.begin(topic.partition_count());
+            *coordinated = None;
         }
-        let due = running.map_or_else(|| (0..topic.partition_count()).collect(), |running| running.waiting);
-        let is_unrestored =
-            |partition: &i32| image.unrestored().contains(&TopicPartition::new(topic.topic_id, *partition));
-        let (waiting, due): (BTreeSet<i32>, BTreeSet<i32>) = due.into_iter().partition(is_unrestored);
-        for partition in due {
-            match self.leader(topic, partition, LeaderEpoch::NONE) {
-                Ok(leader) => self.lead_groups(leader.partition.log().partition(), self.offsets_log(leader)),
-                Err(error) => tracing::warn!(%error, partition, "groups of this partition are not coordinated here"),
+        let running = coordinated.get_or_insert_with(|| Coordinated::new(topic));
+        running.topic = Arc::clone(topic);
+        let led = (0..).zip(&topic.partitions).filter(|(_, partition)| partition.leader == Some(self.node_id()));
+        let led: BTreeMap<i32, LeaderEpoch> = led.map(|(number, partition)| (number, partition.leader_epoch)).collect();
+        running.epochs.retain(|number, epoch| {
+            let goes_on = led.get(number) == Some(epoch);
+            if !goes_on {
+                self.deleted_offsets.give_up(TopicPartition::new(topic.topic_id, *number));
+                self.groups.resign(PartitionIndex(*number));
+            }
+            goes_on
+        });
+        self.start_coordinators(running, &image, led.into_keys());
+        !running.unready.is_empty()
+    }
+
+    /// Starts the coordinators of partitions that this broker leads, unless they run or wait for lost offsets.
+    fn start_coordinators(&self, running: &mut Coordinated, image: &Image, led: impl Iterator<Item = i32>) {
+        let topic = Arc::clone(&running.topic);
+        let was_unready = std::mem::take(&mut running.unready);
+        running.waiting.clear();
+        for number in led.filter(|number| !running.epochs.contains_key(number)).collect::<Vec<_>>() {
+            let id = TopicPartition::new(topic.topic_id, number);
+            if image.unrestored().contains(&id) {
+                running.waiting.insert(number);
+                continue;
+            }
+            match self.leader(&topic, number, LeaderEpoch::NONE) {
+                Ok(leader) => {
+                    running.epochs.insert(number, leader.epoch);
+                    self.lead_groups(id, self.offsets_log(leader));
+                }
+                Err(error) => {
+                    running.unready.insert(number);
+                    if !was_unready.contains(&number) {
+                        tracing::warn!(%error, partition = number, "groups of this partition are not coordinated here yet");
+                    }
+                }
             }
         }
-        *coordinated = Some(Coordinated { topic: Arc::clone(topic), waiting });
     }
 
     /// Starts the coordinator of a partition, and what has it forget the offsets of deleted topics.
@@ -197,6 +286,7 @@ impl Broker {
     fn take_coordinator(&self, partition: TopicPartition) -> Option<Caller> {
         let mut coordinated = self.coordinated.lock();
         let running = coordinated.as_mut().filter(|running| running.topic.topic_id == partition.topic_id)?;
+        running.epochs.remove(&partition.partition.0)?;
         running.waiting.insert(partition.partition.0);
         self.deleted_offsets.give_up(partition);
         self.groups.resign(partition.partition)
@@ -221,22 +311,45 @@ impl Broker {
         self.groups.resign_all();
     }
 
-    /// Ends all coordinators if their topic was deleted.
-    fn resign_if_deleted(&self) {
-        let mut coordinated = self.coordinated.lock();
-        let image = self.image();
-        if coordinated.take_if(|running| image.topic(running.topic.topic_id).is_none()).is_some() {
-            self.groups.resign_all();
+    /// Has the coordinators follow the image: they begin and end with the leadership of their partitions, and forget offsets of
+    /// topics that go. True where one can't begin yet.
+    pub(super) fn follow_groups(&self) -> bool {
+        let is_unready = self.coordinate();
+        self.deleted_offsets.list(&self.image());
+        is_unready
+    }
+
+    /// Has them follow it for as long as the broker runs.
+    pub(super) async fn coordinate_forever(self: Arc<Self>) {
+        let mut images = self.metadata.subscribe();
+        loop {
+            images.mark_unchanged();
+            let is_unready = self.follow_groups();
+            tokio::select! {
+                biased;
+                changed = images.changed() => if changed.is_err() { return },
+                () = self.runtime.clock.sleep(RETRY_INTERVAL), if is_unready => {}
+            }
         }
     }
 
-    /// Has the coordinators follow the image: they begin and end with their topic, and forget offsets of topics that go.
-    pub(super) fn follow_groups(&self) {
-        let image = self.image();
-        self.deleted_offsets.list(&image);
-        self.resign_if_deleted();
-        if let Some(topic) = image.topic_named(OFFSETS_TOPIC) {
-            self.coordinate(topic);
-        }
+    /// The topic of the coordinators that run here, and the epochs in which they do, by partition.
+    pub(super) fn coordinated_epochs(&self) -> Option<(TopicId, BTreeMap<i32, LeaderEpoch>)> {
+        let coordinated = self.coordinated.lock();
+        coordinated.as_ref().map(|running| (running.topic.topic_id, running.epochs.clone()))
+    }
+
+    /// Whether no coordinator has offsets of a deleted topic any more, as far as this broker can tell.
+    pub(super) fn have_forgotten_offsets(&self, topic_id: TopicId) -> bool {
+        self.deleted_offsets.are_forgotten(&self.image(), self.node_id(), topic_id)
+    }
+
+    /// OffsetFetch for one group, by this broker's coordinators. Refused while another may coordinate the group without this
+    /// broker's knowing: it would be told what was committed before.
+    pub async fn fetch_offsets(&self, fetch: OffsetFetch) -> Result<Vec<FetchedTopic>, GroupError> {
+        let fetched = self.groups.fetch_offsets(fetch).await?;
+        // They were as fetched at some time before this.
+        let is_in_touch = self.cluster.as_ref().is_none_or(|cluster| cluster.heartbeats.are_answered());
+        if is_in_touch { Ok(fetched) } else { Err(GroupError::NotCoordinator) }
     }
 }

@@ -5,20 +5,25 @@
 //! deleted topics go. After a crash the logs that recovery found are compared with the image in the same way. A log that does not
 //! reach as far as the archive, because its directory was lost or is an old copy, is not used before `archiver::catch_up` has
 //! made it go on where the archive ends (decision 0018).
+//!
+//! In a cluster each open log has a [`Replica`], which follows the image too: partitions with other replicas are opened as soon as the
+//! image has them here, and a log whose replica was moved away is deleted.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use super::error::PartitionError;
+use super::replication::{Replica, Replicator};
 use super::settings::BrokerSettings;
-use crate::log::{AppendError, LogDirectory, LogSettings, PartitionLog};
+use crate::log::{AppendError, LogDirectory, LogSettings, PartitionLog, Replication};
 use crate::metadata::Image;
 use crate::metadata::broker_config::set_while_running;
 use crate::metadata::config_layers::BrokerLayers;
@@ -72,8 +77,12 @@ pub struct Partition {
     topic: Arc<LocalTopic>,
     directory: Arc<LogDirectory>,
     log: Arc<PartitionLog>,
+    /// Its part among the replicas; none in a broker by itself.
+    replica: Option<Arc<Replica>>,
     /// The leader epoch that this process has begun in the log.
     begun: Mutex<LeaderEpoch>,
+    /// Its log is known to hold what was archived.
+    reaches: AtomicBool,
 }
 
 impl Partition {
@@ -92,8 +101,34 @@ impl Partition {
         &self.log
     }
 
+    /// The epoch in which this process leads it, as far as it was asked to so far.
+    pub fn led_in(&self) -> Option<LeaderEpoch> {
+        match &self.replica {
+            Some(replica) => replica.led_in(),
+            None => Some(*self.begun.lock()).filter(|begun| *begun != LeaderEpoch::NONE),
+        }
+    }
+
+    /// Of one that is led here and has other replicas: how many are in sync, and how many have to be for producers that want all.
+    pub fn in_sync(&self) -> Option<InSync> {
+        let (size, min) = self.replica.as_ref()?.in_sync()?;
+        Some(InSync { size, min })
+    }
+
+    /// Whether it has other replicas than this.
+    pub fn is_replicated(&self) -> bool {
+        self.log.replication() != Replication::Alone
+    }
+
     /// Begins a leader epoch in the log, unless that has been done. Must precede the first append in that epoch.
     pub(super) fn begin(&self, epoch: LeaderEpoch) -> Result<(), PartitionError> {
+        if let Some(replica) = &self.replica {
+            // It began when it learned of it.
+            return match replica.led_in() {
+                Some(led) if led == epoch => Ok(()),
+                _ => Err(PartitionError::NotLeader { leader: None }),
+            };
+        }
         let mut begun = self.begun.lock();
         if *begun < epoch {
             self.log.begin_epoch(epoch)?;
@@ -107,6 +142,15 @@ impl std::fmt::Debug for Partition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Partition({})", self.log.partition())
     }
+}
+
+/// Replicas of a partition that are in sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InSync {
+    /// How many are.
+    pub size: usize,
+    /// How many have to be for producers that want all: `min.insync.replicas`.
+    pub min: usize,
 }
 
 /// A partition that this broker leads, and the epoch in which it does.
@@ -143,6 +187,7 @@ pub(super) struct Partitions {
     max_decompressed_bytes: usize,
     directories: Vec<Arc<LogDirectory>>,
     images: watch::Receiver<Arc<Image>>,
+    replicator: Option<Arc<Replicator>>,
     open: RwLock<BTreeMap<TopicPartition, Arc<Partition>>>,
     behind: Mutex<Behind>,
     /// Notified when a partition is found behind.
@@ -155,6 +200,7 @@ impl Partitions {
         settings: &BrokerSettings,
         directories: Vec<Arc<LogDirectory>>,
         images: watch::Receiver<Arc<Image>>,
+        replicator: Option<Arc<Replicator>>,
     ) -> Self {
         Self {
             node_id: settings.node_id,
@@ -164,11 +210,16 @@ impl Partitions {
             max_decompressed_bytes: settings.max_decompressed_bytes,
             directories,
             images,
+            replicator,
             open: RwLock::default(),
             behind: Mutex::default(),
             found_behind: Notify::new(),
             topics: Mutex::default(),
         }
+    }
+
+    pub(super) const fn replicator(&self) -> Option<&Arc<Replicator>> {
+        self.replicator.as_ref()
     }
 
     pub(super) fn directories(&self) -> &[Arc<LogDirectory>] {
@@ -198,13 +249,49 @@ impl Partitions {
         if expected > epoch {
             return Err(PartitionError::UnknownEpoch { epoch: expected, current: epoch });
         }
+        let partition = self.opened(TopicPartition::new(topic.topic_id, partition))?;
+        self.reach(&partition)?;
+        if let Some(replica) = partition.replica.as_ref().filter(|replica| replica.led_in() != Some(epoch)) {
+            // The image has come here just now, or the log could not be led before.
+            replica.settle(&self.image())?;
+            if replica.led_in() != Some(epoch) {
+                return Err(PartitionError::NotLeader { leader: None });
+            }
+        }
+        Ok(Leader { partition, epoch })
+    }
+
+    /// The partition, if this broker follows it, and if `expected` is its leader epoch or none. Its log is a part of the leader's.
+    pub(super) fn follower(
+        &self,
+        topic: &Topic,
+        partition: i32,
+        expected: LeaderEpoch,
+    ) -> Result<Leader, PartitionError> {
+        let state = topic.partition(partition).ok_or(PartitionError::UnknownPartition)?;
+        let (leader, current) = (state.leader, state.leader_epoch);
+        if expected != LeaderEpoch::NONE && expected < current {
+            return Err(PartitionError::FencedEpoch { epoch: expected, current });
+        }
+        if expected > current {
+            return Err(PartitionError::UnknownEpoch { epoch: expected, current });
+        }
         let id = TopicPartition::new(topic.topic_id, partition);
         let open = self.open.read().get(&id).cloned();
-        let partition = match open {
-            Some(partition) => partition,
-            None => self.open(id)?,
+        let follows = |partition: &Arc<Partition>| {
+            partition.replica.as_ref().and_then(|replica| replica.followed_in()) == Some(current)
         };
-        Ok(Leader { partition, epoch })
+        let partition = open.filter(follows).ok_or(PartitionError::NotLeader { leader })?;
+        Ok(Leader { partition, epoch: current })
+    }
+
+    fn image(&self) -> Arc<Image> {
+        Arc::clone(&self.images.borrow())
+    }
+
+    fn opened(&self, id: TopicPartition) -> Result<Arc<Partition>, PartitionError> {
+        let open = self.open.read().get(&id).cloned();
+        open.map_or_else(|| self.open(id), Ok)
     }
 
     /// The partitions that are open.
@@ -243,23 +330,80 @@ impl Partitions {
         if !has_archive || is_given_up {
             log.advance_log_start(offsets.local_log_start)?;
         }
-        self.check_reach(&image, id, &log)?;
-        let begun = Mutex::new(LeaderEpoch::NONE);
-        let partition = Arc::new(Partition { topic, directory: Arc::clone(directory), log, begun });
+        let replica = self.replicator.as_ref().map(|replicator| replicator.open(&topic, &log));
+        let (begun, reaches) = (Mutex::new(LeaderEpoch::NONE), AtomicBool::new(false));
+        let directory = Arc::clone(directory);
+        let partition = Arc::new(Partition { topic, directory, log, replica, begun, reaches });
         open.insert(id, Arc::clone(&partition));
         Ok(partition)
     }
 
-    /// Refuses a log that does not hold what the metadata knows to be archived, unless the archive was asked.
-    fn check_reach(&self, image: &Image, id: TopicPartition, log: &Arc<PartitionLog>) -> Result<(), PartitionError> {
-        let Some(mark) = image.archive_mark(id) else { return Ok(()) };
+    /// Refuses a log that is to be led and does not hold what the metadata knows to be archived, unless the archive was asked.
+    fn reach(&self, partition: &Partition) -> Result<(), PartitionError> {
+        if partition.reaches.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let (id, log) = (partition.log.partition(), &partition.log);
+        let mark = self.image().archive_mark(id);
         let mut behind = self.behind.lock();
-        if behind.settled.contains(&id) || reaches(log, mark) {
+        if behind.settled.contains(&id) || mark.is_none_or(|mark| reaches(log, mark)) {
+            partition.reaches.store(true, Ordering::Release);
             return Ok(());
         }
         behind.waiting.insert(id, Arc::clone(log));
         self.found_behind.notify_one();
         Err(PartitionError::Behind)
+    }
+
+    /// Has a partition take the part that the newest image gives it here; opened, where it has other replicas.
+    fn follow(&self, id: TopicPartition) {
+        let image = self.image();
+        let Some(state) = image.partition(id).filter(|state| state.replica_on(self.node_id).is_some()) else { return };
+        let is_open = self.open.read().contains_key(&id);
+        if !is_open && state.replicas.len() == 1 {
+            return;
+        }
+        let taken = self.opened(id).and_then(|partition| {
+            if state.leader == Some(self.node_id) {
+                self.reach(&partition)?;
+            }
+            partition.replica.as_ref().map_or(Ok(()), |replica| replica.settle(&image))
+        });
+        if let Err(error) = taken {
+            tracing::debug!(%error, partition = %id, "the partition does not take its part yet");
+        }
+    }
+
+    /// Has the partitions of a topic follow the image: those that differ from what they were, or all.
+    fn follow_topic(&self, before: Option<&Topic>, topic: &Topic) {
+        if self.replicator.is_none() {
+            return;
+        }
+        for (number, state) in (0..).zip(&topic.partitions) {
+            let id = TopicPartition::new(topic.topic_id, number);
+            let before = before.and_then(|before| before.partition(number));
+            if before.is_some_and(|before| before.partition_epoch == state.partition_epoch) {
+                continue;
+            }
+            if state.replica_on(self.node_id).is_some() {
+                self.follow(id);
+            } else if before.is_some_and(|before| before.replica_on(self.node_id).is_some()) {
+                self.remove(id);
+            }
+        }
+    }
+
+    /// Deletes what is here of a partition whose replica was moved away.
+    fn remove(&self, id: TopicPartition) {
+        if let Some(replicator) = &self.replicator {
+            replicator.forget(id);
+        }
+        let mut open = self.open.write();
+        open.remove(&id);
+        for log in self.directories.iter().filter_map(|directory| directory.log(id)) {
+            tracing::info!(partition = %id, "deleting the log of a replica that was moved away");
+            delete_log(&log);
+        }
     }
 
     /// Waits until a partition is found behind.
@@ -277,6 +421,8 @@ impl Partitions {
         let mut behind = self.behind.lock();
         behind.waiting.remove(&id);
         behind.settled.insert(id);
+        drop(behind);
+        self.follow(id);
     }
 
     /// Of a topic that is not used yet with what the newest image says: a newer one finds it here, and changes it.
@@ -322,9 +468,11 @@ impl Partitions {
     pub(super) fn apply(&self, older: &Image, image: &Image) {
         for change in image.topic_changes(older) {
             match change {
-                TopicChange::Created(_) => {}
+                TopicChange::Created(topic) => self.follow_topic(None, &topic),
                 TopicChange::Changed { before, after } => {
                     self.reconfigure(image, &after);
+                    let is_same = before.configs.version == after.configs.version;
+                    self.follow_topic(Some(&*before).filter(|_| is_same), &after);
                     if before.configs.values.get(FLUSH_CONFIG) != after.configs.values.get(FLUSH_CONFIG) {
                         self.seal(after.topic_id);
                     }
@@ -340,6 +488,12 @@ impl Partitions {
             .any(|layer| older.broker_configs(layer) != image.broker_configs(layer));
         if layers_changed {
             self.configure(image);
+        }
+        if let Some(replicator) = &self.replicator {
+            if layers_changed || !older.has_same_brokers(image) {
+                self.all().iter().for_each(|partition| self.follow(partition.log.partition()));
+            }
+            replicator.hear_early();
         }
     }
 
@@ -375,7 +529,13 @@ impl Partitions {
         self.topics.lock().remove(&topic_id);
         self.behind.lock().forget(topic_id);
         let mut open = self.open.write();
-        open.retain(|id, _| id.topic_id != topic_id);
+        open.retain(|id, _| {
+            let stays = id.topic_id != topic_id;
+            if let Some(replicator) = self.replicator.as_ref().filter(|_| !stays) {
+                replicator.forget(*id);
+            }
+            stays
+        });
         let logs = self.directories.iter().flat_map(|directory| directory.logs());
         for log in logs.filter(|log| log.partition().topic_id == topic_id) {
             delete_log(&log);
@@ -386,6 +546,9 @@ impl Partitions {
     pub(super) fn apply_first(&self, image: &Image) {
         self.delete_strays(image);
         self.configure(image);
+        for topic in image.topics() {
+            self.follow_topic(None, topic);
+        }
     }
 
     /// Deletes logs of deleted topics: the process ended between the deletion and its effect. Those that the image does not
@@ -404,6 +567,11 @@ impl Partitions {
                     );
                 }
             }
+            let is_elsewhere = |log: &Arc<PartitionLog>| {
+                let state = image.partition(log.partition());
+                state.is_some_and(|state| state.replica_on(self.node_id).is_none())
+            };
+            directory.logs().iter().filter(|log| is_elsewhere(log)).for_each(|log| self.remove(log.partition()));
         }
     }
 
@@ -414,6 +582,9 @@ impl Partitions {
 
     /// Forgets all open partitions, so that the directories can be closed.
     pub(super) fn clear(&self) {
+        if let Some(replicator) = &self.replicator {
+            replicator.stop();
+        }
         self.open.write().clear();
         *self.behind.lock() = Behind::default();
         self.topics.lock().clear();

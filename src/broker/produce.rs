@@ -60,6 +60,36 @@ pub struct Produced {
     pub log_start_offset: Offset,
 }
 
+impl Leader {
+    /// Whether an append could be acknowledged, as far as the number of in-sync replicas goes. Looked at before anything else, as
+    /// in Kafka: what is refused is not appended. Of those that it lets pass none is acknowledged while fewer are in sync, for
+    /// nothing is committed then.
+    ///
+    /// # Errors
+    /// [`PartitionError::NotEnoughReplicas`].
+    pub fn check_in_sync(&self, acks: Acknowledgement) -> Result<(), PartitionError> {
+        match self.partition.in_sync().filter(|_| acks == Acknowledgement::All) {
+            Some(in_sync) if in_sync.size < in_sync.min => {
+                Err(PartitionError::NotEnoughReplicas { in_sync: in_sync.size, min: in_sync.min })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Why nothing more comes of what was appended, as far as is known here.
+    fn given_up(&self) -> PartitionError {
+        let (log, directory) = (self.partition.log(), self.partition.directory());
+        if log.is_deleted() {
+            return AppendError::Deleted.into();
+        }
+        if directory.is_offline() {
+            return AppendError::Offline { directory_id: directory.identity().directory_id }.into();
+        }
+        // Another leads, who may have the records or not: the producer sends them again.
+        PartitionError::NotLeader { leader: None }
+    }
+}
+
 impl Broker {
     /// Checks the records for one partition and appends them. Waits while the data directory has more unwritten records than
     /// it may.
@@ -160,7 +190,7 @@ impl Broker {
     }
 
     /// Waits until appended records are as safe as the producer asked for, at most for `timeout`, but for so long as a disk
-    /// may need: Apache Kafka's leader does not wait for its own.
+    /// may need: Apache Kafka's leader does not wait for its own. Ends early where another broker leads meanwhile.
     ///
     /// # Errors
     /// [`PartitionError::TimedOut`], or what became of the partition meanwhile; the records may or may not be stored.
@@ -177,14 +207,15 @@ impl Broker {
             Acknowledgement::All => Level::Committed,
         };
         let log = leader.partition.log();
-        let Wait::Pending(reached) = log.when(level, produced.next_offset) else { return Ok(()) };
+        let wait = log.when(level, produced.next_offset);
+        // Only now: who waits by then is told when another leads, and until then the log has what was appended. With another leader
+        // there may be other records at these offsets, and they may be committed.
+        if leader.partition.led_in() != Some(leader.epoch) {
+            return Err(leader.given_up());
+        }
+        let Wait::Pending(reached) = wait else { return Ok(()) };
         match clock::timeout(&*self.runtime.clock, timeout.max(LEAST_PATIENCE), reached).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) if log.is_deleted() => Err(AppendError::Deleted.into()),
-            Ok(Err(_)) => {
-                let directory_id = leader.partition.directory().identity().directory_id;
-                Err(AppendError::Offline { directory_id }.into())
-            }
+            Ok(reached) => reached.map_err(|_| leader.given_up()),
             Err(_) => Err(PartitionError::TimedOut),
         }
     }

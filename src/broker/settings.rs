@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::archiver::ArchiverSettings;
+use super::replication::ReplicationSettings;
 use crate::archive::store::{Location, StoreSettings};
 use crate::group::GroupSettings;
 use crate::log::DirectorySettings;
 use crate::metadata::command::Endpoint;
 use crate::peer::identity_files::OperatorFiles;
+use crate::replication::leader::LeaderSettings;
 use crate::runtime::peers::Secret;
 use crate::types::NodeId;
 
@@ -71,6 +73,15 @@ pub struct ClusterSettings {
     pub session_timeout: Duration,
     /// How long an in-sync replica may lag.
     pub replica_lag_max: Duration,
+}
+
+impl ClusterSettings {
+    /// How records are replicated.
+    pub(super) fn replication(&self) -> ReplicationSettings {
+        let leader = LeaderSettings { lag_max: self.replica_lag_max, ..LeaderSettings::default() };
+        let connections = u16::try_from(self.connections).unwrap_or(u16::MAX).max(1);
+        ReplicationSettings { leader, connections }
+    }
 }
 
 /// The archive of a broker.

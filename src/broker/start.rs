@@ -21,6 +21,7 @@ use super::partitions::Partitions;
 use super::producer_ids::ProducerIds;
 use super::read_ahead::ReadAhead;
 use super::readers::Readers;
+use super::replication::{Parts, Replicator};
 use super::settings::{ArchiveSettings, BrokerSettings};
 use crate::archive::bucket::LocalData;
 use crate::archive::store::{LocationError, Store};
@@ -29,7 +30,7 @@ use crate::group::{CoordinatorMetrics, Groups};
 use crate::log::{DirectoryMetrics, LogDirectory, Owner, PartitionLog, RecoveryReport};
 use crate::metadata::command::RegisterBroker;
 use crate::metadata::image::ArchiveMark;
-use crate::metadata::{Command, CommandError, Metadata, MetadataSettings, Outcome};
+use crate::metadata::{Command, CommandError, Image, Metadata, MetadataSettings, Outcome};
 use crate::runtime::Runtime;
 use crate::runtime::buffer;
 use crate::runtime::clock::{Clock, Interval};
@@ -107,18 +108,14 @@ impl Broker {
         let seconds = metrics.fetch.archive_read_seconds.clone();
         let (epoch, cluster) = enter(process, &settings, &metadata, &directories, plane, &store).await?;
         replace_lost_directories(&settings, &metadata, &directories).await?;
-        let partitions = Partitions::new(&settings, directories, metadata.subscribe());
+        let readers = Arc::new(Readers::start(&*runtime.tasks, settings.fetch.reader_lanes));
+        let replicator = replicator(&runtime, &settings, epoch, &metadata, cluster.as_ref(), &readers, &metrics);
+        let partitions = Partitions::new(&settings, directories, metadata.subscribe(), replicator);
         let image = metadata.image();
         partitions.apply_first(&image);
-        // Groups stay where they are, whatever the setting says later.
-        let offsets_topic = image.topic_named(OFFSETS_TOPIC).cloned();
-        let offsets_partitions =
-            offsets_topic.as_ref().map_or(settings.topics.offsets_partitions, |topic| topic.partition_count());
         let used_bytes = |share| metrics.memory.used_bytes.of(share).clone();
-        let group_metrics =
-            CoordinatorMetrics { groups: metrics.group.clone(), used_bytes: used_bytes(MemoryShare::Groups) };
         let broker = Arc::new(Self {
-            readers: Arc::new(Readers::start(&*runtime.tasks, settings.fetch.reader_lanes)),
+            readers,
             validators: Workers::start(&*runtime.tasks, "validate", Priority::Foreground, VALIDATORS),
             cold_reads: ColdReads::new(Arc::clone(&archive), &runtime, seconds),
             sessions: Mutex::new(FetchSessions::new(settings.fetch.max_sessions)),
@@ -130,7 +127,7 @@ impl Broker {
                 settings.fetch.read_ahead_bytes,
                 used_bytes(MemoryShare::Frames),
             )),
-            groups: Groups::new(runtime.clone(), settings.groups.clone(), offsets_partitions, group_metrics),
+            groups: groups(&runtime, &settings, &image, &metrics),
             coordinated: Mutex::new(None),
             deleted_offsets: DeletedOffsets::default(),
             restoring: Restoring::default(),
@@ -148,9 +145,7 @@ impl Broker {
             archive,
             recovery,
         });
-        if let Some(topic) = offsets_topic {
-            broker.coordinate(&topic);
-        }
+        broker.follow_groups();
         *broker.background.lock() = start_background(&broker, archiver);
         Ok(broker)
     }
@@ -250,9 +245,13 @@ fn start_background(broker: &Arc<Broker>, archiver: Arc<Archiver>) -> Vec<JoinHa
         [watch.spawn(Arc::clone(heartbeats).beat_forever()), watch.spawn(renews)]
     });
     let mut tasks: Vec<_> = of_cluster.collect();
+    if let (Some(cluster), Some(replicator)) = (&broker.cluster, broker.partitions.replicator()) {
+        cluster.plane.take_records(replicator.intake());
+        tasks.push(watch.spawn(Arc::clone(replicator).tick_forever()));
+    }
     tasks.extend([
         watch.spawn(follow_image(Arc::clone(broker))),
-        watch.spawn(coordinate_by_image(Arc::clone(broker))),
+        watch.spawn(Arc::clone(broker).coordinate_forever()),
         watch.spawn(tick(Arc::clone(broker))),
         watch.spawn(Arc::clone(broker).restore_offsets_forever(Arc::clone(&archiver))),
         watch.spawn(Arc::clone(broker).catch_up_forever(Arc::clone(&archiver))),
@@ -267,6 +266,33 @@ fn start_background(broker: &Arc<Broker>, archiver: Arc<Archiver>) -> Vec<JoinHa
         watch.spawn(Arc::clone(broker).snapshot_groups_forever(archiver)),
     ]);
     tasks
+}
+
+/// What replicates, of a broker that has others.
+fn replicator(
+    runtime: &Runtime,
+    settings: &BrokerSettings,
+    broker_epoch: BrokerEpoch,
+    metadata: &Arc<Metadata>,
+    cluster: Option<&Cluster>,
+    readers: &Arc<Readers>,
+    metrics: &Arc<Metrics>,
+) -> Option<Arc<Replicator>> {
+    let (cluster, of_cluster) = cluster.zip(settings.cluster.as_ref())?;
+    let (runtime, peers) = (runtime.clone(), Arc::clone(cluster.plane.peers()));
+    let (metadata, readers, metrics) = (Arc::clone(metadata), Arc::clone(readers), Arc::clone(metrics));
+    let parts = Parts { runtime, broker_epoch, metadata, peers, readers, metrics };
+    Some(Replicator::new(parts, of_cluster.replication()))
+}
+
+/// The coordinators, none of which runs yet.
+fn groups(runtime: &Runtime, settings: &BrokerSettings, image: &Image, metrics: &Metrics) -> Groups {
+    // Groups stay where they are, whatever the setting says later.
+    let partitions = image.topic_named(OFFSETS_TOPIC).map(|topic| topic.partition_count());
+    let used_bytes = metrics.memory.used_bytes.of(MemoryShare::Groups).clone();
+    let metrics = CoordinatorMetrics { groups: metrics.group.clone(), used_bytes };
+    let partitions = partitions.unwrap_or(settings.topics.offsets_partitions);
+    Groups::new(runtime.clone(), settings.groups.clone(), partitions, metrics)
 }
 
 /// Waits until those who were just told to end have let go of what they shared: coordinators of their logs, say.
@@ -475,18 +501,6 @@ async fn follow_image(broker: Arc<Broker>) {
         broker.metrics.metadata.topics.set(i64::try_from(newest.topic_count()).unwrap_or(i64::MAX));
         applied = newest;
         broker.image_applied.notify_one();
-        if images.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Apart from the above, which deletes logs and so takes longer.
-async fn coordinate_by_image(broker: Arc<Broker>) {
-    let mut images = broker.metadata.subscribe();
-    loop {
-        images.mark_unchanged();
-        broker.follow_groups();
         if images.changed().await.is_err() {
             return;
         }

@@ -296,6 +296,7 @@ impl Consumer<'_> {
                 log_start_offset: 0,
                 has_records: !records.is_empty(),
                 is_error: false,
+                is_sent_on: false,
             });
             bytes[at] = records.iter().map(Bytes::len).sum();
             let last = records.into_iter().flat_map(Batches::new).last();

@@ -67,6 +67,7 @@ impl Groups {
     }
 
     /// The partition whose leader coordinates a group.
+    #[cfg(test)]
     pub fn partition_of(&self, group_id: &str) -> PartitionIndex {
         partition_of(group_id, self.led.read().partitions)
     }
@@ -77,7 +78,8 @@ impl Groups {
         *self.led.write() = Led { partitions, sessions: BTreeMap::new() };
     }
 
-    /// This broker leads a partition now: starts its coordinator, in place of an earlier one.
+    /// This broker leads a partition now: starts its coordinator, in place of an earlier one, whose log is of an earlier epoch or
+    /// which has ended.
     pub fn lead(&self, partition: PartitionIndex, log: Arc<dyn OffsetsLog>) -> Caller {
         let (settings, memory) = (Arc::clone(&self.settings), Arc::clone(&self.memory_bytes));
         let session = Session::start(partition, log, settings, &self.runtime, self.metrics.clone(), memory);

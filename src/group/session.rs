@@ -34,8 +34,8 @@ const MAX_OFFSETS_BATCH_BYTES: usize = 64 << 20;
 
 /// The log of one partition of `__consumer_offsets`, as its leader has it.
 ///
-/// The first leader of a new epoch loads it after taking the lead, so nobody else appends. Errors mean "not now", unless they say
-/// otherwise: the coordinator reads the log again and goes by what is there.
+/// It is led in one epoch: whatever else is appended, by this broker in another epoch or by others, this log refuses from then on.
+/// Errors mean "not now", unless they say otherwise: the coordinator reads the log again and goes by what is there.
 pub trait OffsetsLog: Send + Sync + 'static {
     /// Start and end of what is committed, once everything appended before has been settled.
     fn range(&self) -> BoxFuture<'static, Result<Range<Offset>, OffsetsLogError>>;
@@ -43,8 +43,8 @@ pub trait OffsetsLog: Send + Sync + 'static {
     /// Whole batches from the one that holds `from` on, about `max_bytes` but at least one; none at the end.
     fn read(&self, from: Offset, max_bytes: usize) -> BoxFuture<'static, Result<Vec<Batch>, OffsetsLogError>>;
 
-    /// Appends a batch in the current leader epoch and resolves to its base offset once it is committed. After an error the
-    /// outcome is settled: what [`OffsetsLog::range`] does not cover then, it never will.
+    /// Appends a batch in the leader epoch and resolves to its base offset once it is committed. After an error that may come to be
+    /// all the same: [`OffsetsLog::range`] settles it, and what it does not cover then, it never will.
     fn append(&self, batch: Batch) -> BoxFuture<'static, Result<Offset, OffsetsLogError>>;
 
     /// Drops everything before `start`, which is the base offset of a batch. Durable before later appends are.
@@ -54,7 +54,7 @@ pub trait OffsetsLog: Send + Sync + 'static {
 /// The log does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OffsetsLogError {
-    /// This broker does not lead the partition any more.
+    /// This broker does not lead the partition any more, or not in that epoch, which is so for good.
     #[error("not the leader of the offsets partition")]
     NotLeader,
     /// The log can't be read or written now.
@@ -294,10 +294,7 @@ impl Driver {
                 }
                 Err(error) => Err(OffsetsLogError::Unavailable { reason: error.to_string() }),
             };
-            appended.unwrap_or_else(|error| {
-                tracing::warn!(%error, "append to the offsets log failed");
-                Event::AppendFailed
-            })
+            appended.unwrap_or_else(|error| Event::AppendFailed { error })
         })
     }
 

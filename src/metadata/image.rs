@@ -317,6 +317,11 @@ impl Image {
         self.brokers.values()
     }
 
+    /// Whether another image has the same brokers, all as they are here.
+    pub fn has_same_brokers(&self, other: &Self) -> bool {
+        self.brokers.ptr_eq(&other.brokers) || self.brokers == other.brokers
+    }
+
     /// A topic by its identity.
     pub fn topic(&self, topic_id: TopicId) -> Option<&Arc<Topic>> {
         self.topics.get(&topic_id)

@@ -22,6 +22,8 @@ pub(super) fn partition_code(error: &PartitionError) -> ErrorCode {
         PartitionError::Read(error) => read_code(error),
         PartitionError::Archive(error) => archive_code(error),
         PartitionError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        PartitionError::OffsetNotAvailable { .. } => ErrorCode::OffsetNotAvailable,
+        PartitionError::NotEnoughReplicas { .. } => ErrorCode::NotEnoughReplicas,
         PartitionError::TimedOut => ErrorCode::RequestTimedOut,
     }
 }
@@ -92,7 +94,6 @@ pub(super) const fn admin_code(error: &AdminError) -> ErrorCode {
         AdminError::NullConfig => ErrorCode::InvalidConfig,
         AdminError::Invalid(_) => ErrorCode::InvalidRequest,
         AdminError::InvalidAssignment(_) => ErrorCode::InvalidReplicaAssignment,
-        AdminError::NotReplicated => ErrorCode::InvalidReplicationFactor,
         AdminError::NotMorePartitions { .. } | AdminError::FixedPartitions { .. } => ErrorCode::InvalidPartitions,
         AdminError::TooManyPartitions { .. } | AdminError::TooManyAtOnce { .. } => ErrorCode::PolicyViolation,
     }
@@ -109,7 +110,7 @@ pub(super) const fn cluster_code(error: &ClusterError) -> ErrorCode {
         ClusterError::NoPreferredLeader => ErrorCode::PreferredLeaderNotAvailable,
         ClusterError::NoEligibleLeader => ErrorCode::EligibleLeadersNotAvailable,
         ClusterError::NoReassignment => ErrorCode::NoReassignmentInProgress,
-        ClusterError::InvalidTarget(_) | ClusterError::NotReplicated => ErrorCode::InvalidReplicaAssignment,
+        ClusterError::InvalidTarget(_) => ErrorCode::InvalidReplicaAssignment,
         ClusterError::FactorChange { .. } => ErrorCode::InvalidReplicationFactor,
         ClusterError::TooManyAtOnce { .. } => ErrorCode::PolicyViolation,
         ClusterError::OtherDirectory { .. } => ErrorCode::InvalidVoterKey,

@@ -51,8 +51,10 @@ pub fn check_filter(filter: &str) -> Result<(), LogError> {
     parse(filter).map(|_| ())
 }
 
-/// Libraries whose `info` is about their own inner life are quieter, unless the filter names them.
-const QUIETER: &str = "openraft=warn";
+/// Libraries whose `info` is about their own inner life are quieter, unless the filter names them. While a peer can't be reached,
+/// openraft warns of every message to it and logs an error for it besides, some ten times a second; the controller says once what
+/// it decides about the broker. Other errors of openraft are rare, and stay.
+pub const QUIETER: &str = "openraft=error,openraft::replication=off";
 
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     // A later directive for the same target takes the place of an earlier one.

@@ -278,6 +278,19 @@ metrics! {
         /// answers for them.
         unsaved_partitions: Gauge,
     }
+    /// Replication among brokers.
+    replication: ReplicationMetrics {
+        /// Bytes of batches sent to followers.
+        sent_bytes: Counter,
+        /// Bytes of batches taken of leaders.
+        received_bytes: Counter,
+        /// Connections over which followers get their records.
+        sessions: Gauge,
+        /// Partitions led here of which fewer replicas are in sync than there are.
+        under_replicated: Gauge,
+        /// Changes of in-sync replicas that this broker asked for.
+        proposals: Counter,
+    }
     /// The cluster's metadata.
     metadata: MetadataMetrics {
         /// Version of the image that this broker acts on.

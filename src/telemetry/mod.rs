@@ -28,7 +28,7 @@ pub mod spans;
 
 pub use histogram::{LatencyHistogram, SizeHistogram};
 pub use labels::{ApiLabel, ErrorLabel, FetchSource, Label, Labeled, MemoryShare, RefuseReason, StoreOperation};
-pub use logs::{LogError, LogFormat, check_filter, install_logs};
+pub use logs::{LogError, LogFormat, QUIETER, check_filter, install_logs};
 pub use memory_pool::{MemoryPool, TakenMemory};
 pub use metrics::{
     ApiMetrics, ArchiveMetrics, ArchiveReadMetrics, CacheMetrics, FetchMetrics, GroupMetrics, JournalMetrics,

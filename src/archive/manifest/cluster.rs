@@ -6,7 +6,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Hex128, MANIFEST_FORMAT, ManifestError, parse, to_json};
-use crate::types::{BrokerEpoch, BrokerIncarnationId, ClusterId, Incarnation, NodeId, ProducerId, Timestamp, TopicId};
+use crate::types::{
+    BrokerEpoch, BrokerIncarnationId, ClusterId, Incarnation, LeaderEpoch, NodeId, ProducerId, Timestamp, TopicId,
+};
 
 /// `cluster.json`: whose bucket this is, and in which life of the cluster. Changed only by conditional writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,11 +150,64 @@ pub struct GroupSnapshotMark {
     pub generation: u64,
     /// Of all bytes of the snapshot's object.
     pub hash: Hex128,
+    /// Whose groups it has, where several brokers store theirs; none of a broker by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<GroupShares>,
     /// Random, new with every change.
     pub nonce: Hex128,
 }
 
+/// The leaders of `__consumer_offsets` whose groups a snapshot has as they told them. Each stores its own, and leaves those of others
+/// as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupShares {
+    /// Which topic of that name it is.
+    pub topic_id: TopicId,
+    /// The epoch of the leader, by partition.
+    pub leader_epochs: BTreeMap<i32, LeaderEpoch>,
+}
+
+impl GroupShares {
+    /// Whether all of `own` is here, or what later leaders said.
+    pub fn have(&self, own: &Self) -> bool {
+        self.topic_id == own.topic_id
+            && own.leader_epochs.iter().all(|(number, epoch)| self.epoch_of(*number).is_some_and(|it| it >= *epoch))
+    }
+
+    /// The part of `own` that no later leader has stored.
+    pub fn newest_of(&self, own: &Self) -> Self {
+        let mut newest = own.clone();
+        if self.topic_id == own.topic_id {
+            newest.leader_epochs.retain(|number, epoch| self.epoch_of(*number).is_none_or(|stored| stored <= *epoch));
+        }
+        newest
+    }
+
+    fn epoch_of(&self, partition: i32) -> Option<LeaderEpoch> {
+        self.leader_epochs.get(&partition).copied()
+    }
+
+    /// These with `own` in place of what was there. Of another topic nothing is left.
+    #[must_use]
+    pub fn with(&self, own: &Self) -> Self {
+        let mut merged = if self.topic_id == own.topic_id { self.clone() } else { own.clone() };
+        merged.leader_epochs.extend(&own.leader_epochs);
+        merged
+    }
+}
+
 impl GroupSnapshotMark {
+    /// Whether a process may store the next snapshot: all of it, or its share. Which share is a leader's is for [`GroupShares`] to
+    /// say; that tells two processes of one broker apart as well, which lead in different epochs.
+    pub fn may_be_followed(&self, writer: &Registered, stores_share: bool) -> bool {
+        match (stores_share, &self.shares) {
+            (false, _) => writer.may_follow(&self.writer),
+            (true, None) if writer.broker == self.writer.broker => writer.may_follow(&self.writer),
+            (true, _) => writer.incarnation >= self.writer.incarnation,
+        }
+    }
+
     /// The object's content.
     pub fn to_bytes(&self) -> Bytes {
         to_json(self)

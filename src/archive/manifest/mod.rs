@@ -24,7 +24,9 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::record::{Compression, compression};
 
-pub use cluster::{ClusterStamp, GroupSnapshotMark, ProducerIdMark, Registered, TopicDescription, TopicState};
+pub use cluster::{
+    ClusterStamp, GroupShares, GroupSnapshotMark, ProducerIdMark, Registered, TopicDescription, TopicState,
+};
 pub use error::{ManifestError, TransitionError};
 pub use head::{
     EpochStart, Head, HeadIdentity, MAX_INLINE_SEGMENTS, MAX_TOMBSTONES, Position, SPILL_SEGMENTS, SnapshotRef,

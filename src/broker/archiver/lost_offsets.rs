@@ -6,6 +6,10 @@
 //! what the log still says itself, which is newer. What was committed after the snapshot and is not in the log, about a
 //! minute's worth at most, is lost: those consumers read some records again. The metadata remembers which partitions wait for
 //! this, so neither a crash nor a bucket that does not answer has their groups begin anew.
+//!
+//! Where another replica has what was acknowledged, nothing is lost: that one leads. A partition that lost all such replicas is
+//! restored by the broker that leads it, and should that be another one by then, by that one: what is there already is not added
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,8 +29,8 @@ use crate::broker::{Broker, Leader, PartitionError};
 use crate::group::records::{Key, LogRecord};
 use crate::group::{FormatError, OffsetsLog, partition_of, snapshot, walk_log};
 use crate::log::{AppendError, PartitionLog};
-use crate::metadata::Command;
 use crate::metadata::image::Topic;
+use crate::metadata::{Command, Image};
 use crate::record::{BatchBuilder, BatchOptions};
 use crate::runtime::clock::{self, Clock};
 use crate::types::{LeaderEpoch, Offset, TopicPartition};
@@ -57,6 +61,8 @@ enum Restored {
     Nothing(String),
     /// They went with their topic.
     Gone,
+    /// Other brokers lead them, and see to it.
+    Elsewhere,
 }
 
 /// One partition is given up or restored at a time, so that nothing of what was restored is deleted again.
@@ -80,13 +86,18 @@ impl Restoring {
     }
 }
 
+/// Records with their groups, or why there will never be any.
+pub(super) type Grouped = Result<Vec<(Arc<str>, LogRecord)>, String>;
+
 /// The records of the snapshot that counts, with their groups; or why there will never be any. What a newer version wrote is
 /// waited for: that may come back.
-async fn read_snapshot(
-    archiver: &Archiver,
-    patience: Duration,
-) -> Result<Result<Vec<(Arc<str>, LogRecord)>, String>, Reason> {
-    match clock::timeout(&*archiver.runtime.clock, patience, archiver.bucket.group_snapshot()).await? {
+async fn read_snapshot(archiver: &Archiver, patience: Duration) -> Result<Grouped, Reason> {
+    records_of(clock::timeout(&*archiver.runtime.clock, patience, archiver.bucket.group_snapshot()).await?)
+}
+
+/// The same, of a snapshot that was read, or not.
+pub(super) fn records_of(read: Result<Option<Bytes>, BucketError>) -> Result<Grouped, Reason> {
+    match read {
         Ok(None) => Ok(Err("it never had one".to_owned())),
         Ok(Some(snapshot)) => match with_groups(&snapshot) {
             Err(error @ FormatError::UnknownVersion { .. }) => Err(error.into()),
@@ -104,7 +115,7 @@ async fn read_snapshot(
     }
 }
 
-pub(super) fn with_groups(snapshot: &Bytes) -> Result<Vec<(Arc<str>, LogRecord)>, FormatError> {
+fn with_groups(snapshot: &Bytes) -> Result<Vec<(Arc<str>, LogRecord)>, FormatError> {
     let grouped = snapshot::parse(snapshot)?.into_iter().map(|record| {
         let (Key::Offset { group, .. } | Key::Group { group }) = Key::decode(&record.key)?;
         Ok((group, record))
@@ -233,7 +244,7 @@ impl Broker {
     pub(in crate::broker) async fn restore_offsets_forever(self: Arc<Self>, archiver: Arc<Archiver>) {
         let mut images = self.metadata.subscribe();
         loop {
-            let lost = images.borrow_and_update().unrestored().len();
+            let lost = self.unrestored_here(&images.borrow_and_update()).len();
             if lost > 0 {
                 self.restore_offsets(&archiver, lost).await;
             }
@@ -241,6 +252,14 @@ impl Broker {
                 return;
             }
         }
+    }
+
+    /// The partitions of `__consumer_offsets` that wait to be restored and are led here.
+    fn unrestored_here(&self, image: &Image) -> Vec<TopicPartition> {
+        let topic_id = image.topic_named(OFFSETS_TOPIC).map(|topic| topic.topic_id);
+        let is_led = |id: &TopicPartition| image.partition(*id).is_some_and(|it| it.leader == Some(self.node_id()));
+        let unrestored = image.unrestored().iter().filter(|id| Some(id.topic_id) == topic_id);
+        unrestored.filter(|id| is_led(id)).copied().collect()
     }
 
     /// Gives partitions of `__consumer_offsets` that were lost what the bucket knows of them, says what is missing, and has
@@ -286,6 +305,9 @@ impl Broker {
                 "committed offsets were lost, and the bucket has no snapshot of them: groups of which the log has nothing begin anew; reset their offsets by hand"
             ),
             Restored::Gone => tracing::info!(partitions, "committed offsets were lost, and their topic is deleted"),
+            Restored::Elsewhere => {
+                tracing::info!(partitions, "committed offsets were lost, and other brokers restore them")
+            }
         }
     }
 
@@ -293,12 +315,11 @@ impl Broker {
     /// lacks still.
     async fn restore(&self, archiver: &Archiver, patience: Duration, count: &mut usize) -> Result<Restored, Reason> {
         let image = self.image();
-        let topic = image.topic_named(OFFSETS_TOPIC);
-        let is_own = |partition: &&TopicPartition| topic.is_some_and(|topic| topic.topic_id == partition.topic_id);
-        let lost: Vec<_> = image.unrestored().iter().filter(is_own).copied().collect();
-        let Some(topic) = topic.filter(|_| !lost.is_empty()) else {
+        let lost = self.unrestored_here(&image);
+        let Some(topic) = image.topic_named(OFFSETS_TOPIC).filter(|_| !lost.is_empty()) else {
             // With the topic its partitions' notes go.
-            return Ok(if *count > 0 { Restored::Records } else { Restored::Gone });
+            let untouched = if image.unrestored().is_empty() { Restored::Gone } else { Restored::Elsewhere };
+            return Ok(if *count > 0 { Restored::Records } else { untouched });
         };
         // The bucket is not asked on behalf of logs that can't be read yet.
         let (mut readable, mut failed) = (Vec::new(), Vec::new());

@@ -80,7 +80,7 @@ impl Broker {
                 // Its logs may be there, and are known by this alone when the directory is back.
                 Ok(true) if misses_directory => left = true,
                 // Some coordinator may still have its offsets, and is told of it by this alone after a crash.
-                Ok(true) if !self.deleted_offsets.are_forgotten(&self.image(), topic.topic_id) => left = true,
+                Ok(true) if !self.have_forgotten_offsets(topic.topic_id) => left = true,
                 Ok(true) => {
                     purged.remove(&topic.topic_id);
                     if let Err(error) = self.submit(Command::ForgetTopic { topic_id: topic.topic_id }).await {

@@ -12,7 +12,7 @@ use crate::metadata::Metadata;
 use crate::metadata::controller::machine::{Heartbeat, HeartbeatReply, Wants};
 use crate::metadata::image::BrokerState;
 use crate::runtime::Runtime;
-use crate::types::{BrokerEpoch, DirectoryId, NodeId};
+use crate::types::{BrokerEpoch, DirectoryId, Monotonic, NodeId};
 
 /// Between two heartbeats; a session is many times as long.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -30,7 +30,11 @@ pub(in crate::broker) struct Heartbeats {
     node_id: NodeId,
     epoch: BrokerEpoch,
     directories: Vec<Arc<LogDirectory>>,
+    /// How long it may be silent, as far as it knows: brokers of a cluster are set alike.
+    session: Duration,
     wants: Mutex<Wants>,
+    /// When the last heartbeat was sent that the controller answered to a broker that takes part.
+    answered: Mutex<Option<Monotonic>>,
     /// Another process has registered with this broker's number.
     replaced: Notify,
     wake: Notify,
@@ -44,6 +48,7 @@ impl Heartbeats {
         metadata: &Arc<Metadata>,
         epoch: BrokerEpoch,
         directories: &[Arc<LogDirectory>],
+        session: Duration,
     ) -> Self {
         Self {
             runtime: runtime.clone(),
@@ -51,7 +56,9 @@ impl Heartbeats {
             node_id: metadata.node_id(),
             epoch,
             directories: directories.to_vec(),
+            session,
             wants: Mutex::new(Wants::Serve),
+            answered: Mutex::new(None),
             replaced: Notify::new(),
             wake: Notify::new(),
             may_go: Notify::new(),
@@ -71,8 +78,12 @@ impl Heartbeats {
             wants: *self.wants.lock(),
             offline_directories: self.offline_directories(),
         };
+        let sent = self.runtime.clock.monotonic();
         match self.metadata.heartbeat(heartbeat).await {
-            Ok(reply) => Some(reply),
+            Ok(reply) => {
+                *self.answered.lock() = Some(sent).filter(|_| !reply.is_fenced && !reply.is_stale);
+                Some(reply)
+            }
             Err(error) => {
                 tracing::debug!(%error, "the controller did not hear this broker");
                 None
@@ -117,6 +128,13 @@ impl Heartbeats {
                 () = self.runtime.clock.sleep(if is_eager { EAGER_INTERVAL } else { INTERVAL }) => {}
             }
         }
+    }
+
+    /// Whether the controller has heard this broker within a session, so that it has not fenced it for its silence. One that was
+    /// cut off from the others, or stood still, does not know whether it leads what it led.
+    pub(in crate::broker) fn are_answered(&self) -> bool {
+        let now = self.runtime.clock.monotonic();
+        self.answered.lock().is_some_and(|answered| now.since(answered) < self.session)
     }
 
     /// Waits until another process has registered with this broker's number.

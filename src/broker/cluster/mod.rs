@@ -42,7 +42,8 @@ impl Cluster {
         store: &Store,
     ) -> Result<Self, StartError> {
         plane.settle(metadata, store).await?;
-        let heartbeats = Arc::new(Heartbeats::new(plane.runtime(), metadata, epoch, directories));
+        let heartbeats = Heartbeats::new(plane.runtime(), metadata, epoch, directories, plane.session());
+        let heartbeats = Arc::new(heartbeats);
         heartbeats.until_unfenced().await;
         Ok(Self { plane: Arc::new(plane), heartbeats })
     }

@@ -17,7 +17,7 @@ use crate::metadata::image::ClusterAuthority;
 use crate::metadata::{Command, Metadata, MetadataStore, PeerPlane};
 use crate::peer::authority::{Authority, AuthorityError, renewal_due};
 use crate::peer::identity_files::{IdentityError, IdentityFiles, OperatorFiles};
-use crate::peer::rpc::{Answers, Handlers, Naming, Peers, kind, serve};
+use crate::peer::rpc::{Answers, Handlers, Naming, Peers, TakesStreams, kind, serve};
 use crate::peer::token::JOIN_SECRET_BYTES;
 use crate::runtime::Runtime;
 use crate::runtime::peers::{PeerEndpoint, PeerIdentity, PeerSettings, Secret};
@@ -106,7 +106,6 @@ impl Plane {
         let controller = ControllerSettings {
             session: cluster.session_timeout,
             voters: cluster.voters,
-            internal_replicas: if super::super::cluster_admin::REPLICATES { 3 } else { 1 },
             ..ControllerSettings::default()
         };
         let plane = Self {
@@ -132,6 +131,21 @@ impl Plane {
     /// Where peers reach this broker.
     pub(in crate::broker) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// How long a broker may be silent.
+    pub(super) const fn session(&self) -> Duration {
+        self.controller.session
+    }
+
+    /// The other brokers.
+    pub(in crate::broker) const fn peers(&self) -> &Arc<Peers> {
+        &self.peers
+    }
+
+    /// Has leaders' records taken from now on.
+    pub(in crate::broker) fn take_records(&self, streams: Arc<dyn TakesStreams>) {
+        self.handlers.send_modify(|handlers| handlers.take(kind::REPLICATION, streams));
     }
 
     /// The plane as the metadata quorum sees it.

@@ -1,5 +1,9 @@
 //! Several brokers of one cluster in this process, over the loopback: how they come together, and what becomes of one that goes.
 
+mod clients;
+mod groups;
+mod replication;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;

@@ -3,13 +3,14 @@
 //! ```text
 //!            Load, Replay…, Loaded             append failed, outcome unknown
 //!   Loading ─────────────────────▶ Active ─────────────────────────────────▶ Loading
-//!      │                             │ Resign
+//!      │                             │ Resign, or the log is another broker's
 //!      └──── a record can't be read ─┴─────▶ Ended
 //! ```
 //! The durable part of its state ([`LoggedState`]) changes only by records that are durable, so it equals what a replay of
 //! the log yields at that moment. Requests are checked against it and against the groups' machines, and turn into records
 //! and replies that wait for them in one order (`outbox`). When an append fails, nobody can say what the log holds: all
-//! that waits is refused, the state is dropped, and the log is read again. Clients find the coordinator again and repeat.
+//! that waits is refused, the state is dropped, and the log is read again, once it is settled what it holds: what was appended
+//! in vain may be committed later. Clients find the coordinator again and repeat.
 //! A log of which something is gone is not read again: who leads it, or an operator, has to do something about it.
 //!
 //! Transactional offset commits (KIP-447) will need a third part: offsets that are in the log and not decided yet, which
@@ -72,14 +73,17 @@ pub enum Event {
         /// Bytes that it takes in the log.
         bytes: u64,
     },
-    /// The append under way failed, or nobody knows. It is settled: what the log does not hold now, it never will.
-    AppendFailed,
+    /// The append under way failed, or nobody knows. What the log does not hold once it is read again, it never will.
+    AppendFailed {
+        /// Why, and whether the next one may succeed.
+        error: OffsetsLogError,
+    },
     /// The log was asked to start at this offset, and does now, or refused.
     LogStartAdvanced {
         /// The offset asked for.
         offset: Offset,
     },
-    /// Another broker leads the partition, or this one stops.
+    /// Another broker leads the partition, or this one in another epoch, or it stops.
     Resign,
     /// A deadline may have passed.
     Timeout,
@@ -214,17 +218,14 @@ impl Coordinator {
             Event::Loaded { next_offset } => self.loaded(now, next_offset),
             Event::LoadFailed { error } => self.load_failed(now, &error),
             Event::Appended { base_offset, bytes } => self.appended(now, base_offset, bytes),
-            Event::AppendFailed => {
-                tracing::warn!("append to the offsets log failed; the coordinator reads it again");
+            Event::AppendFailed { error: OffsetsLogError::NotLeader } => self.end(),
+            Event::AppendFailed { error } => {
+                tracing::warn!(%error, "append to the offsets log failed; the coordinator reads it again");
                 self.give_up(GroupError::CoordinatorNotAvailable);
                 self.reload(now);
             }
             Event::LogStartAdvanced { offset } => self.rewrite.advanced(offset),
-            Event::Resign => {
-                self.phase = Phase::Ended(GroupError::NotCoordinator);
-                self.failure = None;
-                self.give_up(GroupError::NotCoordinator);
-            }
+            Event::Resign => self.end(),
             Event::Timeout => self.timeout(now),
         }
         if self.phase == Phase::Active {
@@ -317,11 +318,21 @@ impl Coordinator {
         if self.phase != Phase::Loading {
             return;
         }
-        if matches!(error, OffsetsLogError::Damaged { .. }) {
-            return self.fail_load(error.to_string());
+        match error {
+            OffsetsLogError::NotLeader => self.end(),
+            OffsetsLogError::Damaged { .. } => self.fail_load(error.to_string()),
+            OffsetsLogError::Unavailable { .. } => {
+                self.failure = Some(LoadFailure { error: error.to_string(), is_final: false });
+                self.reload(now);
+            }
         }
-        self.failure = Some(LoadFailure { error: error.to_string(), is_final: false });
-        self.reload(now);
+    }
+
+    /// Another broker coordinates the groups, or nobody: whoever asks is to find out.
+    fn end(&mut self) {
+        self.phase = Phase::Ended(GroupError::NotCoordinator);
+        self.failure = None;
+        self.give_up(GroupError::NotCoordinator);
     }
 
     /// A record that can't be read was written by a newer broker, or is corrupt past its checksum, and one that is missing may

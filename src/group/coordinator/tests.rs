@@ -82,6 +82,10 @@ fn topics_deleted(topics: &[(&str, TopicId)]) -> Request {
     Request::TopicsDeleted { topics: Arc::new(deleted) }
 }
 
+fn unavailable() -> OffsetsLogError {
+    OffsetsLogError::Unavailable { reason: "away".to_owned() }
+}
+
 fn settings() -> GroupSettings {
     GroupSettings { initial_rebalance_delay: Duration::ZERO, ..GroupSettings::default() }
 }
@@ -302,7 +306,7 @@ fn a_failed_append_refuses_all_that_waits_and_the_log_is_read_again() {
     // The append reached the log, and nobody was told.
     let records = bench.appending.take().unwrap();
     bench.log.append(records);
-    bench.handle(Event::AppendFailed);
+    bench.handle(Event::AppendFailed { error: unavailable() });
     assert_eq!(bench.committed(in_flight), Err(GroupError::CoordinatorNotAvailable));
     assert_eq!(bench.committed(queued), Err(GroupError::CoordinatorNotAvailable));
     // Consumers before 3.9 end on the other one.
@@ -323,6 +327,24 @@ fn a_failed_append_refuses_all_that_waits_and_the_log_is_read_again() {
     bench.advance(1);
     bench.prompt = true;
     assert_eq!(bench.fetch("g", "t", 0), 6);
+}
+
+#[test]
+fn a_coordinator_whose_log_another_leads_ends_and_does_not_read_it_again() {
+    let mut bench = Bench::new(settings());
+    bench.commit(simple("g", 0, 5));
+    bench.prompt = false;
+    let in_flight = bench.commit(simple("g", 0, 6));
+    bench.handle(Event::AppendFailed { error: OffsetsLogError::NotLeader });
+    assert_eq!(bench.committed(in_flight), Err(GroupError::NotCoordinator));
+    let late = bench.commit(simple("g", 0, 7));
+    assert_eq!(bench.committed(late), Err(GroupError::NotCoordinator));
+    assert_eq!(bench.coordinator.next_timeout(), None);
+
+    let mut loading = Coordinator::new(Arc::new(settings()), at(1));
+    assert_eq!(loading.handle(at(1), Event::Timeout), [Action::Load]);
+    loading.handle(at(1), Event::LoadFailed { error: OffsetsLogError::NotLeader });
+    assert_eq!((loading.next_timeout(), loading.failure()), (None, None), "nothing is wrong with it");
 }
 
 #[test]
@@ -409,8 +431,7 @@ fn commits_of_a_stale_generation_are_refused() {
 fn a_log_of_which_something_is_gone_is_not_read_again_and_one_that_only_fails_is() {
     let mut coordinator = Coordinator::new(Arc::new(settings()), at(1));
     assert_eq!(coordinator.handle(at(1), Event::Timeout), [Action::Load]);
-    let error = OffsetsLogError::Unavailable { reason: "away".to_owned() };
-    assert!(coordinator.handle(at(1), Event::LoadFailed { error }).is_empty());
+    assert!(coordinator.handle(at(1), Event::LoadFailed { error: unavailable() }).is_empty());
     assert_eq!(coordinator.failure().map(|failure| failure.is_final), Some(false));
     assert_eq!(coordinator.handle(at(2), Event::Timeout), [Action::Load]);
     let error = OffsetsLogError::Damaged { reason: "a hole".to_owned() };

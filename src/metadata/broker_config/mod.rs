@@ -19,6 +19,10 @@ use super::image::Configs;
 use super::topic_config::{self, ConfigOperation};
 use crate::types::NodeId;
 
+/// Who is read from: set to [`RACK_AWARE_SELECTOR`] a replica in the consumer's rack, and else the leader.
+pub const REPLICA_SELECTOR: &str = "replica.selector.class";
+/// Kafka's class that chooses replicas by racks. No other comes with Kafka.
+pub const RACK_AWARE_SELECTOR: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
 /// How many replicas have to be in sync: one thing for all brokers, since any of them may come to lead.
 const MIN_INSYNC: &str = "min.insync.replicas";
 

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use super::super::config_definition::{ConfigDefinition, ConfigType, Effect, Rule};
 use super::super::topic_config::TOPIC_CONFIGS;
+use super::{RACK_AWARE_SELECTOR, REPLICA_SELECTOR};
 
 /// A broker configuration.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,9 +103,9 @@ const OWN: &[BrokerConfigDefinition] = &[
     active(
         "default.replication.factor",
         ConfigType::Int,
-        Some("1"),
+        Some("3"),
         Rule::Any,
-        "Replicas of a topic that is created without saying how many.",
+        "Replicas of a topic that is created without saying how many; as many as there are active brokers where those are fewer.",
     ),
     active("delete.topic.enable", ConfigType::Boolean, Some("true"), Rule::Any, "Whether topics can be deleted."),
     active(
@@ -405,12 +406,12 @@ const OWN: &[BrokerConfigDefinition] = &[
         Rule::AtLeast(1),
         "Partitions of the topic of committed offsets.",
     ),
-    stored(
+    active(
         "offsets.topic.replication.factor",
         ConfigType::Short,
         Some("3"),
         Rule::AtLeast(1),
-        "Replicas of the topic of committed offsets. Without effect until there are more brokers.",
+        "Replicas of the topic of committed offsets, or as many as there are brokers. It gets more as brokers come.",
     ),
     active(
         "offsets.topic.segment.bytes",
@@ -468,13 +469,21 @@ const OWN: &[BrokerConfigDefinition] = &[
         Rule::AtLeast(0),
         "Bytes that a replica fetches of one partition in Kafka. Without effect.",
     ),
-    stored(
+    active(
         "replica.lag.time.max.ms",
         ConfigType::Long,
         Some("30000"),
         Rule::Any,
         "Time after which a replica that lags leaves the in-sync set.",
     ),
+    dynamic(active(
+        REPLICA_SELECTOR,
+        ConfigType::String,
+        None,
+        Rule::OneOf(RACK_AWARE_SELECTOR),
+        "Which replica consumers are sent to: with Kafka's RackAwareReplicaSelector one in sync in the rack that they name \
+         (client.rack), and unset the leader. Unlike in Kafka it can be set while brokers run.",
+    )),
     stored(
         "request.timeout.ms",
         ConfigType::Int,

@@ -12,6 +12,7 @@ const KAFKA: &str = include_str!("kafka-4.3.1.tsv");
 
 /// Defaults that differ from Kafka's on purpose: the product's, and what Kafka leaves unset in favour of another name.
 const OTHER_DEFAULTS: &[&str] = &[
+    "default.replication.factor",
     "log.dir",
     "log.flush.interval.ms",
     "log.local.retention.bytes",
@@ -26,6 +27,8 @@ const OTHER_DEFAULTS: &[&str] = &[
     "process.roles",
     "remote.log.storage.system.enable",
 ];
+/// What can be changed while the broker runs, and not in Kafka.
+const DYNAMIC_HERE: &[&str] = &[REPLICA_SELECTOR];
 /// What Kafka 4 no longer has, but tools still ask for.
 const GONE_FROM_KAFKA: &[&str] = &["inter.broker.protocol.version"];
 
@@ -44,7 +47,8 @@ fn names_types_defaults_and_dynamics_are_kafkas_except_where_listed() {
             continue;
         };
         assert_eq!(definition.kind.name(), row[1], "{}", definition.name);
-        assert!(!dynamic || row[3] == "dynamic", "{} is fixed in Kafka", definition.name);
+        let is_fixed = *dynamic && row[3] != "dynamic";
+        assert_eq!(is_fixed, DYNAMIC_HERE.contains(&definition.name), "{} in Kafka", definition.name);
         if definition.default.unwrap_or("-") != row[2] {
             different.push(definition.name);
         }
@@ -123,6 +127,19 @@ fn brokers_do_not_differ_in_how_many_replicas_are_in_sync() {
 }
 
 #[test]
+fn replicas_are_chosen_by_racks_or_not_at_all() {
+    let mut image = image_with_brokers(&[(1, "a")]);
+    let none = BTreeMap::new();
+    assert_eq!(effective(REPLICA_SELECTOR, &BrokerLayers::new(&image, NodeId(1), &none)), None);
+    set(&mut image, None, REPLICA_SELECTOR, RACK_AWARE_SELECTOR);
+    let chosen = effective(REPLICA_SELECTOR, &BrokerLayers::new(&image, NodeId(1), &none));
+    assert_eq!(chosen.as_deref(), Some(RACK_AWARE_SELECTOR));
+    let other = [(REPLICA_SELECTOR.to_owned(), ConfigOperation::Set("com.example.Selector".to_owned()))];
+    let refused = alter(None, &Configs::default(), &other, &BrokerLayers::fixed(&none)).unwrap_err();
+    assert!(refused.to_string().contains(RACK_AWARE_SELECTOR), "{refused}");
+}
+
+#[test]
 fn values_are_no_longer_than_kafka_stores() {
     let none = BTreeMap::new();
     let layers = BrokerLayers::fixed(&none);
@@ -156,7 +173,7 @@ fn what_tools_decide_by_is_there() {
 
 #[test]
 fn what_can_change_while_the_broker_runs_is_looked_up_or_says_that_it_has_no_effect() {
-    let looked_up = ["max.connections", "max.connections.per.ip", "producer.id.expiration.ms"];
+    let looked_up = ["max.connections", "max.connections.per.ip", "producer.id.expiration.ms", REPLICA_SELECTOR];
     for BrokerConfigDefinition { definition, dynamic } in broker_configs().filter(|entry| entry.dynamic) {
         let of_topics =
             TOPIC_CONFIGS.iter().any(|topic| topic.broker_synonyms.iter().any(|(name, _)| *name == definition.name));

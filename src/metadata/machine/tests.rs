@@ -364,6 +364,26 @@ fn an_internal_topic_whose_records_were_lost_waits_for_them_until_that_is_noted(
 }
 
 #[test]
+fn an_internal_topic_is_lost_with_the_last_replica_that_has_all_of_it_and_not_before() {
+    let mut image = image_with_brokers(&[(1, "a"), (2, "a")]);
+    let Command::CreateTopic(create_topic) = create_topic(&image, 7, "__consumer_offsets", 2) else { panic!() };
+    let assignment = crate::metadata::placement::place(&image, 2, 2).unwrap();
+    apply(&mut image, &Command::CreateTopic(CreateTopic { internal: true, assignment, ..create_topic })).unwrap();
+    let directory = |number| DirectoryId::from_bytes(crate::metadata::testing::identity(number));
+    let mut lose_directory = |node: i32| {
+        let number = u64::from(node.unsigned_abs());
+        let directories = vec![directory(50 + number)];
+        apply(&mut image, &Command::RegisterBroker(RegisterBroker { directories, ..register(node, 2) })).unwrap();
+        let gone = Command::ReplaceDirectory { node_id: NodeId(node), directory: directory(number) };
+        apply(&mut image, &gone).unwrap();
+        let leaders: Vec<_> = image.topic(topic_id(7)).unwrap().partitions.iter().map(|it| it.leader).collect();
+        (image.unrestored().len(), leaders)
+    };
+    assert_eq!(lose_directory(1), (0, vec![Some(NodeId(2)); 2]), "the other one has everything, and leads");
+    assert_eq!(lose_directory(2), (2, vec![Some(NodeId(2)); 2]), "what the first has by now may be less");
+}
+
+#[test]
 fn replicas_of_a_directory_that_is_gone_move_to_the_others_and_to_no_other_broker() {
     let mut image = image_with_brokers(&[(1, "a"), (2, "a")]);
     create(&mut image, 7, "flights", 6).unwrap();

@@ -166,7 +166,8 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         "",
         Rule::ThrottledReplicas,
         &[],
-        "Replicas whose replication is throttled on the follower's side, as partition:broker pairs or '*'.",
+        "Replicas whose replication is throttled on the follower's side, as partition:broker pairs or '*'. Without effect: a \
+         replica that catches up goes last on the wire.",
     ),
     stored(
         "index.interval.bytes",
@@ -190,7 +191,8 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         "",
         Rule::ThrottledReplicas,
         &[],
-        "Replicas whose replication is throttled on the leader's side, as partition:broker pairs or '*'.",
+        "Replicas whose replication is throttled on the leader's side, as partition:broker pairs or '*'. Without effect: a \
+         replica that catches up goes last on the wire.",
     ),
     active(
         "local.retention.bytes",
@@ -272,8 +274,8 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         "1",
         Rule::AtLeast(1),
         &[("min.insync.replicas", 1)],
-        "Replicas that must have a record before acks=all is answered. Without effect while a partition has one replica: no \
-         produce request is refused for it.",
+        "Replicas that must have a record before acks=all is answered, but no more than the partition has. While fewer are in \
+         sync, what is produced with acks=all is refused, and consumers see nothing that came since.",
     ),
     stored(
         "preallocate",
@@ -361,7 +363,7 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         "Age at which the active segment is sealed and then archived, also when nothing is appended. It bounds how long a \
          record is not yet in the archive.",
     ),
-    stored(
+    active(
         "unclean.leader.election.enable",
         ConfigType::Boolean,
         "false",

@@ -1,4 +1,4 @@
-//! DescribeLogDirs: the data directories and the sizes of the partitions in them.
+//! DescribeLogDirs: the data directories and the sizes of the partitions in them, led and followed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -57,6 +57,7 @@ fn described(
         };
         if wanted.is_none_or(is_wanted) {
             let size = clamp(log.local_bytes());
+            // Counted as Kafka does, from the high watermark that is known here, no log lags: that is within it.
             let partition = DescribeLogDirsPartition::default().with_partition_index(index).with_partition_size(size);
             topics.entry(Arc::clone(&topic.name)).or_default().push(partition);
         }

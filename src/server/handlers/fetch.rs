@@ -11,8 +11,8 @@ use kafka_protocol::protocol::StrBytes;
 use super::wire::{Reachable, broker_id, current_leader, leader_epoch, leaders, topic_id};
 use super::{Answer, Answering, Context};
 use crate::broker::{
-    Answered, Broker, FetchContext, FetchLimits, FetchPartition, Fetched, Isolation, PartitionError, PartitionKey,
-    SessionPartition, SessionRequest,
+    Answered, Broker, Consumer, FetchContext, FetchLimits, FetchPartition, Fetched, Isolation, PartitionError,
+    PartitionKey, ReadFrom, SessionPartition, SessionRequest,
 };
 use crate::metadata::Image;
 use crate::protocol::fetch_response::{FetchResponse, FetchedPartition, FetchedTopic, NodeEndpoint};
@@ -27,6 +27,10 @@ const FIRST_TOPIC_ID_VERSION: i16 = 13;
 const FIRST_SESSION_VERSION: i16 = 7;
 /// First version that is told who leads (KIP-951).
 const FIRST_LEADER_VERSION: i16 = 16;
+/// First version that says where the consumer stands, and is sent to another replica (KIP-392).
+const FIRST_RACK_VERSION: i16 = 11;
+/// First version that says in a structure of its own which replica it is of (KIP-903).
+const FIRST_REPLICA_STATE_VERSION: i16 = 15;
 /// First version whose clients know KAFKA_STORAGE_ERROR (KIP-112).
 const FIRST_STORAGE_ERROR_VERSION: i16 = 6;
 /// The longest that a fetch waits, whatever it asks for: it holds its place in the connection meanwhile.
@@ -55,6 +59,7 @@ async fn fetch(context: &Context, request: FetchRequest) -> (FetchResponse, Opti
         isolation,
     };
     let now = broker.runtime().clock.monotonic();
+    let reader = Reader::of(context, &request);
     let begun = broker.fetch_sessions().begin(session_request(context, request), now);
     let session = match begun {
         Ok(session) => session,
@@ -62,14 +67,44 @@ async fn fetch(context: &Context, request: FetchRequest) -> (FetchResponse, Opti
             return (FetchResponse { error_code: session_code(error), ..FetchResponse::default() }, None);
         }
     };
-    let image = broker.image();
-    let looked_up = session.partitions.iter().map(|(key, wanted)| lookup(context, &image, key, wanted));
-    let (wanted, diverging): (Vec<_>, Vec<_>) = looked_up.unzip();
-    // Who has to give up records is told at once.
-    let max_wait = if diverging.iter().any(Option::is_some) { Duration::ZERO } else { limits.max_wait };
+    let (wanted, told): (Vec<_>, Vec<_>) = reader.look_up(context, &session).into_iter().unzip();
+    // Who has to give up records, or to go elsewhere, is told at once.
+    let max_wait = if told.iter().any(Told::is_instead_of_records) { Duration::ZERO } else { limits.max_wait };
     let limits = FetchLimits { max_wait, ..limits };
     let (fetched, memory) = broker.fetch_until(&wanted, limits, context.until_missed()).await;
-    (answer(context, &session, fetched.into_iter().zip(diverging), isolation), Some(memory))
+    (answer(context, &session, fetched.into_iter().zip(told), isolation), Some(memory))
+}
+
+/// Who fetches.
+struct Reader {
+    /// Its rack, if it says that.
+    rack: Option<StrBytes>,
+    /// Any replica may serve it.
+    reads_followers: bool,
+}
+
+impl Reader {
+    fn of(context: &Context, request: &FetchRequest) -> Self {
+        let replica = match context.version() >= FIRST_REPLICA_STATE_VERSION {
+            true => request.replica_state.replica_id,
+            false => request.replica_id,
+        };
+        let reads_followers = context.version() >= FIRST_RACK_VERSION && replica.0 < 0;
+        let rack = Some(&request.rack_id).filter(|rack| reads_followers && !rack.is_empty());
+        Self { rack: rack.cloned(), reads_followers }
+    }
+
+    /// Where it is to read what it wants. Afterwards it is forgotten, and with it what its request keeps in memory.
+    fn look_up(self, context: &Context, session: &FetchContext) -> Vec<(FetchPartition, Told)> {
+        let (broker, image) = (&context.broker, context.broker.image());
+        let listener = &*context.peer.listener;
+        let consumer = match self.reads_followers {
+            true => broker.consumer(&image, self.rack.as_deref(), listener),
+            false => Consumer::of_leaders(listener),
+        };
+        let partitions = session.partitions.iter();
+        partitions.map(|(key, wanted)| look_up(context, &image, (key, wanted), &consumer)).collect()
+    }
 }
 
 fn session_request(context: &Context, request: FetchRequest) -> SessionRequest {
@@ -100,55 +135,80 @@ fn session_request(context: &Context, request: FetchRequest) -> SessionRequest {
     }
 }
 
-/// An epoch and its end, where a client's log left the leader's.
-type Divergence = Option<(i32, i64)>;
+/// What a client is told in place of records.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    /// An epoch and its end, where the client's log left the leader's.
+    divergence: Option<(i32, i64)>,
+    /// The broker to read from.
+    elsewhere: Option<NodeId>,
+}
 
-fn lookup(
+impl Told {
+    const fn is_instead_of_records(&self) -> bool {
+        self.divergence.is_some() || self.elsewhere.is_some()
+    }
+}
+
+fn look_up(
     context: &Context,
     image: &Image,
-    key: &PartitionKey,
-    wanted: &SessionPartition,
-) -> (FetchPartition, Divergence) {
+    (key, wanted): (&PartitionKey, &SessionPartition),
+    consumer: &Consumer<'_>,
+) -> (FetchPartition, Told) {
+    let broker = &context.broker;
     let is_nameless = context.version() >= FIRST_TOPIC_ID_VERSION && key.topic_id.is_zero();
     let topic = match is_nameless {
         true => Err(PartitionError::UnknownTopicId),
         false => Broker::topic(image, key.topic_id, &key.topic),
     };
-    let leader = topic.and_then(|topic| context.broker.leader(topic, key.partition, wanted.leader_epoch));
-    let compared = leader.and_then(|leader| {
-        let divergence = context.broker.divergence(&leader, wanted.last_fetched_epoch, wanted.offset)?;
-        Ok((leader, divergence))
+    let found = topic.and_then(|topic| {
+        let ReadFrom { here, elsewhere } = broker.read_from(image, topic, key.partition, wanted, consumer)?;
+        let divergence = match elsewhere {
+            // There it is looked for, too.
+            Some(_) => None,
+            None => broker.divergence(&here, wanted.last_fetched_epoch, wanted.offset)?,
+        };
+        let divergence = divergence.map(|(epoch, end)| (epoch.get(), end.get()));
+        Ok((here, Told { divergence, elsewhere }))
     });
     let max_bytes = usize::try_from(wanted.max_bytes).unwrap_or(0);
-    match compared {
+    match found {
         // It gets the offsets, and no records.
-        Ok((leader, Some((epoch, end)))) => {
+        Ok((leader, told)) if told.is_instead_of_records() => {
             let offset = leader.partition.log().offsets().log_end;
-            (FetchPartition { leader: Ok(leader), offset, max_bytes: 0 }, Some((epoch.get(), end.get())))
+            (FetchPartition { leader: Ok(leader), offset, max_bytes: 0 }, told)
         }
-        Ok((leader, None)) => (FetchPartition { leader: Ok(leader), offset: wanted.offset, max_bytes }, None),
-        Err(error) => (FetchPartition { leader: Err(error), offset: wanted.offset, max_bytes }, None),
+        found => {
+            let leader = found.map(|(leader, _)| leader);
+            (FetchPartition { leader, offset: wanted.offset, max_bytes }, Told::default())
+        }
     }
 }
 
 fn answer(
     context: &Context,
     session: &FetchContext,
-    fetched: impl Iterator<Item = (Fetched, Divergence)>,
+    fetched: impl Iterator<Item = (Fetched, Told)>,
     isolation: Isolation,
 ) -> FetchResponse {
     let mut partitions: Vec<_> = session
         .partitions
         .iter()
         .zip(fetched)
-        .map(|((key, _), (fetched, divergence))| {
+        .map(|((key, _), (fetched, told))| {
             let described = described(context, key.partition, fetched, isolation);
-            if described.error_code.is_error() || divergence.is_none() {
+            if described.error_code.is_error() || !told.is_instead_of_records() {
                 return described;
             }
-            // What came after its end meanwhile is no part of the client's log.
-            let (records, aborted_transactions) = (Vec::new(), None);
-            FetchedPartition { diverging_epoch: divergence, records, aborted_transactions, ..described }
+            FetchedPartition {
+                diverging_epoch: told.divergence,
+                preferred_read_replica: broker_id(told.elsewhere).0,
+                // What came after its end meanwhile is no part of the client's log.
+                records: Vec::new(),
+                aborted_transactions: None,
+                ..described
+            }
         })
         .collect();
     let answers: Vec<_> = partitions
@@ -158,6 +218,7 @@ fn answer(
             log_start_offset: partition.log_start_offset,
             has_records: !partition.records.is_empty(),
             is_error: partition.error_code.is_error() || partition.diverging_epoch.is_some(),
+            is_sent_on: partition.preferred_read_replica >= 0,
         })
         .collect();
     let broker = &context.broker;

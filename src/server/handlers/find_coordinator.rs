@@ -8,6 +8,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::wire::{Reachable, live_broker, message};
 use super::{Context, Handle};
+use crate::group::partition_of;
 use crate::metadata::Image;
 use crate::metadata::image::Topic;
 use crate::protocol::ErrorCode;
@@ -57,7 +58,8 @@ async fn topic_of(context: &Context, key_type: i8) -> Result<Arc<Topic>, Refused
     context.broker.offsets_topic().await.map_err(|error| (admin_code(&error), error.to_string()))
 }
 
-/// The leader of the group's partition, if the clients of this listener reach it.
+/// The leader of the group's partition, if it takes part and the clients of this listener reach it: any broker knows, whether it
+/// coordinates groups or not.
 fn find(
     context: &Context,
     image: &Image,
@@ -65,10 +67,10 @@ fn find(
     group: &str,
 ) -> Result<Reachable, Refused> {
     let found = topic.as_ref().map_err(Refused::clone).and_then(|topic| {
-        let index = context.broker.groups().partition_of(group).get();
         // Elections may be newer than the topic.
         let newest = image.topic(topic.topic_id).unwrap_or(topic);
-        let leader = newest.partition(index).and_then(|partition| partition.leader);
+        let index = partition_of(group, newest.partition_count());
+        let leader = newest.partition(index.get()).and_then(|partition| partition.leader);
         let leader = leader.and_then(|leader| live_broker(image, leader, context));
         leader.ok_or_else(|| (ErrorCode::CoordinatorNotAvailable, "nobody leads the group's partition now".to_owned()))
     });

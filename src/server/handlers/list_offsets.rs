@@ -25,6 +25,8 @@ const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 const FIRST_TIMEOUT_VERSION: i16 = 10;
 /// First version that is told leader epochs (KIP-320).
 const FIRST_EPOCH_VERSION: i16 = 4;
+/// First version whose clients know OFFSET_NOT_AVAILABLE (KIP-207).
+const FIRST_NOT_AVAILABLE_VERSION: i16 = 5;
 
 impl Handle for ListOffsetsRequest {
     async fn handle(self, context: &Context) -> ListOffsetsResponse {
@@ -95,7 +97,12 @@ async fn find(
     wanted: &ListOffsetsPartition,
     isolation: Isolation,
 ) -> Result<Option<FoundOffset>, ErrorCode> {
-    let code = |error: PartitionError| partition_code(&error);
+    let code = |error: PartitionError| match partition_code(&error) {
+        ErrorCode::OffsetNotAvailable if context.version() < FIRST_NOT_AVAILABLE_VERSION => {
+            ErrorCode::LeaderNotAvailable
+        }
+        code => code,
+    };
     let query = OffsetQuery::from_timestamp(wanted.timestamp).ok_or(ErrorCode::UnsupportedVersion)?;
     if context.version() < first_version(query) {
         return Err(ErrorCode::UnsupportedVersion);

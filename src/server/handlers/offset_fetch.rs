@@ -82,7 +82,7 @@ async fn ask(context: &Context, wanted: OffsetFetchRequestGroup, room: &mut Answ
         known
     });
     let fetch = OffsetFetch { group_id: shared(&wanted.group_id), topics };
-    let fetched = match context.broker.groups().fetch_offsets(fetch).await {
+    let fetched = match context.broker.fetch_offsets(fetch).await {
         Ok(fetched) if room.take(bytes_of(&fetched)) => Ok(fetched),
         Ok(_) => Err(ErrorCode::InvalidRequest.code()),
         Err(error) => Err(context.group_code(Some(error))),

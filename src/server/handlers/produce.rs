@@ -83,7 +83,7 @@ pub(super) async fn start(context: Context, body: Bytes) -> Result<Begun, Protoc
             // Half of what is left: clients give up at about the time that they tell, and are to hear before.
             let left = timeout.saturating_sub(clock.monotonic().since(began)) / 2;
             let wait = RoomWait { timeout: left, held_bytes };
-            let outcome = match append(&context, &image, &topic, data, wait).await {
+            let outcome = match append(&context, &image, &topic, data, (acks, wait)).await {
                 Ok((leader, produced)) => {
                     bytes += sent_bytes;
                     Outcome::Appended(leader, produced)
@@ -108,9 +108,11 @@ async fn append(
     image: &Image,
     topic: &TopicProduceData,
     data: PartitionProduceData,
-    wait: RoomWait,
+    (acks, wait): (Acknowledgement, RoomWait),
 ) -> Result<(Leader, Produced), (PartitionError, Option<Offset>)> {
-    let leader = leader(context, image, topic, data.index).map_err(|error| (error, None))?;
+    let leader = leader(context, image, topic, data.index);
+    let leader = leader.and_then(|leader| leader.check_in_sync(acks).map(|()| leader));
+    let leader = leader.map_err(|error| (error, None))?;
     let records = data.records.unwrap_or_default();
     let zstd_allowed = context.version() >= FIRST_ZSTD_VERSION;
     match context.broker.append(&leader, records, zstd_allowed, wait).await {

@@ -1,15 +1,18 @@
 //! What administrators ask of a cluster, of one that has a single broker.
 
 use kafka_protocol::messages::alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic};
+use kafka_protocol::messages::create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic};
+use kafka_protocol::messages::create_topics_request::CreatableReplicaAssignment;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::{
-    AddRaftVoterRequest, AlterPartitionReassignmentsRequest, BrokerId, DescribeClusterRequest, DescribeQuorumRequest,
-    ElectLeadersRequest, FindCoordinatorRequest, ListPartitionReassignmentsRequest, RemoveRaftVoterRequest,
-    UnregisterBrokerRequest, add_raft_voter_request,
+    AddRaftVoterRequest, AlterPartitionReassignmentsRequest, BrokerId, CreatePartitionsRequest, DescribeClusterRequest,
+    DescribeQuorumRequest, ElectLeadersRequest, FindCoordinatorRequest, ListPartitionReassignmentsRequest,
+    RemoveRaftVoterRequest, UnregisterBrokerRequest, add_raft_voter_request,
 };
 
 use super::*;
+use crate::metadata::broker_config::{RACK_AWARE_SELECTOR, REPLICA_SELECTOR};
 use crate::types::{DirectoryId, NodeId};
 
 const MISSING: &str = "missing";
@@ -110,6 +113,70 @@ async fn replicas_move_nowhere_where_there_is_one_broker() {
     assert_eq!((late.error_code, late.responses[0].partitions[0].error_code), (7, 7));
     let ongoing = ask(&mut client, &ListPartitionReassignmentsRequest::default().with_topics(None), 0).await;
     assert_eq!((ongoing.error_code, ongoing.topics.len()), (0, 0));
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_have_no_more_replicas_than_there_are_brokers() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, mut client) = start_with_topic(directory.path()).await;
+    let by_number = |replicas| CreatableTopic::default().with_num_partitions(1).with_replication_factor(replicas);
+    let by_hand = |brokers: &[i32]| {
+        let brokers = brokers.iter().map(|id| BrokerId(*id)).collect();
+        let assigned = CreatableReplicaAssignment::default().with_partition_index(0).with_broker_ids(brokers);
+        by_number(-1).with_num_partitions(-1).with_assignments(vec![assigned])
+    };
+    for (topic, code) in [
+        (by_number(1), 0),
+        (by_number(-1), 0),
+        (by_number(2), 38),
+        (by_number(0), 38),
+        (by_number(-2), 38),
+        (by_hand(&[1]), 0),
+        (by_hand(&[1, 2]), 39),
+        (by_hand(&[1, 1]), 39),
+        (by_hand(&[]), 39),
+    ] {
+        let asked = CreateTopicsRequest::default().with_timeout_ms(5000).with_validate_only(true);
+        let asked = asked.with_topics(vec![topic.with_name(name("another"))]);
+        let answer = ask(&mut client, &asked, 5).await;
+        assert_eq!(answer.topics[0].error_code, code, "{asked:?}");
+    }
+    let more = |brokers: &[i32]| {
+        let brokers = brokers.iter().map(|id| BrokerId(*id)).collect();
+        let assigned = CreatePartitionsAssignment::default().with_broker_ids(brokers);
+        let topic = CreatePartitionsTopic::default().with_name(name(TOPIC)).with_count(3);
+        let topics = vec![topic.with_assignments(Some(vec![assigned]))];
+        CreatePartitionsRequest::default().with_timeout_ms(5000).with_validate_only(true).with_topics(topics)
+    };
+    let cases: [(&[i32], i16); 4] = [(&[1], 0), (&[1, 1], 39), (&[2], 39), (&[], 39)];
+    for (brokers, code) in cases {
+        let answer = ask(&mut client, &more(brokers), 2).await;
+        assert_eq!(answer.results[0].error_code, code, "{brokers:?}");
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_broker_sends_no_consumer_anywhere_whatever_its_rack() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, mut client) = start_with_topic(directory.path()).await;
+    let config = incremental_alter_configs_request::AlterableConfig::default()
+        .with_name(StrBytes::from_static_str(REPLICA_SELECTOR))
+        .with_value(Some(StrBytes::from_static_str(RACK_AWARE_SELECTOR)));
+    let resource = incremental_alter_configs_request::AlterConfigsResource::default().with_resource_type(4);
+    let altered = IncrementalAlterConfigsRequest::default().with_resources(vec![resource.with_configs(vec![config])]);
+    assert_eq!(ask(&mut client, &altered, 1).await.responses[0].error_code, 0);
+    client.send(&[produce("value", 2)]).await;
+    let produced = ProduceResponse::decode(&mut client.receive().await.1, 7).unwrap();
+    assert_eq!(produced.responses[0].partition_responses[0].error_code, 0);
+    let partition = FetchPartition::default().with_partition_max_bytes(1 << 20);
+    let fetched = FetchTopic::default().with_topic(topic()).with_partitions(vec![partition]);
+    let asked = FetchRequest::default().with_rack_id(StrBytes::from_static_str("rack")).with_topics(vec![fetched]);
+    let answer = ask(&mut client, &asked, 12).await;
+    let partition = &answer.responses[0].partitions[0];
+    assert_eq!((partition.error_code, partition.preferred_read_replica), (0, BrokerId(-1)));
+    assert!(partition.records.as_ref().is_some_and(|records| !records.is_empty()));
     server.shutdown().await;
 }
 

@@ -226,7 +226,7 @@ impl World {
                     if fate == 0 {
                         self.log.append(records);
                     }
-                    return self.tell(Event::AppendFailed);
+                    return self.tell(Event::AppendFailed { error: unavailable() });
                 }
                 let bytes = bytes_of(&records);
                 let base_offset = self.log.append(records);

@@ -6,13 +6,15 @@ use crate::archive::parquet::ChunkLimits;
 use crate::archive::remote_reader::ReadSettings;
 use crate::archive::store::{Location, LocationError, StoreOptions, StoreSettings};
 use crate::broker::{
-    ArchiveSettings, ArchiverSettings, BrokerSettings, FetchSettings, OFFSETS_SEGMENT_BYTES, TopicSettings,
+    ArchiveSettings, ArchiverSettings, BrokerSettings, ClusterSettings, FetchSettings, OFFSETS_SEGMENT_BYTES,
+    TopicSettings,
 };
-use crate::config::{self, ByteSize, Config, Interval, Listener, StoreConfig};
+use crate::config::{self, ByteSize, Config, Interval, Listener, PeerConfig, StoreConfig};
 use crate::group::GroupSettings;
 use crate::log::{DirectorySettings, JournalSettings};
 use crate::metadata::topic_config::topic_config;
 use crate::record::MAX_DECOMPRESSED_BYTES;
+use crate::runtime::peers::Secret;
 use crate::server::{ConnectionLimits, ListenerSettings, ServerSettings};
 use crate::telemetry::{MemoryShare, Metrics};
 
@@ -50,8 +52,22 @@ pub(super) fn broker_settings(config: &Config) -> Result<BrokerSettings, Locatio
         waiting_bytes: to_usize(config.memory.share_bytes(MemoryShare::Frames)) / 4,
         max_decompressed_bytes: to_usize(config.memory.budget_bytes / 4).min(MAX_DECOMPRESSED_BYTES),
         archive: archive_settings(config)?,
-        cluster: None,
+        cluster: config.peers.as_ref().map(cluster_settings),
     })
+}
+
+fn cluster_settings(peers: &PeerConfig) -> ClusterSettings {
+    ClusterSettings {
+        listen: peers.listen,
+        advertised: peers.advertised.as_ref().map(|advertised| (advertised.host.clone(), advertised.port)),
+        join: peers.join.iter().map(ToString::to_string).collect(),
+        token: peers.token.as_ref().map(|token| Secret::new(token.expose().to_owned())),
+        pki: peers.pki.clone(),
+        voters: peers.voters,
+        connections: peers.connections,
+        session_timeout: peers.session_timeout,
+        replica_lag_max: peers.replica_lag_max,
+    }
 }
 
 /// Has the metrics tell how much memory each share may take.
@@ -204,8 +220,10 @@ fn numbers(config: &Config) -> impl Iterator<Item = (&'static str, u128)> {
         ("connections.max.idle.ms", network.idle_timeout.0.as_millis()),
         ("log.retention.check.interval.ms", config.data.settings.retention_interval.0.as_millis()),
     ];
+    let lag = config.peers.as_ref().map(|peers| ("replica.lag.time.max.ms", peers.replica_lag_max.as_millis()));
+    let longs = longs.into_iter().chain(lag);
     let clamped = |most: u128| move |(name, value): (_, u128)| (name, value.min(most));
-    ints.into_iter().map(clamped(i32::MAX as u128)).chain(longs.into_iter().map(clamped(i64::MAX as u128)))
+    ints.into_iter().map(clamped(i32::MAX as u128)).chain(longs.map(clamped(i64::MAX as u128)))
 }
 
 /// The listeners' settings.

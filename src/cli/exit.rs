@@ -21,6 +21,8 @@ pub enum Exit {
     Damaged = 3,
     /// No broker or store answered in time.
     Unreachable = 4,
+    /// `cluster status` found partitions, or the metadata, without a leader.
+    Offline = 5,
 }
 
 impl From<Exit> for ExitCode {

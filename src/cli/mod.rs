@@ -6,6 +6,7 @@
 
 mod archive;
 pub mod client;
+mod cluster;
 mod composition;
 mod config;
 mod consume;
@@ -43,7 +44,8 @@ Exit codes:
   1  failed: it was refused or broke off; the error says why
   2  wrong usage: an argument, a setting or input that does not read
   3  damaged: a check found data that is missing or wrong
-  4  unreachable: no broker or store answered in time; trying again may help";
+  4  unreachable: no broker or store answered in time; trying again may help
+  5  offline: `cluster status` found partitions, or the metadata, without a leader";
 
 /// A streaming broker that speaks the Apache Kafka protocol and keeps its history as Parquet
 #[derive(Debug, Parser)]
@@ -67,6 +69,9 @@ enum Command {
     Produce(produce::ProduceArguments),
     /// Read records from a topic of any Kafka cluster
     Consume(consume::ConsumeArguments),
+    /// Show a cluster and its quorum, change who votes, and make tokens for brokers that join
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Look into the archive in object storage; no broker needs to run
     #[command(subcommand)]
     Archive(archive::ArchiveCommand),
@@ -142,6 +147,7 @@ fn run(arguments: Arguments, context: &mut Context) -> Result<(), Failure> {
         Command::Topic(topic) => topic::run(topic, context),
         Command::Produce(produce) => produce::run(&produce, context),
         Command::Consume(consume) => consume::run(&consume, context),
+        Command::Cluster(cluster) => cluster::run(cluster, context),
         Command::Archive(archive) => archive::run(archive, context),
         Command::Log(log) => log::run(log, context),
         Command::Config(config) => config::run(config, context),

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::composition::{broker_settings, server_settings, tell_limits};
 use super::config::SettingArguments;
 use super::{Context, Exit, Failure};
-use crate::broker::{Broker, StartError};
+use crate::broker::{Broker, JoinError, StartError};
 use crate::config::{Config, DEFAULT_LISTENER, TelemetrySettings};
 use crate::http::{HttpServer, HttpState};
 use crate::log::Rebuilt;
@@ -175,6 +175,12 @@ fn announce(config: &Config, context: &mut Context, server: &Server, http: &Http
         context.output.line(format!("  kafka     {address} ({name}{elsewhere})"))?;
     }
     context.output.line(format!("  http      {}", http.address()))?;
+    if let Some(peers) = broker.image().broker(broker.node_id()).and_then(|known| known.peer.as_ref()) {
+        let address = config.peers.as_ref().map(|peers| peers.listen).filter(|listen| listen.port() != 0);
+        let elsewhere = address.filter(|address| address.to_string() != *peers);
+        let elsewhere = elsewhere.map(|address| format!(" (listening on {address})")).unwrap_or_default();
+        context.output.line(format!("  peers     {peers}{elsewhere}"))?;
+    }
     context.output.line(format!("  cluster   {} node {}", broker.cluster_id(), broker.node_id()))?;
     for directory in broker.directories() {
         context.output.line(format!("  data      {}", directory.path().display()))?;
@@ -226,8 +232,13 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
 }
 
 fn not_started(error: StartError) -> Failure {
-    let may_help_later = matches!(&error, StartError::Archive { error, .. } if error.is_transient());
-    Failure::of(error).with_exit(if may_help_later { Exit::Unreachable } else { Exit::Failed })
+    let exit = match &error {
+        StartError::Archive { error, .. } if error.is_transient() => Exit::Unreachable,
+        StartError::Join(JoinError::Unreachable { .. }) => Exit::Unreachable,
+        StartError::Join(JoinError::NoToken | JoinError::Token(_)) => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    Failure::of(error).with_exit(exit)
 }
 
 /// What to do about an address is said in the words of the command line.

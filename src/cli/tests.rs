@@ -30,7 +30,7 @@ impl Write for Captured {
 }
 
 /// Runs a command line; its output, or the line it fails with.
-fn alluvium(arguments: &[&str], environment: &[(&str, &str)]) -> Result<String, String> {
+pub(super) fn alluvium(arguments: &[&str], environment: &[(&str, &str)]) -> Result<String, String> {
     let arguments = ["alluvium"].iter().chain(arguments);
     let arguments = Arguments::try_parse_from(arguments).map_err(|error| one_line(&error.render().to_string()))?;
     let captured = Captured::default();
@@ -52,7 +52,7 @@ fn the_command_tree_is_consistent() {
 #[test]
 fn help_documents_every_exit_code() {
     let help = Arguments::command().render_long_help().to_string();
-    for exit in [Exit::Done, Exit::Failed, Exit::Usage, Exit::Damaged, Exit::Unreachable] {
+    for exit in [Exit::Done, Exit::Failed, Exit::Usage, Exit::Damaged, Exit::Unreachable, Exit::Offline] {
         assert!(help.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}\n{help}");
     }
 }
@@ -159,6 +159,33 @@ fn config_print_shows_where_each_value_comes_from() {
         serde_json::from_str(&alluvium(&["config", "print", "--json"], &environment).unwrap()).unwrap();
     let expected = serde_json::json!({ "value": 7, "origin": "ALLUVIUM__CLUSTER__NODE_ID" });
     assert_eq!(json["cluster.node_id"], expected);
+}
+
+#[test]
+fn the_flags_of_a_broker_among_others_are_settings_and_its_token_is_not_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    let token = format!("alv1.{}", "A".repeat(96));
+    std::fs::write(&file, format!("{token}\n")).unwrap();
+    let file = file.to_str().unwrap();
+    let flags = ["config", "print", "--node-id", "2", "--peer-listen", "127.0.0.1:0", "--join", "a:9094,b:9094"];
+    for (flag, value) in [("--join-token", token.as_str()), ("--join-token-file", file)] {
+        let printed = alluvium(&[&flags[..], &[flag, value]].concat(), &[]).unwrap();
+        for line in [
+            "node_id = 2  # --node-id",
+            "peer_listen = \"127.0.0.1:0\"  # --peer-listen",
+            "join = [\"a:9094\", \"b:9094\"]  # --join",
+            &format!("join_token = \"<redacted>\"  # {flag}"),
+        ] {
+            assert!(printed.lines().any(|printed| printed == line), "{line}\n{printed}");
+        }
+        assert!(!printed.contains(&token), "{printed}");
+    }
+    let refused = alluvium(&[&flags[..], &["--join-token-file", "nowhere"]].concat(), &[]).unwrap_err();
+    assert!(refused.starts_with("--join-token-file: cannot read /srv/nowhere: "), "{refused}");
+    let refused = alluvium(&[&flags[..], &["--join-token", "secret"]].concat(), &[]).unwrap_err();
+    assert!(refused.starts_with("--join-token: cluster.join_token: this is no join token"), "{refused}");
+    assert!(!refused.contains("secret"), "{refused}");
 }
 
 #[test]

@@ -32,6 +32,15 @@ impl Machine {
         let address = outgoing_address().unwrap_or(Ipv4Addr::LOCALHOST.into());
         Self { memory_bytes, working_directory, address }
     }
+
+    /// The host that others are told of a listener on every address, and why.
+    pub(super) fn host_for_others(&self) -> (String, &'static str) {
+        let why = match self.address.is_loopback() {
+            true => "as this machine has no way to others",
+            false => "by which this machine reaches others",
+        };
+        (self.address.to_string(), why)
+    }
 }
 
 /// The address that the routes give packets to other networks. Connecting a datagram socket sends nothing; the addresses

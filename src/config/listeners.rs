@@ -13,6 +13,13 @@ pub struct HostPort {
     pub port: u16,
 }
 
+impl HostPort {
+    /// Whether the host stands for every address of a machine, which is nowhere to connect to.
+    pub(super) fn is_unspecified(&self) -> bool {
+        self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+    }
+}
+
 impl FromStr for HostPort {
     type Err = String;
 

@@ -11,6 +11,7 @@ mod error;
 mod host;
 mod listeners;
 mod load;
+mod peers;
 mod reference;
 mod resolved;
 mod secret;
@@ -22,8 +23,9 @@ pub use error::{ConfigError, Problem};
 pub use host::Machine;
 pub use listeners::{HostPort, Listener};
 pub use load::{Assignment, Loaded, Sources, VARIABLE_PREFIX, load};
+pub use peers::PeerConfig;
 pub use reference::{print, print_json, reference};
-pub use resolved::{Config, DEFAULT_LISTENER, DataConfig, MemoryConfig, resolve, resolve_store};
+pub use resolved::{Config, DEFAULT_LISTENER, DataConfig, MemoryConfig, resolve, resolve_directories, resolve_store};
 pub use secret::Secret;
 pub use settings::{
     ArchiveSettings, ClusterSettings, DataSettings, GroupsSettings, ListenerSettings, ListenersSettings,

@@ -9,6 +9,7 @@ use super::error::{ConfigError, Problem};
 use super::host::Machine;
 use super::listeners::{HostPort, Listener, parse_listen_address};
 use super::load::Loaded;
+use super::peers::{self, PeerConfig};
 use super::settings::{
     ArchiveSettings, DataSettings, GroupsSettings, ListenerSettings, NetworkSettings, ProducersSettings,
     TelemetrySettings, TopicsSettings,
@@ -44,6 +45,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Where health and metrics are served.
     pub http: SocketAddr,
+    /// How it meets other brokers; none for a broker by itself.
+    pub peers: Option<PeerConfig>,
     /// Data directories.
     pub data: DataConfig,
     /// Memory by share.
@@ -100,6 +103,13 @@ pub fn resolve_store(
         .map_err(|problems| ConfigError::Invalid { problems })
 }
 
+/// Checks the data directories alone, for who needs no other settings. All that is wrong with them is reported at once.
+pub fn resolve_directories(loaded: &Loaded, machine: &Machine, disk: &dyn Disk) -> Result<Vec<PathBuf>, ConfigError> {
+    let mut problems = Vec::new();
+    let directories = directories::resolve(loaded, machine, disk, &mut problems);
+    if problems.is_empty() { Ok(directories) } else { Err(ConfigError::Invalid { problems }) }
+}
+
 /// Checks the settings. All that is wrong is reported at once.
 pub fn resolve(
     loaded: &Loaded,
@@ -118,6 +128,7 @@ pub fn resolve(
     let http = resolve_address(loaded, "listeners.http", &settings.listeners.http, &mut warnings);
     let http = http.map_err(|problem| problems.push(problem)).ok();
     let listeners = resolve_listeners(loaded, machine, &mut warnings, &mut problems);
+    let peers = peers::resolve(loaded, machine, &mut warnings, &mut problems);
     if let Some(http) = http.filter(|http| http.port() != 0)
         && let Some(listener) = listeners.iter().find(|listener| listener.address == http)
     {
@@ -140,6 +151,7 @@ pub fn resolve(
         rack: settings.cluster.rack.clone(),
         listeners,
         http,
+        peers,
         data: DataConfig { directories, settings: settings.data.clone() },
         network: NetworkSettings { max_frame: settings.network.max_frame.min(frames), ..settings.network.clone() },
         memory,
@@ -249,8 +261,20 @@ fn check_combinations(loaded: &Loaded, problems: &mut Vec<Problem>) {
 
 const LOG_LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 /// Whose lines there may be in the log.
-const LOG_SOURCES: [&str; 9] =
-    ["alluvium", "openraft", "object_store", "reqwest", "hyper", "hyper_util", "h2", "rustls", "axum"];
+const LOG_SOURCES: [&str; 12] = [
+    "alluvium",
+    "openraft",
+    "object_store",
+    "reqwest",
+    "hyper",
+    "hyper_util",
+    "h2",
+    "rustls",
+    "axum",
+    "quinn",
+    "quinn_proto",
+    "quinn_udp",
+];
 
 /// Refuses words that are no level and name nobody who writes to the log: a mistyped level would pass for the name of a module,
 /// and everything else be silent.
@@ -361,19 +385,12 @@ fn resolve_listener(
     let address = resolve_address(loaded, &key, &settings.address, warnings)?;
     let advertised = settings.advertised.as_deref().map(str::parse::<HostPort>).transpose();
     let mut advertised = advertised.map_err(|text| loaded.problem(&advertised_key, text))?;
-    let unreachable = |host: &str| host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
-    if let Some(advertised) = &advertised
-        && unreachable(&advertised.host)
-    {
+    if let Some(advertised) = advertised.as_ref().filter(|advertised| advertised.is_unspecified()) {
         let text = format!("clients can't connect to {advertised}; give the name or address that they reach");
         return Err(loaded.problem(&advertised_key, text));
     }
     if address.ip().is_unspecified() && advertised.is_none() {
-        let host = machine.address.to_string();
-        let why = match machine.address.is_loopback() {
-            true => "as this machine has no way to others",
-            false => "by which this machine reaches others",
-        };
+        let (host, why) = machine.host_for_others();
         let flag = if name == DEFAULT_LISTENER { "--kafka-advertise HOST:PORT or " } else { "" };
         warnings.push(format!(
             "{key}={address} is no address to connect to: clients are told {host}, {why}; \

@@ -7,7 +7,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{ByteSize, Interval, Secret};
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, QUIETER};
 
 /// A section, as the reference shows it.
 pub(super) struct SectionDoc {
@@ -69,13 +69,53 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Who this broker is.
+    /// Who this broker is, and how it meets the others of its cluster. Without peer_listen it is a
+    /// cluster by itself.
     cluster: ClusterSettings {
-        /// Kafka's node.id. Stamped on the data directory at the first start; a later change is
-        /// refused. Costs nothing.
+        /// Kafka's node.id. Stamped on the data directory at the first start; a later change is refused.
+        /// Brokers of one cluster have different ones. Costs nothing.
         node_id: i32 = 1;
         /// Kafka's broker.rack: where the machine stands, told to clients. Costs nothing.
         rack: Option<String> = None, example "\"zone-a\"";
+        /// Address for other brokers, a UDP port (QUIC). Unset, the broker is by itself. What goes over it is
+        /// encrypted, and both sides show certificates, so it needs no allow_insecure. Costs a port.
+        peer_listen: Option<String> = None, example "\"0.0.0.0:9094\"";
+        /// Host and port by which other brokers reach peer_listen, where they differ (containers, NAT). Unset
+        /// it is the address itself; with 0.0.0.0, that by which the machine reaches other networks. Costs
+        /// nothing.
+        peer_advertised: Option<String> = None, example "\"broker-1.example.com:9094\"";
+        /// Peer addresses of members of the cluster to join: any that run, asked in turn. Unset, a broker
+        /// with an empty data directory makes a new cluster; one that is a member looks at this no more. In a
+        /// variable or with --set `a:9094,b:9094` will do. Costs nothing.
+        join: Addresses = Addresses::default(), example "[\"10.0.0.1:9094\", \"10.0.0.2:9094\"]";
+        /// What lets this broker join: `alluvium cluster token` makes one on a member. Whoever has it can
+        /// become a member until it ends. Needed once; better in a variable or --join-token-file than in a
+        /// file that stays. Costs nothing.
+        join_token: Option<Secret> = None, example "\"alv1....\"";
+        /// Voters of the metadata quorum that the cluster makes of the brokers it has: an odd number from 1
+        /// to 9. It goes on without the smaller half of them. More survive more failures, and each change to
+        /// topics, settings or leaders waits for more disks.
+        voters: i32 = 3;
+        /// With key and authorities, in PEM: certificates of your own for peers, in place of those that the
+        /// cluster makes for itself. It names the host that peers reach this broker by. Read again when it
+        /// changes; renewing it is up to you.
+        certificate: Option<PathBuf> = None, example "\"/etc/alluvium/peer.crt\"";
+        /// The certificate's private key in PEM, not encrypted. Whoever reads it can be this broker.
+        key: Option<PathBuf> = None, example "\"/etc/alluvium/peer.key\"";
+        /// Certificates in PEM of the authorities that make a broker a member. Whoever has a certificate of
+        /// theirs is let in without a token, so they issue for this cluster alone.
+        authorities: Option<PathBuf> = None, example "\"/etc/alluvium/peer-authorities.crt\"";
+        /// Connections to each other broker for records. More use more processors for encryption, where one
+        /// is busy with it, and cost memory for each.
+        peer_connections: usize = 2;
+        /// How long a broker may be silent before others lead in its place; at least 1s. Shorter makes a
+        /// failure shorter, and moves leaders when a machine or network merely pauses. A process that ended
+        /// is noticed at once.
+        session_timeout: Interval = Interval::seconds(3);
+        /// Kafka's replica.lag.time.max.ms: how long a replica may lag before it is no longer in sync.
+        /// Shorter has acks=all wait less for a slow replica, and leaves fewer copies of what is
+        /// acknowledged.
+        replica_lag_max: Interval = Interval::seconds(10);
     }
 
     /// Addresses to serve on. One that is not loopback needs allow_insecure, since there is
@@ -295,7 +335,7 @@ settings! {
         log_format: LogFormat = LogFormat::Text;
         /// What is logged: a level (error, warn, info, debug, trace), or levels by module as in
         /// `info,alluvium::archive=debug`. From debug on it costs throughput.
-        log_filter: String = "info,openraft=warn".to_owned();
+        log_filter: String = format!("info,{QUIETER}");
     }
 }
 
@@ -329,21 +369,52 @@ impl<'de> Deserialize<'de> for Directories {
         }
         Ok(Self(match Form::deserialize(deserializer)? {
             Form::List(paths) => paths,
-            Form::Text(text) => listed(text.trim()).ok_or_else(|| D::Error::custom(LIST_EXPECTED))?,
+            Form::Text(text) => {
+                let paths = listed(text.trim()).ok_or_else(|| D::Error::custom(PATHS_EXPECTED))?;
+                paths.into_iter().map(PathBuf::from).collect()
+            }
         }))
     }
 }
 
-const LIST_EXPECTED: &str = "needs a list of paths, as [\"/a\", \"/b\"], or in a variable or flag /a,/b";
+const PATHS_EXPECTED: &str = "needs a list of paths, as [\"/a\", \"/b\"], or in a variable or flag /a,/b";
+
+/// Addresses of brokers: a list, or in a variable or flag text as `a:9094,b:9094` or a list in brackets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Addresses(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for Addresses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "needs a list of addresses")]
+        enum Form {
+            List(Vec<String>),
+            Text(String),
+        }
+        Ok(Self(match Form::deserialize(deserializer)? {
+            Form::List(addresses) => addresses,
+            // A variable that is empty is as good as none.
+            Form::Text(text) if text.trim().is_empty() => Vec::new(),
+            Form::Text(text) => listed(text.trim()).ok_or_else(|| D::Error::custom(ADDRESSES_EXPECTED))?,
+        }))
+    }
+}
+
+const ADDRESSES_EXPECTED: &str =
+    "needs a list of addresses, as [\"a:9094\", \"b:9094\"], or in a variable or flag a:9094,b:9094";
 
 /// Reads a list from text: as TOML, or without the quotes, which a shell takes away.
-fn listed(text: &str) -> Option<Vec<PathBuf>> {
-    let split = |text: &str| text.split(',').map(|path| PathBuf::from(path.trim())).collect();
-    let Some(inside) = text.strip_prefix('[') else { return Some(split(text)) };
-    if let Ok(toml_edit::Value::Array(paths)) = text.parse()
-        && let Some(paths) = paths.iter().map(toml_edit::Value::as_str).collect::<Option<Vec<_>>>()
+fn listed(text: &str) -> Option<Vec<String>> {
+    let split = |text: &str| text.split(',').map(|item| item.trim().to_owned()).collect();
+    // An IPv6 address begins with a bracket too.
+    let Some(inside) = text.strip_prefix('[').filter(|_| text.ends_with(']') || !text.contains("]:")) else {
+        return Some(split(text));
+    };
+    if let Ok(toml_edit::Value::Array(items)) = text.parse()
+        && let Some(items) = items.iter().map(toml_edit::Value::as_str).collect::<Option<Vec<_>>>()
     {
-        return Some(paths.into_iter().map(PathBuf::from).collect());
+        return Some(items.into_iter().map(str::to_owned).collect());
     }
     inside.strip_suffix(']').filter(|inside| !inside.contains(['"', '\'', '[', ']'])).map(split)
 }

@@ -212,6 +212,12 @@ pub fn node_of(name: &str, cluster_id: ClusterId) -> Option<NodeId> {
     (node_name(cluster_id, node_id) == name).then_some(node_id)
 }
 
+/// The cluster that a DNS name stands for, if it is the name of a node.
+pub fn cluster_of(name: &str) -> Option<ClusterId> {
+    let cluster_id = name.split('.').nth(1)?.parse().ok()?;
+    node_of(name, cluster_id).map(|_| cluster_id)
+}
+
 /// The SHA-256 of a certificate in DER.
 pub fn fingerprint(certificate: &[u8]) -> [u8; 32] {
     let digest = digest::digest(&digest::SHA256, certificate);

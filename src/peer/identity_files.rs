@@ -23,7 +23,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use thiserror::Error;
 use webpki::{EndEntityCert, KeyUsage};
 
-use super::authority::{AuthorityError, NodeKey};
+use super::authority::{AuthorityError, NodeKey, cluster_of, fingerprint};
+use super::token::{JOIN_SECRET_BYTES, JoinToken};
 use crate::runtime::disk::{Disk, read_file, replace_file, replace_private_file};
 use crate::runtime::peers::{PeerIdentity, Secret};
 use crate::types::Timestamp;
@@ -150,6 +151,28 @@ impl IdentityFiles {
     /// [`IdentityError::Io`].
     pub fn store_join_secret(&self, disk: &dyn Disk, secret: &Secret<Vec<u8>>) -> Result<(), IdentityError> {
         self.write_private(disk, JOIN_SECRET, secret.expose())
+    }
+
+    /// A token that lets nodes join this one's cluster until `expires`; none where this node has not been told the join secret, or
+    /// shows no certificate of the cluster's. It only reads, also while the broker runs.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when a file is damaged.
+    pub fn join_token(&self, disk: &dyn Disk, expires: Timestamp) -> Result<Option<JoinToken>, IdentityError> {
+        let path = self.directory.join(CERTIFICATE);
+        let Some(secret) = self.join_secret(disk)? else { return Ok(None) };
+        if secret.expose().len() < JOIN_SECRET_BYTES {
+            return Err(unusable(&self.directory.join(JOIN_SECRET), "is too short for a join secret"));
+        }
+        if read(disk, &path)?.is_none() {
+            return Ok(None);
+        }
+        let shown = read_certificates(disk, &path)?;
+        let certificate = EndEntityCert::try_from(&shown[0]).map_err(|error| unusable(&path, unreadable(&error)))?;
+        let cluster_id = certificate.valid_dns_names().find_map(cluster_of);
+        let cluster_id = cluster_id.ok_or_else(|| unusable(&path, "names no cluster"))?;
+        let authorities = read_certificates(disk, &self.directory.join(AUTHORITIES))?;
+        Ok(Some(JoinToken::new(secret.expose(), cluster_id, fingerprint(&authorities[0]), expires)))
     }
 
     fn read_key(&self, disk: &dyn Disk) -> Result<Option<NodeKey>, IdentityError> {
@@ -355,6 +378,24 @@ mod tests {
         let refused = files().store(&disk, &certificate, std::slice::from_ref(&authority.certificate)).unwrap_err();
         assert!(refused.to_string().contains("/data/peers/node.key: it is not the key"), "{refused}");
         assert!(files().load(&disk).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_member_that_was_told_the_join_secret_can_invite_others() {
+        let (disk, authority, expires) = (SimDisk::new(1), authority(), Timestamp(NOW.get() + 1000));
+        let token = || files().join_token(&disk, expires);
+        assert!(token().unwrap().is_none());
+        let certificate = issue(&authority, &files().node_key(&disk).unwrap());
+        files().store(&disk, &certificate, std::slice::from_ref(&authority.certificate)).unwrap();
+        assert!(token().unwrap().is_none(), "it does not know the secret");
+        files().store_join_secret(&disk, &Secret::new(vec![9; JOIN_SECRET_BYTES])).unwrap();
+        let invitation = token().unwrap().unwrap();
+        assert_eq!((invitation.authority(), invitation.expires()), (authority.fingerprint(), expires));
+        let cluster_id = ClusterId::from_entropy([7; 16]);
+        assert_eq!(invitation.verify(&[9; JOIN_SECRET_BYTES], cluster_id, NOW), Ok(()));
+        files().store_join_secret(&disk, &Secret::new(vec![9; 3])).unwrap();
+        let refused = token().unwrap_err().to_string();
+        assert!(refused.contains("/data/peers/join-secret: it is too short"), "{refused}");
     }
 
     #[test]

@@ -202,7 +202,8 @@ pub(super) fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
 
-fn address_of(host: &str, port: i32) -> String {
+/// A host and a port as one text, as they are connected to.
+pub(super) fn address_of(host: &str, port: i32) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 

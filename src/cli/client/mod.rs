@@ -2,7 +2,8 @@
 //!
 //! It speaks through the network seam, one request at a time on each connection, and lives for one command. It is built for
 //! being understood and not for throughput; still, batches are large, so that a file is sent about as fast as a broker
-//! takes it. [`Cluster`] finds brokers and leaders, [`Producer`] sends, [`Consumer`] reads, [`admin`] manages topics.
+//! takes it. [`Cluster`] finds brokers and leaders, [`Producer`] sends, [`Consumer`] reads, [`admin`] manages topics, [`quorum`] the
+//! cluster itself.
 
 pub mod admin;
 mod arguments;
@@ -12,6 +13,7 @@ mod consumer;
 mod error;
 mod partitioner;
 mod producer;
+pub mod quorum;
 
 pub use arguments::{ClientArguments, block_on, pairs};
 pub use cluster::{Cluster, Partition, Topic};

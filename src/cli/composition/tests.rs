@@ -17,10 +17,33 @@ const BUCKET: &Flags = &[("archive.url", "s3://b")];
 const BUCKET_WITH_KEYS: &Flags =
     &[("archive.url", "s3://b"), ("archive.access_key_id", "a"), ("archive.secret_access_key", "b")];
 
+const AMONG_OTHERS: &Flags = &[("cluster.peer_listen", "127.0.0.1:9094")];
+const JOINING: &Flags = &[("cluster.peer_listen", "127.0.0.1:9094"), ("cluster.join", "10.0.0.1:9094")];
+/// What reads as a token.
+const TOKEN: &str =
+    "alv1.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+const OWN_CERTIFICATES: &Flags = &[
+    ("cluster.peer_listen", "127.0.0.1:9094"),
+    ("cluster.certificate", "a"),
+    ("cluster.key", "b"),
+    ("cluster.authorities", "c"),
+];
+
 /// For every setting what has to be set beside it, and another value than its default with what that needs.
 const OTHER: &[(&Flags, &Flags)] = &[
     (&[], &[("cluster.node_id", "7")]),
     (&[], &[("cluster.rack", "zone")]),
+    (&[], &[("cluster.peer_listen", "127.0.0.1:9094")]),
+    (AMONG_OTHERS, &[("cluster.peer_advertised", "broker-1:9094")]),
+    (AMONG_OTHERS, &[("cluster.join", "10.0.0.1:9094")]),
+    (JOINING, &[("cluster.join_token", TOKEN)]),
+    (AMONG_OTHERS, &[("cluster.voters", "5")]),
+    (OWN_CERTIFICATES, &[("cluster.certificate", "d")]),
+    (OWN_CERTIFICATES, &[("cluster.key", "d")]),
+    (OWN_CERTIFICATES, &[("cluster.authorities", "d")]),
+    (AMONG_OTHERS, &[("cluster.peer_connections", "3")]),
+    (AMONG_OTHERS, &[("cluster.session_timeout", "4s")]),
+    (AMONG_OTHERS, &[("cluster.replica_lag_max", "4s")]),
     (&[], &[("listeners.http", "127.0.0.1:1")]),
     (&[("listeners.http", "0.0.0.0:1")], &[("listeners.allow_insecure", "true")]),
     (&[], &[("listeners.kafka", "{ a = { address = \"127.0.0.1:1\" } }")]),
@@ -158,6 +181,7 @@ fn tools_are_shown_what_is_configured() {
         ("network.idle_timeout", "3s"),
         ("network.max_connections", "77"),
         ("data.retention_interval", "5s"),
+        ("cluster.peer_listen", "127.0.0.1:9094"),
     ];
     let config = config(flags.into_iter()).unwrap();
     let fixed = broker_settings(&config).unwrap().broker_configs;
@@ -175,6 +199,7 @@ fn tools_are_shown_what_is_configured() {
         ("connections.max.idle.ms", "3000"),
         ("max.connections", "77"),
         ("log.retention.check.interval.ms", "5000"),
+        ("replica.lag.time.max.ms", "10000"),
     ];
     for (name, value) in expected {
         assert_eq!(shown(name), value, "{name}");

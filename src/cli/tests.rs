@@ -182,7 +182,7 @@ fn the_flags_of_a_broker_among_others_are_settings_and_its_token_is_not_shown() 
         assert!(!printed.contains(&token), "{printed}");
     }
     let refused = alluvium(&[&flags[..], &["--join-token-file", "nowhere"]].concat(), &[]).unwrap_err();
-    assert!(refused.starts_with("--join-token-file: cannot read /srv/nowhere: "), "{refused}");
+    assert!(refused.starts_with("--join-token-file: cannot read ") && refused.contains("/nowhere: "), "{refused}");
     let refused = alluvium(&[&flags[..], &["--join-token", "secret"]].concat(), &[]).unwrap_err();
     assert!(refused.starts_with("--join-token: cluster.join_token: this is no join token"), "{refused}");
     assert!(!refused.contains("secret"), "{refused}");

@@ -57,6 +57,9 @@ struct Files {
     poisoned: AtomicBool,
 }
 
+/// How often a process looks for a directory that is its own: others that start at the same time may be in the way.
+const OPEN_ATTEMPTS: usize = 16;
+
 #[derive(Debug)]
 struct Incoming {
     directory: PathBuf,
@@ -116,11 +119,16 @@ impl Incoming {
         let all = root.join(".incoming");
         disk.create_directory(&all)?;
         remove_abandoned(disk, &all)?;
-        let directory = all.join(format!("{:016x}", runtime.entropy.number()));
-        disk.create_directory(&directory)?;
-        let lock = disk.lock(&directory)?.ok_or_else(|| io::Error::from(io::ErrorKind::ResourceBusy))?;
-        disk.sync_filesystem(root)?;
-        Ok(Self { directory, _lock: lock, next: AtomicU64::new(0) })
+        for _ in 0..OPEN_ATTEMPTS {
+            let directory = all.join(format!("{:016x}", runtime.entropy.number()));
+            disk.create_directory(&directory)?;
+            // Another process that starts may have taken it for abandoned before it was locked.
+            if let Some(lock) = unless_gone(disk.lock(&directory))?.flatten() {
+                disk.sync_filesystem(root)?;
+                return Ok(Self { directory, _lock: lock, next: AtomicU64::new(0) });
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::ResourceBusy))
     }
 
     fn next_path(&self) -> PathBuf {
@@ -340,15 +348,23 @@ impl Backend for FileBackend {
     }
 }
 
-/// Removes what processes that no longer run left unfinished.
+/// Removes what processes that no longer run left unfinished. Several may do so at once.
 fn remove_abandoned(disk: &dyn Disk, all_incoming: &Path) -> io::Result<()> {
     for entry in disk.list(all_incoming)?.into_iter().filter(|entry| entry.is_directory) {
         let directory = all_incoming.join(&entry.name);
-        if disk.lock(&directory)?.is_some() {
-            disk.remove_directory(&directory)?;
+        if unless_gone(disk.lock(&directory))?.flatten().is_some() {
+            unless_gone(disk.remove_directory(&directory))?;
         }
     }
     Ok(())
+}
+
+/// What came of something that was done to a directory, unless that was not there any more.
+fn unless_gone<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        done => done.map(Some),
+    }
 }
 
 /// A content hash: contents that are conditionally written carry a generation and a nonce, so equal hashes mean equal states.
@@ -390,6 +406,24 @@ mod tests {
     fn open(disk: &SimDisk) -> Result<Store, LocationError> {
         let (runtime, location, settings, workers) = parts(disk);
         Store::open(&runtime, &location, settings, workers, Arc::new(Unobserved))
+    }
+
+    #[test]
+    fn processes_that_start_at_once_each_open_the_store() {
+        let root = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", root.path().join("bucket").display());
+        let open = || {
+            let runtime = Runtime::production();
+            let workers = Workers::start(runtime.tasks.as_ref(), "store", Priority::Foreground, 1);
+            let location = Location::parse(&url).unwrap();
+            Store::open(&runtime, &location, StoreSettings::default(), workers, Arc::new(Unobserved)).map(drop)
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| (0..20).try_for_each(|_| open()))).collect();
+            for thread in threads {
+                thread.join().unwrap().unwrap();
+            }
+        });
     }
 
     fn content(number: u64) -> Bytes {

@@ -93,10 +93,13 @@ fn directory_of(image: &Image, node_id: NodeId) -> Uuid {
     directory.map_or(Uuid::nil(), DirectoryId::uuid)
 }
 
-/// Where a node listens. Clients speak to its metadata as they speak to the broker.
+/// Where a node listens. Clients speak to its metadata as they speak to the broker. Kafka's Java client takes names of capitals only.
 fn node(node_id: NodeId, image: &Image) -> Node {
     let listeners = image.broker(node_id).into_iter().flat_map(|broker| &broker.listeners).map(|(name, endpoint)| {
-        Listener::default().with_name(text(name)).with_host(text(&endpoint.host)).with_port(endpoint.port)
+        Listener::default()
+            .with_name(text(&name.to_uppercase()))
+            .with_host(text(&endpoint.host))
+            .with_port(endpoint.port)
     });
     Node::default().with_node_id(broker_id(Some(node_id))).with_listeners(listeners.collect())
 }

@@ -34,7 +34,7 @@ pub enum BucketError {
     },
     /// The data directory is new, but the bucket holds a cluster.
     #[error(
-        "the object store holds a cluster but the data directory is empty cluster={found}; bring its data directory back, or give this cluster another prefix"
+        "the object store holds a cluster but the data directory is empty cluster={found}; bring its data directory back, restore it with `alluvium restore`, or give this cluster another prefix"
     )]
     NeedsRestore {
         /// The cluster in the bucket.
@@ -178,6 +178,48 @@ impl Bucket {
         }
     }
 
+    /// Begins another life of the cluster, after all that the bucket has been in and after `others`: whoever belongs to an earlier one
+    /// is refused from then on. The one that was begun with this nonce is that one still. Returns the stamp in force.
+    pub async fn begin_incarnation(&self, nonce: Hex128, others: Incarnation) -> Result<ClusterStamp, BucketError> {
+        let key = self.keys.cluster();
+        for _ in 0..CONFLICTS {
+            let (before, expected) = match self.store.get_if_present(&key).await? {
+                Some((bytes, version)) => {
+                    let found = ClusterStamp::parse(&bytes)
+                        .map_err(|source| BucketError::Manifest { key: key.clone(), source })?;
+                    if found.nonce == nonce {
+                        return Ok(found);
+                    }
+                    (found, Expected::Version(version))
+                }
+                None => {
+                    let now = self.runtime.clock.wall();
+                    (ClusterStamp::first(self.keys.cluster_id(), now, nonce), Expected::Absent)
+                }
+            };
+            let Some(incarnation) = before.incarnation.max(others).0.checked_add(1).map(Incarnation) else {
+                return Err(BucketError::Contended { key });
+            };
+            let stamp = ClusterStamp { incarnation, nonce, ..before };
+            match self.store.replace(&key, stamp.to_bytes(), expected).await {
+                Ok(_) => return Ok(stamp),
+                Err(ReplaceError::Conflict { .. }) => {}
+                Err(ReplaceError::Unknown { source, .. } | ReplaceError::Store(source)) => return Err(source.into()),
+            }
+        }
+        Err(BucketError::Contended { key })
+    }
+
+    /// Refuses who belongs to another life of the cluster than the bucket is in.
+    pub async fn check_incarnation(&self, ours: Incarnation) -> Result<(), BucketError> {
+        match self.stamp().await? {
+            Some(ClusterStamp { incarnation: found, .. }) if found != ours => {
+                Err(BucketError::Superseded { ours, found })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Reads a topic's description.
     pub async fn topic(&self, name: &str, topic_id: TopicId) -> Result<Option<TopicDescription>, BucketError> {
         let key = self.keys.topic(name, topic_id).description();
@@ -186,6 +228,23 @@ impl Bucket {
                 TopicDescription::parse(&bytes).map(Some).map_err(|source| BucketError::Manifest { key, source })
             }
             None => Ok(None),
+        }
+    }
+
+    /// Makes sure that a topic is described before anything of it is stored, by whatever is known of it. One that is described
+    /// already is left to who keeps descriptions up to date and may know more.
+    pub async fn describe_first(&self, wanted: &TopicDescription) -> Result<(), BucketError> {
+        match self.topic(&wanted.topic, wanted.topic_id).await? {
+            Some(found) if found.state == TopicState::Live => return Ok(()),
+            Some(_) => return Err(BucketError::TopicDeleted { topic: wanted.topic.clone() }),
+            None => {}
+        }
+        let key = self.keys.topic(&wanted.topic, wanted.topic_id).description();
+        let description = TopicDescription { nonce: self.nonce(), format: MANIFEST_FORMAT, ..wanted.clone() };
+        match self.store.replace(&key, description.to_bytes(), Expected::Absent).await {
+            // Who was faster has described it.
+            Ok(_) | Err(ReplaceError::Conflict { .. }) => Ok(()),
+            Err(ReplaceError::Unknown { source, .. } | ReplaceError::Store(source)) => Err(source.into()),
         }
     }
 
@@ -363,6 +422,48 @@ mod tests {
 
     async fn snapshot(bucket: &Bucket) -> Bytes {
         bucket.group_snapshot().await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_topic_that_is_described_is_not_described_anew_by_who_only_needs_that() {
+        let bucket = bucket();
+        let description = |partitions, state| TopicDescription {
+            format: MANIFEST_FORMAT,
+            cluster_id: bucket.keys.cluster_id(),
+            topic: "flights".to_owned(),
+            topic_id: TopicId::from_bytes([2; 16]),
+            partitions,
+            configs: std::collections::BTreeMap::new(),
+            state,
+            nonce: Hex128(0),
+        };
+        let partitions =
+            async || bucket.topic("flights", TopicId::from_bytes([2; 16])).await.unwrap().unwrap().partitions;
+        bucket.describe_first(&description(3, TopicState::Live)).await.unwrap();
+        assert_eq!(partitions().await, 3);
+        bucket.describe_topic(&description(8, TopicState::Live)).await.unwrap();
+        bucket.describe_first(&description(3, TopicState::Live)).await.unwrap();
+        assert_eq!(partitions().await, 8, "an older image says less");
+        bucket.describe_topic(&description(8, TopicState::Deleting)).await.unwrap();
+        let refused = bucket.describe_first(&description(8, TopicState::Live)).await;
+        assert!(matches!(refused, Err(BucketError::TopicDeleted { .. })), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn each_restore_begins_a_life_of_its_own_and_an_interrupted_one_goes_on_in_its_own() {
+        let bucket = bucket();
+        bucket.claim(LocalData::Unused, Incarnation(0)).await.unwrap();
+        let begin = async |nonce, others| {
+            let stamp = bucket.begin_incarnation(Hex128(nonce), Incarnation(others)).await.unwrap();
+            stamp.incarnation.get()
+        };
+        assert_eq!((begin(1, 0).await, begin(1, 0).await), (1, 1));
+        assert_eq!((begin(2, 0).await, begin(1, 0).await), (2, 3), "somebody else restored meanwhile");
+        assert_eq!(begin(4, 7).await, 8, "heads are of a later life than the stamp says");
+        assert!(matches!(bucket.check_incarnation(Incarnation(0)).await, Err(BucketError::Superseded { .. })));
+        bucket.check_incarnation(Incarnation(8)).await.unwrap();
+        let refused = bucket.claim(LocalData::Whole, Incarnation(0)).await;
+        assert!(matches!(refused, Err(BucketError::Superseded { .. })), "{refused:?}");
     }
 
     #[tokio::test]

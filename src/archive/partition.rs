@@ -116,6 +116,14 @@ impl HeadError {
                 | Self::Contradicted { .. }
         )
     }
+
+    /// Whether the partition is led in a newer epoch of this life of the cluster.
+    pub fn is_deposed(&self) -> bool {
+        match self {
+            Self::Refused(TransitionError::Fenced { ours, current }) => ours.incarnation == current.incarnation,
+            _ => false,
+        }
+    }
 }
 
 /// Handle to one partition's archive; cheap to clone.

@@ -2,6 +2,8 @@
 //!
 //! Callers gather what they know of their partitions and act on the answers; nothing here reads a clock, a disk or a head.
 
+use std::ops::Range;
+
 use crate::types::{Offset, Timestamp};
 
 /// A sealed segment of the hot log.
@@ -41,8 +43,16 @@ impl PartitionView {
 
     /// Bytes of sealed segments that the archive lacks if it ends at `archived_to`.
     pub fn bytes_beyond(&self, archived_to: Offset) -> u64 {
-        self.sealed.iter().filter(|segment| segment.next > archived_to).map(|segment| segment.bytes).sum()
+        self.sealed.iter().map(|segment| bytes_from(segment.base..segment.next, segment.bytes, archived_to)).sum()
     }
+}
+
+/// About how many bytes of a segment are at or beyond `from`, were its records all of one size. The archive ends within a segment
+/// of a log that was a follower's, as replicas seal each by itself.
+pub fn bytes_from(offsets: Range<Offset>, bytes: u64, from: Offset) -> u64 {
+    let length = |from: Offset| u128::from(offsets.end.0.saturating_sub(from.0).max(0).unsigned_abs());
+    let part = u128::from(bytes) * length(from.max(offsets.start)) / length(offsets.start).max(1);
+    u64::try_from(part).unwrap_or(bytes)
 }
 
 /// The index of the candidate to serve next, each given by its oldest unarchived timestamp and its unarchived bytes. Twice
@@ -214,6 +224,18 @@ mod tests {
         assert_eq!(local_retention(&view(30), by_size, late, true), Offset(10));
         let by_age = LocalRetention { retention_ms: Some(100), retention_bytes: None };
         assert_eq!(local_retention(&view(30), by_age, Timestamp(301), true), Offset(20));
+    }
+
+    #[test]
+    fn of_a_segment_that_the_archive_ends_in_what_is_archived_counts_once() {
+        let unarchived: Vec<u64> = [0, 4, 10, 15, 30, 99].map(|to| view(to).unarchived_bytes()).into();
+        assert_eq!(unarchived, [300, 260, 200, 150, 0, 0]);
+        assert_eq!(bytes_from(Offset(5)..Offset(5), 7, Offset(5)), 0, "an empty one");
+        let all = Offset(0)..Offset(i64::MAX);
+        assert_eq!(bytes_from(all.clone(), u64::MAX, Offset(0)), u64::MAX);
+        assert_eq!(bytes_from(all, u64::MAX, Offset(i64::MAX)), 0);
+        let keep = LocalRetention { retention_ms: Some(0), retention_bytes: Some(0) };
+        assert_eq!(local_retention(&view(15), keep, Timestamp(i64::MAX), true), Offset(10), "it stays as a whole");
     }
 
     #[test]

@@ -12,9 +12,9 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -81,8 +81,8 @@ pub struct Partition {
     replica: Option<Arc<Replica>>,
     /// The leader epoch that this process has begun in the log.
     begun: Mutex<LeaderEpoch>,
-    /// Its log is known to hold what was archived.
-    reaches: AtomicBool,
+    /// The leader epoch in which its log was known to hold what was archived.
+    reached_in: AtomicI32,
 }
 
 impl Partition {
@@ -167,14 +167,14 @@ pub struct Leader {
 struct Behind {
     /// Those that the archive has to be asked about.
     waiting: BTreeMap<TopicPartition, Arc<PartitionLog>>,
-    /// Those about which it was asked in this process.
-    settled: BTreeSet<TopicPartition>,
+    /// Those about which it was asked, and the leader epoch of that time: a log that was followed since may have been cut.
+    settled: BTreeMap<TopicPartition, LeaderEpoch>,
 }
 
 impl Behind {
     fn forget(&mut self, topic_id: TopicId) {
         self.waiting.retain(|id, _| id.topic_id != topic_id);
-        self.settled.retain(|id| id.topic_id != topic_id);
+        self.settled.retain(|id, _| id.topic_id != topic_id);
     }
 }
 
@@ -250,7 +250,7 @@ impl Partitions {
             return Err(PartitionError::UnknownEpoch { epoch: expected, current: epoch });
         }
         let partition = self.opened(TopicPartition::new(topic.topic_id, partition))?;
-        self.reach(&partition)?;
+        self.reach(&partition, epoch)?;
         if let Some(replica) = partition.replica.as_ref().filter(|replica| replica.led_in() != Some(epoch)) {
             // The image has come here just now, or the log could not be led before.
             replica.settle(&self.image())?;
@@ -331,23 +331,23 @@ impl Partitions {
             log.advance_log_start(offsets.local_log_start)?;
         }
         let replica = self.replicator.as_ref().map(|replicator| replicator.open(&topic, &log));
-        let (begun, reaches) = (Mutex::new(LeaderEpoch::NONE), AtomicBool::new(false));
+        let (begun, reached_in) = (Mutex::new(LeaderEpoch::NONE), AtomicI32::new(LeaderEpoch::NONE.0));
         let directory = Arc::clone(directory);
-        let partition = Arc::new(Partition { topic, directory, log, replica, begun, reaches });
+        let partition = Arc::new(Partition { topic, directory, log, replica, begun, reached_in });
         open.insert(id, Arc::clone(&partition));
         Ok(partition)
     }
 
     /// Refuses a log that is to be led and does not hold what the metadata knows to be archived, unless the archive was asked.
-    fn reach(&self, partition: &Partition) -> Result<(), PartitionError> {
-        if partition.reaches.load(Ordering::Acquire) {
+    fn reach(&self, partition: &Partition, epoch: LeaderEpoch) -> Result<(), PartitionError> {
+        if partition.reached_in.load(Ordering::Acquire) == epoch.0 {
             return Ok(());
         }
         let (id, log) = (partition.log.partition(), &partition.log);
         let mark = self.image().archive_mark(id);
         let mut behind = self.behind.lock();
-        if behind.settled.contains(&id) || mark.is_none_or(|mark| reaches(log, mark)) {
-            partition.reaches.store(true, Ordering::Release);
+        if behind.settled.get(&id) == Some(&epoch) || mark.is_none_or(|mark| reaches(log, mark)) {
+            partition.reached_in.store(epoch.0, Ordering::Release);
             return Ok(());
         }
         behind.waiting.insert(id, Arc::clone(log));
@@ -365,7 +365,7 @@ impl Partitions {
         }
         let taken = self.opened(id).and_then(|partition| {
             if state.leader == Some(self.node_id) {
-                self.reach(&partition)?;
+                self.reach(&partition, state.leader_epoch)?;
             }
             partition.replica.as_ref().map_or(Ok(()), |replica| replica.settle(&image))
         });
@@ -418,10 +418,12 @@ impl Partitions {
 
     /// Lets a log be used that was found behind: it agrees with the archive now.
     pub(super) fn settle(&self, id: TopicPartition) {
-        let mut behind = self.behind.lock();
-        behind.waiting.remove(&id);
-        behind.settled.insert(id);
-        drop(behind);
+        let epoch = self.image().partition(id).map_or(LeaderEpoch::NONE, |state| state.leader_epoch);
+        {
+            let mut behind = self.behind.lock();
+            behind.waiting.remove(&id);
+            behind.settled.insert(id, epoch);
+        }
         self.follow(id);
     }
 

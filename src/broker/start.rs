@@ -311,6 +311,11 @@ fn local_data(settings: &BrokerSettings, metadata: &Metadata, directories: &[Arc
     if image.broker(settings.node_id).is_none() {
         return LocalData::Unused;
     }
+    if image.brokers().any(|broker| broker.node_id != settings.node_id) {
+        // What is lost here others may have. But there is a bucket into which they archive: one of which nothing is there is
+        // another one, whatever the data directories have.
+        return LocalData::Recent;
+    }
     let online: BTreeSet<_> = directories.iter().map(|directory| directory.identity().directory_id).collect();
     let directory_of = |id| Some(image.partition(id)?.replica_on(settings.node_id)?.directory);
     // What an earlier placement left in another directory is not the partition's log.

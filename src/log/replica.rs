@@ -69,12 +69,16 @@ impl PartitionLog {
     /// which commits what it is told. A log that was opened in this process and never told that it is the only one keeps of its
     /// high watermark only what is known to be committed.
     pub fn set_alone(self: &Arc<Self>, alone: bool) {
-        let mut state = self.state.lock();
-        match (alone, state.replica.is_alone()) {
-            (true, _) => state.be_alone(),
-            (false, true) => state.join(Replication::Led),
-            (false, false) => {}
+        {
+            let mut state = self.state.lock();
+            match (alone, state.replica.is_alone()) {
+                (true, _) => state.be_alone(),
+                (false, true) => state.join(Replication::Led),
+                (false, false) => {}
+            }
         }
+        // More may be committed, and so ready for the archive.
+        self.shared.note_to_archive(self);
     }
 
     /// To be called when one of several replicas is opened, before it is read or archived: producers are refused until it leads in a

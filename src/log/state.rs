@@ -344,6 +344,7 @@ impl State {
         offsets.last_stable = offsets.last_stable.min(offsets.high_watermark);
         offsets.recovery_point = offsets.recovery_point.min(offsets.durable);
         offsets.archived_to = offsets.archived_to.min(offsets.log_end);
+        self.archive_seen_to = self.archive_seen_to.min(offsets.log_end);
         offsets.local_log_start = offsets.local_log_start.min(offsets.log_end);
         self.written = self.written.min(end);
         // Also when nothing beyond `end` is known to be in segments: it may just be on its way there.

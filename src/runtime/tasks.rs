@@ -10,6 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -49,12 +50,21 @@ pub struct TaskWatch {
 impl TaskWatch {
     /// Spawns a task. One that is aborted is not missed.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        tokio::spawn(self.watched(task))
+    }
+
+    /// The same from a lane, which has no runtime around it.
+    pub fn spawn_on(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        runtime.spawn(self.watched(task))
+    }
+
+    fn watched(&self, task: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send + 'static {
         let broken = Arc::clone(&self.broken);
-        tokio::spawn(async move {
+        async move {
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
                 broken.notify_one();
             }
-        })
+        }
     }
 
     /// Waits until a task has panicked.

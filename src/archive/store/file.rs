@@ -359,10 +359,11 @@ fn remove_abandoned(disk: &dyn Disk, all_incoming: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What came of something that was done to a directory, unless that was not there any more.
+/// What came of something that was done to a directory, unless that was not there any more, or somebody put a lock there who found
+/// it taken: that one goes at the next start.
 fn unless_gone<T>(done: io::Result<T>) -> io::Result<Option<T>> {
     match done {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(None),
         done => done.map(Some),
     }
 }

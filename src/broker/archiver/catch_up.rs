@@ -5,6 +5,10 @@
 //! epochs compared with the log's. If they agree, nothing was lost. If not, the archive wins: local records are void, and the
 //! log goes on at the archive's end with the archive's epochs and producers. Clients repeat their requests meanwhile.
 //!
+//! Among replicas this is for who leads: a log that follows gets what it lacks from its leader. Elected for what it has, a log holds
+//! everything that was committed, and so everything that is archived; only one that was elected although it may lack some, as that is
+//! allowed, comes here.
+//!
 //! After a crash at any point the same comparison leads to the same end: the change of a log is one entry of its journal.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,12 +19,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use thiserror::Error;
 
 use super::Archiver;
-use super::pauses::pause_after;
+use super::pauses::Retry;
 use crate::archive::manifest::{EpochStart, Head};
 use crate::archive::partition::{HeadError, PartitionArchive};
 use crate::broker::Broker;
 use crate::log::{AppendError, Continuation, EpochCache, Offsets, PartitionLog, ProducerState};
-use crate::types::{LeaderEpoch, Monotonic, Offset, TopicPartition};
+use crate::metadata::Image;
+use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 /// Logs that are compared at once: one whose head does not come holds up no other.
 const AT_ONCE: usize = 16;
@@ -46,13 +51,9 @@ pub(super) enum CatchUpError {
     /// The epochs in the head do not grow, so they can't be continued.
     #[error("the archive's leader epochs contradict each other")]
     Epochs,
-}
-
-/// When a log is looked at again.
-#[derive(Clone, Copy, Debug, Default)]
-struct Retry {
-    failures: u32,
-    not_before: Monotonic,
+    /// Another broker leads the partition by now, or nobody does.
+    #[error("the partition is not led here any more")]
+    NotLed,
 }
 
 impl Broker {
@@ -63,13 +64,17 @@ impl Broker {
         let mut retries: BTreeMap<TopicPartition, Retry> = BTreeMap::new();
         let (mut attempts, mut under_way) = (FuturesUnordered::new(), BTreeSet::new());
         loop {
-            let now = clock.monotonic();
-            let waiting: BTreeMap<_, _> =
-                self.partitions.behind().into_iter().map(|log| (log.partition(), log)).collect();
+            let (now, image) = (clock.monotonic(), self.image());
+            // Those that are led elsewhere by now are found behind again when they come back here.
+            let behind = self.partitions.behind().into_iter();
+            let waiting: BTreeMap<_, _> = behind
+                .map(|log| (log.partition(), log))
+                .filter(|(id, _)| self.led_in_image(&image, *id).is_some())
+                .collect();
             // Of those whose topics were deleted nothing is left.
             retries.retain(|id, _| waiting.contains_key(id));
             for (id, log) in waiting {
-                let is_due = retries.get(&id).is_none_or(|retry| retry.not_before <= now);
+                let is_due = retries.get(&id).is_none_or(|retry| retry.is_due(now));
                 if is_due && under_way.len() < AT_ONCE && under_way.insert(id) {
                     let (broker, archiver) = (Arc::clone(&self), Arc::clone(&archiver));
                     attempts.push(async move { (id, broker.catch_up(&archiver, &log).await) });
@@ -83,11 +88,10 @@ impl Broker {
                             retries.remove(&id);
                             self.partitions.settle(id);
                         }
+                        Err(CatchUpError::NotLed) => {}
                         Err(error) => {
                             tracing::error!(%error, partition = %id, "partition waits: its log is behind the archive");
-                            let retry = retries.entry(id).or_default();
-                            retry.not_before = clock.monotonic() + pause_after(retry.failures, &*self.runtime().entropy);
-                            retry.failures = retry.failures.saturating_add(1);
+                            retries.entry(id).or_default().fail(clock.monotonic(), &*self.runtime().entropy);
                         }
                     }
                 }
@@ -97,20 +101,32 @@ impl Broker {
         }
     }
 
+    /// The epoch in which this broker leads a partition, by an image.
+    fn led_in_image(&self, image: &Image, id: TopicPartition) -> Option<LeaderEpoch> {
+        let state = image.partition(id)?;
+        (state.leader == Some(self.node_id())).then_some(state.leader_epoch)
+    }
+
     /// Compares one log with the archive, and makes it go on from there if they differ.
     async fn catch_up(&self, archiver: &Archiver, log: &Arc<PartitionLog>) -> Result<(), CatchUpError> {
         let id = log.partition();
-        let image = self.image();
-        let Some((state, archive)) = image.partition(id).zip(archiver.partition(id)) else { return Ok(()) };
+        let epoch = self.led_in_image(&self.image(), id).ok_or(CatchUpError::NotLed)?;
+        let Some(archive) = archiver.partition(id) else { return Ok(()) };
         if archive.refresh().await?.is_none() {
             return Err(CatchUpError::Gone);
         }
-        let head = archive.take_over(archiver.writer(state.leader_epoch)).await?;
+        // In no epoch but one in which this broker leads, or the broker that does would take it for another process's.
+        let head = archive.take_over(archiver.writer(epoch)).await?;
         if agrees(log, &head) {
             return Ok(());
         }
         let before = log.offsets();
-        log.continue_at(continuation(&archive, &head, &before).await?)?;
+        let continuation = continuation(&archive, &head, &before).await?;
+        // It may follow another leader by now, who has its own way with what is here.
+        if self.led_in_image(&self.image(), id) != Some(epoch) {
+            return Err(CatchUpError::NotLed);
+        }
+        log.continue_at(continuation)?;
         while !log.truncated() {
             if log.is_deleted() {
                 return Ok(());
@@ -163,19 +179,41 @@ fn end(head: &Head) -> Offset {
 pub(super) fn agrees(log: &PartitionLog, head: &Head) -> bool {
     let (offsets, epochs) = (log.offsets(), log.epochs());
     let agrees = contains(&offsets, &epochs, head);
-    if agrees && epochs.known_from(offsets.local_log_start) > offsets.log_start.max(head.log_start_offset) {
-        log.learn_epochs(starts(head));
+    if agrees {
+        learn(log, &offsets, &epochs, head);
     }
     agrees
+}
+
+/// How far a log that follows, and may not have all that is archived yet, has the archive's epochs; none where it has others.
+pub(super) fn agrees_to(log: &PartitionLog, head: &Head) -> Option<Offset> {
+    let (offsets, epochs) = (log.offsets(), log.epochs());
+    let to = head.next_offset.min(offsets.durable);
+    let agrees = has_epochs_of(head, &offsets, &epochs, to);
+    if agrees {
+        learn(log, &offsets, &epochs, head);
+    }
+    agrees.then_some(to)
+}
+
+/// Has a log know the epochs of what is archived and not here, if it does not.
+fn learn(log: &PartitionLog, offsets: &Offsets, epochs: &EpochCache, head: &Head) {
+    if epochs.known_from(offsets.local_log_start) > offsets.log_start.max(head.log_start_offset) {
+        log.learn_epochs(starts(head));
+    }
 }
 
 /// Whether a log reaches where one without records would go on, and has the archive's epochs up to the archive's end. What
 /// epochs there were before its own records it may not know, as its checkpoint was lost: of those it has nothing that
 /// could contradict the archive.
 fn contains(log: &Offsets, epochs: &EpochCache, head: &Head) -> bool {
+    log.durable >= end(head) && has_epochs_of(head, log, epochs, head.next_offset)
+}
+
+/// Whether a log has the archive's epochs up to an offset, as far as it knows any.
+fn has_epochs_of(head: &Head, log: &Offsets, epochs: &EpochCache, to: Offset) -> bool {
     let from = log.log_start.max(head.log_start_offset).max(epochs.known_from(log.local_log_start));
-    let to = head.next_offset;
-    log.durable >= end(head) && history(epochs.starts().iter().copied(), from, to) == history(starts(head), from, to)
+    history(epochs.starts().iter().copied(), from, to) == history(starts(head), from, to)
 }
 
 fn starts(head: &Head) -> impl Iterator<Item = (LeaderEpoch, Offset)> {
@@ -246,5 +284,21 @@ mod tests {
         let epochs = EpochCache::default();
         assert!(!contains(&Offsets::empty_at(Offset(21)), &epochs, &head), "an old copy that would give 21 out again");
         assert!(contains(&Offsets::empty_at(Offset(23)), &epochs, &head));
+    }
+
+    #[test]
+    fn a_log_that_has_not_got_as_far_as_the_archive_is_compared_as_far_as_it_got() {
+        let epoch = |epoch, start| EpochStart { epoch: LeaderEpoch(epoch), start: Offset(start) };
+        let head = Head { next_offset: Offset(30), epochs: vec![epoch(1, 0), epoch(3, 10), epoch(4, 20)], ..head() };
+        let log = Offsets { log_start: Offset(2), local_log_start: Offset(2), ..Offsets::empty_at(Offset(20)) };
+        let of = |starts: &[(i32, i64)]| {
+            let starts = starts.iter().map(|&(epoch, start)| (LeaderEpoch(epoch), Offset(start)));
+            EpochCache::from_starts(starts.collect()).unwrap()
+        };
+        let ours = of(&[(1, 2), (3, 10)]);
+        assert!(has_epochs_of(&head, &log, &ours, Offset(20)));
+        assert!(!contains(&log, &ours, &head), "it could not lead");
+        assert!(!has_epochs_of(&head, &log, &of(&[(1, 2), (2, 10)]), Offset(20)), "of another history");
+        assert!(has_epochs_of(&head, &log, &of(&[(1, 2), (2, 10)]), Offset(10)));
     }
 }

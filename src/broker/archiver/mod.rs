@@ -4,6 +4,10 @@
 //! [`Archiver`] owns the bucket of this cluster and one handle for each partition's head. `Broker` opens it before it serves,
 //! reads through it (it is the [`ArchiveReader`](super::ArchiveReader)), and runs its loops: `catch_up`, `upload`, `retention`,
 //! `sweep`, `topics` and `groups`.
+//!
+//! In a cluster each partition is archived, and retained in the bucket, by the broker that leads it. Its followers make room by what
+//! the leader says and the head proves (`sight`). What is to be done once for the whole cluster is done by the broker that leads
+//! the metadata ([`Broker::keeps_house`]); two may take themselves for it for a moment (decision 0079).
 //! Nothing here decides what is archived: the head in the bucket does. A log is told that records are archived only by a
 //! head that was read or written in this process; what it then deletes locally, a checkpoint knew before.
 //!
@@ -22,6 +26,7 @@ mod proof;
 mod reads;
 mod reconcile;
 mod retention;
+mod sight;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -44,6 +49,7 @@ use proof::Latch;
 
 pub(super) use lost_offsets::Restoring;
 
+use super::Broker;
 use super::error::PartitionError;
 use super::partitions::Leader;
 use super::settings::ArchiveSettings;
@@ -61,6 +67,7 @@ use crate::archive::uploader::Uploader;
 use crate::archive::workers::Workers;
 use crate::log::PartitionLog;
 use crate::metadata::Image;
+use crate::metadata::image::Topic;
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
 use crate::runtime::watch;
@@ -138,13 +145,34 @@ struct Progress {
     is_urgent: AtomicBool,
 }
 
-/// What is remembered of one partition between attempts.
-#[derive(Clone, Copy, Debug, Default)]
+/// What is remembered of one partition between attempts, in the newest epoch in which it is led here: what came of those before
+/// says nothing of the next, and meanwhile another broker may have changed the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Attempts {
-    /// The epoch in which the head was taken over.
-    owned_in: Option<LeaderEpoch>,
+    epoch: LeaderEpoch,
+    /// The head was read.
+    is_known: bool,
+    /// The head was taken over.
+    is_owned: bool,
     failures: u32,
     not_before: Monotonic,
+}
+
+impl Attempts {
+    const fn none_in(epoch: LeaderEpoch) -> Self {
+        Self { epoch, is_known: false, is_owned: false, failures: 0, not_before: Monotonic(0) }
+    }
+
+    /// Those in an epoch: of an older one nothing is remembered.
+    fn in_epoch<T>(&mut self, epoch: LeaderEpoch, act: impl FnOnce(&mut Self) -> T) -> T {
+        if epoch < self.epoch {
+            return act(&mut Self::none_in(epoch));
+        }
+        if epoch > self.epoch {
+            *self = Self::none_in(epoch);
+        }
+        act(self)
+    }
 }
 
 /// See the module.
@@ -193,11 +221,29 @@ pub(super) struct Owner {
 
 /// Refuses an archive that holds other records than the log.
 fn check_agrees(log: &PartitionLog, archive: &PartitionArchive, head: &Head) -> Result<(), HeadError> {
-    if agrees(log, head) {
-        return Ok(());
-    }
+    if agrees(log, head) { Ok(()) } else { Err(contradicted(log, archive, head)) }
+}
+
+fn contradicted(log: &PartitionLog, archive: &PartitionArchive, head: &Head) -> HeadError {
     let (key, log_end) = (archive.keys().head(), log.offsets().log_end);
-    Err(HeadError::Contradicted { key, next_offset: head.next_offset, log_end })
+    HeadError::Contradicted { key, next_offset: head.next_offset, log_end }
+}
+
+impl Broker {
+    /// Whether this broker does what is to be done once for the whole cluster: the one that leads the metadata quorum, and has heard
+    /// of a majority of it lately. The one before may not have noticed, for a moment.
+    pub(super) fn keeps_house(&self) -> bool {
+        self.metadata.leads()
+    }
+
+    /// The partition of a topic if it is led here, or else if it is followed and its log is a part of the leader's; and whether it
+    /// is led.
+    fn part_in(&self, topic: &Topic, partition: i32) -> Option<(Leader, bool)> {
+        match self.leader(topic, partition, LeaderEpoch::NONE) {
+            Ok(leader) => Some((leader, true)),
+            Err(_) => self.follower(topic, partition, LeaderEpoch::NONE).ok().map(|follower| (follower, false)),
+        }
+    }
 }
 
 /// Opens the store that the settings name.
@@ -292,6 +338,11 @@ impl Archiver {
         Some(self.partitions.lock().entry(id).or_insert(archive).clone())
     }
 
+    /// Does something with what is remembered of attempts in an epoch.
+    fn attempts_in<T>(&self, id: TopicPartition, epoch: LeaderEpoch, act: impl FnOnce(&mut Attempts) -> T) -> T {
+        self.attempts.lock().entry(id).or_insert(Attempts::none_in(epoch)).in_epoch(epoch, act)
+    }
+
     const fn writer(&self, epoch: LeaderEpoch) -> Writer {
         let fence = Fence { incarnation: self.owner.incarnation, leader_epoch: epoch };
         Writer { fence, broker: self.owner.node_id, process: self.owner.process }
@@ -302,23 +353,27 @@ impl Archiver {
     async fn own(&self, leader: &Leader, archive: &PartitionArchive) -> Result<Arc<Head>, HeadError> {
         let log = leader.partition.log();
         let (id, believed) = (log.partition(), log.offsets().archived_to);
-        let owned_in = self.attempts.lock().get(&id).and_then(|attempts| attempts.owned_in);
-        let head = match archive.head().filter(|_| owned_in == Some(leader.epoch)) {
+        let attempts = self.attempts_in(id, leader.epoch, |attempts| *attempts);
+        let head = match archive.head().filter(|_| attempts.is_owned) {
             Some(head) => head,
             None => {
                 let is_archived = believed > log.offsets().log_start;
-                if is_archived && archive.head().is_none() && archive.refresh().await?.is_none() {
+                let is_known = attempts.is_known && archive.head().is_some();
+                if is_archived && !is_known && archive.refresh().await?.is_none() {
                     self.note_end(log, None, believed).await?;
                 }
                 if let Some(topic) = self.image().topic(id.topic_id) {
-                    self.bucket.describe_topic(&self.description(topic)).await?;
+                    // Only who keeps house describes it anew: this image may be older.
+                    self.bucket.describe_first(&self.description(topic)).await?;
                 }
                 // No head is of an epoch that its log does not know, should the metadata forget it.
                 let not_led =
                     |cause: PartitionError| HeadError::NotLed { key: archive.keys().head(), cause: cause.into() };
                 leader.partition.begin(leader.epoch).map_err(not_led)?;
                 let head = archive.take_over(self.writer(leader.epoch)).await?;
-                self.attempts.lock().entry(id).or_default().owned_in = Some(leader.epoch);
+                self.attempts_in(id, leader.epoch, |attempts| {
+                    (attempts.is_known, attempts.is_owned) = (true, true);
+                });
                 head
             }
         };

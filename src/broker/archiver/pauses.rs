@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::archive::store::jittered;
 use crate::runtime::entropy::Entropy;
+use crate::types::Monotonic;
 
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(60);
@@ -11,6 +12,26 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// The pause after so many failures before this one: the longest it may be doubles from half a second to a minute.
 pub(super) fn pause_after(failures: u32, entropy: &dyn Entropy) -> Duration {
     jittered((FIRST * 2_u32.saturating_pow(failures.min(16))).min(LONGEST), entropy)
+}
+
+/// When something is tried again that failed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Retry {
+    failures: u32,
+    not_before: Monotonic,
+}
+
+impl Retry {
+    /// Whether its time has come.
+    pub(super) fn is_due(&self, now: Monotonic) -> bool {
+        self.not_before <= now
+    }
+
+    /// It failed once more.
+    pub(super) fn fail(&mut self, now: Monotonic, entropy: &dyn Entropy) {
+        self.not_before = now + pause_after(self.failures, entropy);
+        self.failures = self.failures.saturating_add(1);
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 //! A new data directory does not start without it. One that was used before had its bucket proved then: when the store does
 //! not answer now, or denies access, the broker serves all the same, since a bucket that is gone must not keep a crashed broker
 //! from coming back. Nothing is archived and nothing of the bucket is changed until the proof succeeds; local data waits.
+//!
+//! Each broker of a cluster proves it for itself. They do not meet: what is probed has random names, and only the first broker finds no
+//! stamp; the others find its stamp when they join, and a bucket without it is never theirs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

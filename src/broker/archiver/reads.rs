@@ -15,7 +15,8 @@ use crate::runtime::net::BoxFuture;
 use crate::types::{Offset, Timestamp, TopicPartition};
 
 impl Archiver {
-    /// The archive of a partition and its head, as this process last knew it.
+    /// The archive of a partition and its head, as this process last knew it. Heads grow at their end, and lose only what the log start
+    /// has passed: one that is old does for every offset that it reaches to.
     async fn known(&self, id: TopicPartition, offset: Offset) -> Result<(PartitionArchive, Arc<Head>), ArchiveError> {
         let archive = self.partition(id).ok_or(ArchiveError::Absent { offset })?;
         if let Some(head) = archive.head().filter(|head| offset < head.next_offset) {
@@ -37,9 +38,20 @@ impl Archiver {
         }
     }
 
+    /// Whether another broker may have archived more than is known here. What is listed in the head that is known stays readable, but
+    /// a search has to find the newest too.
+    fn may_be_behind(&self, id: TopicPartition) -> bool {
+        let image = self.image();
+        let Some(state) = image.partition(id).filter(|state| state.replicas.len() > 1) else { return false };
+        let is_led = state.leader == Some(self.owner.node_id);
+        !is_led || !self.attempts_in(id, state.leader_epoch, |attempts| attempts.is_owned)
+    }
+
     /// As [`Self::known`], with the log's own start, which may be ahead of the bucket's.
     async fn known_from(&self, id: TopicPartition, from: Offset) -> Result<(PartitionArchive, Head), ArchiveError> {
-        let (archive, head) = self.known(id, from).await?;
+        // Beyond the end of any head that is known it is read anew.
+        let known = if self.may_be_behind(id) { Offset::MAX } else { from };
+        let (archive, head) = self.known(id, known).await?;
         let log_start_offset = head.log_start_offset.max(from);
         Ok((archive, Head { log_start_offset, ..Head::clone(&head) }))
     }

@@ -10,6 +10,10 @@
 //! The archive may also lack what a log remembers to have archived: the bucket is another one now, or was put back to an
 //! earlier state, or was this process's predecessor's memory. What is still here is archived again then. So that it is
 //! still here, nothing local goes before this process itself has seen a head that holds it.
+//!
+//! A log that followed until now takes the same way: it knows from its leader how far it was archived, as far as its own segments
+//! reached then, and what an earlier leader archived beyond that is compared. Its segments end elsewhere than the archived ones, so
+//! the head may end within one of them; what is archived next begins there.
 
 use std::sync::Arc;
 
@@ -40,7 +44,7 @@ impl Archiver {
     ) -> Result<(), HeadError> {
         let offsets = log.offsets();
         if head.next_offset <= offsets.archived_to {
-            return self.note_end(log, Some(head), believed).await;
+            return self.note_end(log, Some(head.next_offset), believed).await;
         }
         let diverged = |offset| HeadError::Diverged { key: archive.keys().head(), offset };
         if head.next_offset > offsets.log_end {
@@ -83,18 +87,19 @@ impl Archiver {
         Ok(())
     }
 
-    /// Tells the log where the archive was seen to end, `believed` being where it was taken to end before that.
+    /// Tells the log where the archive was seen to end, none if it has no head, `believed` being where it was taken to end before
+    /// that.
     pub(super) async fn note_end(
         &self,
         log: &Arc<PartitionLog>,
-        head: Option<&Head>,
+        seen_to: Option<Offset>,
         believed: Offset,
     ) -> Result<(), HeadError> {
-        if head.is_none() && believed > log.offsets().log_start {
+        if seen_to.is_none() && believed > log.offsets().log_start {
             // A bucket of which nothing is there, as when it is not mounted, is none to archive into again.
             self.bucket.claim(LocalData::Recent, self.owner.incarnation).await?;
         }
-        let archive_end = head.map_or(Offset::ZERO, |head| head.next_offset);
+        let archive_end = seen_to.unwrap_or(Offset::ZERO);
         if log.archive_seen(archive_end, believed) {
             let partition = log.partition();
             tracing::error!(%partition, %archive_end, %believed, "the archive lacks what was archived: it is archived again");

@@ -7,6 +7,9 @@
 //! A log start moves in the log first, where it is durable before anything follows; then in the head; objects go after
 //! their grace. Local files go only below what the newest checkpoint vouches for and this process has seen the archive hold (see
 //! [`PartitionLog::remove_oldest_below`]): the first pass of the loop that retains looks at each head.
+//!
+//! Of a partition that is followed here only local files go: its log start and its archive are its leader's, and its head is looked at
+//! when something is to go (`sight`). One that is neither led nor followed keeps everything.
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +22,7 @@ use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use super::filling::Filling;
 use super::pressure::Room;
+use super::sight::Looks;
 use super::{Archiver, check_agrees};
 use crate::archive::cleaner::{self, CleanError};
 use crate::archive::manifest::Retention;
@@ -29,7 +33,7 @@ use crate::log::{LogDirectory, PartitionLog, ReadError};
 use crate::runtime::clock::Interval;
 use crate::runtime::disk::is_shortage;
 use crate::telemetry::MemoryShare;
-use crate::types::{DirectoryId, LeaderEpoch, Monotonic, Offset, Timestamp};
+use crate::types::{DirectoryId, Monotonic, Offset, Timestamp, TopicPartition};
 
 /// How often local disks are looked at, at most.
 const LOCAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -44,7 +48,17 @@ const PAUSE_FACTOR: u32 = 100;
 /// A partition with local segments, for one pass.
 struct Held {
     leader: Leader,
+    /// It is led here, or else followed.
+    is_led: bool,
     view: PartitionView,
+}
+
+/// What one pass finds to do.
+#[derive(Default)]
+struct ToDo {
+    removable: BTreeMap<DirectoryId, Vec<Removable>>,
+    /// Logs that are followed here, and could give room once their heads were seen.
+    unseen: Vec<Arc<PartitionLog>>,
 }
 
 /// What may leave the local disk of a log: sealed segments that end at or below `below`.
@@ -64,12 +78,17 @@ impl Broker {
         // Those of each directory by themselves, as its disk may be slow, or hang.
         let mut removals = FuturesUnordered::new();
         let mut busy = BTreeSet::new();
+        let (mut looks, mut looking) = (Looks::default(), FuturesUnordered::new());
         loop {
             let pause = look_at.since(clock.monotonic());
             tokio::select! {
                 biased;
                 Some(directory) = removals.next() => {
                     busy.remove(&directory);
+                    continue;
+                }
+                Some((id, result)) = looking.next() => {
+                    looks.ended(id, result, clock.monotonic(), &*self.runtime().entropy);
                     continue;
                 }
                 () = clock.sleep(pause) => {}
@@ -84,9 +103,13 @@ impl Broker {
             // A disk that runs short gets room from what it holds itself, rebuilt chunks first.
             archiver.fit_cache().await;
             let rooms = self.spaces(&archiver).await;
-            let removable = self.removable(&archiver, &held, &rooms, expires);
+            looks.keep(|| held.iter().filter(|held| !held.is_led).map(Held::id).collect());
+            let ToDo { removable, unseen } = self.to_do(&archiver, &held, &rooms, &looks, expires);
             for (directory, removable) in removable.into_iter().filter(|(directory, _)| busy.insert(*directory)) {
                 removals.push(archiver.remove_all(directory, removable));
+            }
+            for log in unseen.into_iter().filter(|log| archiver.is_proved() && looks.begin(log.partition(), now)) {
+                looking.push(archiver.look_at_head(log));
             }
             self.note_filling(&held, &rooms, &mut fillings, &busy);
             let heads = &self.metrics().memory.used_bytes.of(MemoryShare::Heads);
@@ -110,7 +133,8 @@ impl Broker {
         for log in self.directories().iter().flat_map(|directory| directory.logs()) {
             let id = log.partition();
             let Some(topic) = image.topic(id.topic_id).filter(|topic| !topic.internal) else { continue };
-            let Ok(leader) = self.leader(topic, id.partition.get(), LeaderEpoch::NONE) else { continue };
+            // What the leader deletes goes from its followers by whole segments too.
+            let Some((leader, _)) = self.part_in(topic, id.partition.get()) else { continue };
             let config = leader.partition.topic().rules().config.clone();
             let Some(retention_ms) = config.retention_ms else { continue };
             let passed = Timestamp(now.0.saturating_sub(retention_ms));
@@ -136,7 +160,7 @@ impl Broker {
                 Some(directory) = passes.next() => drop(busy.remove(&directory)),
                 () = interval.tick() => {
                     let mut by_directory: BTreeMap<DirectoryId, Vec<Held>> = BTreeMap::new();
-                    for held in self.look(&archiver).await.0.into_iter().filter(Held::is_archived) {
+                    for held in self.look(&archiver).await.0.into_iter().filter(Held::is_archived_here) {
                         by_directory.entry(held.directory().identity().directory_id).or_default().push(held);
                     }
                     for (directory, held) in by_directory.into_iter().filter(|(directory, _)| busy.insert(*directory)) {
@@ -166,7 +190,7 @@ impl Broker {
         logs.filter_map(|log| {
             let id = log.partition();
             let topic = image.topic(id.topic_id)?;
-            let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;
+            let (leader, is_led) = self.part_in(topic, id.partition.get())?;
             // What an earlier placement left in another directory is not the partition's log.
             if !Arc::ptr_eq(leader.partition.log(), &log) {
                 return None;
@@ -186,7 +210,7 @@ impl Broker {
                 }
             };
             let is_idle = view.sealed.is_empty() && log.offsets().archived_to == Offset::ZERO;
-            (!is_idle).then_some(Held { leader, view })
+            (!is_idle).then_some(Held { leader, is_led, view })
         })
         .collect()
     }
@@ -210,14 +234,11 @@ impl Broker {
     }
 
     /// What may leave each directory. Topics without an archive are retained by only when it is time for that: `expires`.
-    fn removable(
-        &self,
-        archiver: &Archiver,
-        held: &[Held],
-        rooms: &[Room],
-        expires: bool,
-    ) -> BTreeMap<DirectoryId, Vec<Removable>> {
+    fn to_do(&self, archiver: &Archiver, held: &[Held], rooms: &[Room], looks: &Looks, expires: bool) -> ToDo {
         let now = self.runtime().clock.wall();
+        let looked_at = self.runtime().clock.monotonic();
+        // In the place of what can't be seen for now others go.
+        let may_go = |held: &Held| held.is_led || looks.may_begin(held.id(), looked_at);
         let mut removable: Vec<Offset> = held.iter().map(|held| held.local_start(now, expires)).collect();
         let mut evict = |candidates: Vec<Evictable>, local_bytes: u64, budget_bytes: u64| {
             for evicted in planner::over_budget(candidates, local_bytes, budget_bytes) {
@@ -225,12 +246,13 @@ impl Broker {
                 *start = (*start).max(evicted.segment.next);
             }
         };
-        evict(evictable(held, |_| true), local_bytes(held, |_| true), archiver.settings.local_bytes);
+        evict(evictable(held, may_go), local_bytes(held, |_| true), archiver.settings.local_bytes);
         for (directory, room) in self.directories().iter().zip(rooms) {
             let here = |held: &Held| Arc::ptr_eq(held.directory(), directory);
             let missing = room.missing_bytes();
             if missing > 0 {
-                let (bytes, candidates) = (local_bytes(held, here), evictable(held, here));
+                let candidates = evictable(held, |held| here(held) && may_go(held));
+                let bytes = local_bytes(held, here);
                 evict(candidates, bytes, bytes.saturating_sub(missing));
                 // What is archived goes now, what is sealed goes once it is archived.
                 let will_go = held.iter().filter(|held| here(held)).flat_map(Held::archived_or_waiting);
@@ -240,17 +262,21 @@ impl Broker {
                 }
             }
         }
-        let mut by_directory: BTreeMap<DirectoryId, Vec<Removable>> = BTreeMap::new();
+        let mut to_do = ToDo::default();
         for (held, below) in held.iter().zip(removable) {
-            let below = below.min(held.log().dispensable());
+            let dispensable = held.log().dispensable();
+            if !held.is_led && held.has_sealed_within(dispensable, below) {
+                to_do.unseen.push(Arc::clone(held.log()));
+            }
+            let below = below.min(dispensable);
             // Not by the start of the local log: that one moves with the log start, before any file goes.
             if held.log().has_sealed_below(below) {
                 let (log, directory) = (Arc::clone(held.log()), Arc::clone(held.directory()));
-                let here = by_directory.entry(directory.identity().directory_id).or_default();
+                let here = to_do.removable.entry(directory.identity().directory_id).or_default();
                 here.push(Removable { log, directory, below });
             }
         }
-        by_directory
+        to_do
     }
 
     /// Has active segments sealed for a disk that runs short of what sealed ones can give it: they can go once archived.
@@ -259,7 +285,7 @@ impl Broker {
             return;
         }
         let image = self.image();
-        let logs: Vec<_> = directory.logs().into_iter().filter(|log| self.archives(&image, log).is_some()).collect();
+        let logs: Vec<_> = directory.logs().into_iter().filter(|log| self.goes_to_archive(&image, log)).collect();
         let unsealed: Vec<u64> = logs.iter().map(|log| log.unsealed_bytes()).collect();
         for at in planner::seal_early(&unsealed, missing_bytes) {
             logs[at].request_roll();
@@ -327,13 +353,30 @@ impl Held {
         self.leader.partition.log()
     }
 
+    fn id(&self) -> TopicPartition {
+        self.log().partition()
+    }
+
+    /// Whether it is led here still, in the same epoch: a pass may take long.
+    fn is_led_still(&self) -> bool {
+        let partition = &self.leader.partition;
+        self.is_led && (!partition.is_replicated() || partition.led_in() == Some(self.leader.epoch))
+    }
+
+    /// Whether a sealed segment ends beyond `from` and at or below `to`.
+    fn has_sealed_within(&self, from: Offset, to: Offset) -> bool {
+        self.view.sealed.iter().any(|segment| segment.next > from && segment.next <= to)
+    }
+
     fn directory(&self) -> &Arc<LogDirectory> {
         self.leader.partition.directory()
     }
 
-    /// Its local segments that the archive was seen to have.
+    /// Its local segments that the archive was seen to have; of one that is followed, those that its leader says it has.
     fn archived(&self) -> impl Iterator<Item = &SealedSegment> {
-        let archived_to = self.view.archived_to.map_or(Offset::ZERO, |_| self.log().dispensable());
+        let log = self.log();
+        let known = || if self.is_led { log.dispensable() } else { log.offsets().unarchived_from() };
+        let archived_to = self.view.archived_to.map_or(Offset::ZERO, |_| known());
         self.view.sealed.iter().filter(move |segment| segment.next <= archived_to)
     }
 
@@ -344,11 +387,12 @@ impl Held {
         self.view.sealed.iter().filter(move |segment| segment.next <= archived_to)
     }
 
-    /// Whether the bucket has something of it, which the log remembers over restarts, and is to be kept in step with the log.
-    fn is_archived(&self) -> bool {
+    /// Whether the bucket has something of it, which the log remembers over restarts, and is to be kept in step with the log by
+    /// this broker.
+    fn is_archived_here(&self) -> bool {
         let rules = self.rules();
         let follows = rules.config.remote_storage_enable || rules.config.gives_up_archive();
-        follows && self.log().offsets().archived_to > Offset::ZERO
+        self.is_led && follows && self.log().offsets().archived_to > Offset::ZERO
     }
 
     /// First offset that stays on local disk, by the topic's retention.
@@ -360,13 +404,14 @@ impl Held {
         let rules = self.rules();
         let config = &rules.config;
         if !config.remote_storage_enable {
+            let expires = expires && self.is_led;
             return if expires { self.retain_locally(now, Offset::ZERO) } else { self.view.log_start_offset };
         }
         let retention_ms = config.local_retention_ms.and_then(|ms| u64::try_from(ms).ok());
         let keep = LocalRetention { retention_ms, retention_bytes: config.local_retention_bytes };
         let by_retention = planner::local_retention(&self.view, keep, now, self.view.archived_to.is_some());
         let mut start = by_retention.max(self.view.log_start_offset);
-        if config.remote_log_copy_disable && expires {
+        if config.remote_log_copy_disable && expires && self.is_led {
             // What will not be archived any more goes as without an archive, after what was.
             start = start.max(self.retain_locally(now, self.view.archived_to.unwrap_or(Offset::ZERO)));
         }
@@ -385,6 +430,10 @@ impl Held {
             start = start.max(self.view.local_log_start_offset);
         }
         if start <= archived_to {
+            return self.view.log_start_offset;
+        }
+        if !self.is_led_still() {
+            // The next leader sees to it.
             return self.view.log_start_offset;
         }
         if start > self.view.log_start_offset
@@ -450,14 +499,17 @@ impl Archiver {
         let now = self.runtime.clock.wall();
         let (grace, unarchived) = (self.settings.deletion_grace, held.view.unarchived_bytes());
         let log_start = held.log().offsets().log_start;
-        let (log, believed) = (held.log(), held.log().offsets().archived_to);
-        let upkeep = match archive.upkeep().filter(|_| log.is_archive_seen()) {
+        let (log, believed, epoch) = (held.log(), held.log().offsets().archived_to, held.leader.epoch);
+        // What an earlier leader did is not known by what was seen of it.
+        let is_known = self.attempts_in(held.id(), epoch, |attempts| attempts.is_known);
+        let upkeep = match archive.upkeep().filter(|_| is_known && log.is_archive_seen()) {
             Some(upkeep) => Some(upkeep),
             None => {
                 let head = archive.refresh().await?;
                 // Nothing local goes because of an archive that contradicts it.
                 head.as_ref().map_or(Ok(()), |head| check_agrees(log, &archive, head))?;
-                self.note_end(log, head.as_deref(), believed).await?;
+                self.note_end(log, head.as_deref().map(|head| head.next_offset), believed).await?;
+                self.attempts_in(held.id(), epoch, |attempts| attempts.is_known = true);
                 head.map(|head| head.upkeep())
             }
         };
@@ -468,6 +520,9 @@ impl Archiver {
         // More may have been archived since this partition was looked at, which counts once.
         let unarchived = held.view.bytes_beyond(head.next_offset);
         let retained = cleaner::retained_from(&archive, &head, held.keep(), unarchived, now).await?;
+        if !held.is_led_still() {
+            return Ok(());
+        }
         let log_start = match held.leader.advance_log_start(retained.max(log_start)).await {
             Ok(log_start) => log_start,
             Err(error) => {

@@ -2,6 +2,9 @@
 //!
 //! What is safe to delete is told by fences and heads, not by clocks (see [`cleaner`]), so the loop may run at any time and
 //! end anywhere. It takes one partition after the other, and a bounded number of objects of each.
+//!
+//! A partition is swept by the broker that leads it, what deleted topics left by the one that keeps house. Neither is needed to be
+//! safe: what may go is read from the bucket each time, and says the same to whoever asks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +43,9 @@ impl Broker {
                 }
                 archiver.metrics.archive.swept_partitions.inc();
             }
+        }
+        if !self.keeps_house() {
+            return objects;
         }
         let lives = |topic_id| archiver.image().topic(topic_id).is_some();
         match cleaner::sweep_deleted_topics(&archiver.bucket, lives).await {

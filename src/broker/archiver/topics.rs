@@ -3,6 +3,14 @@
 //!
 //! Follows the image. What fails is tried again at the next look; a deleted topic stays listed in the metadata until nothing
 //! of it is left, so a restart goes on with it.
+//!
+//! In a cluster one broker does it, the one that keeps house, and describes everything anew when it begins to. Two at once do no
+//! harm: the mark of producer ids only rises, and a topic that is being deleted never lives again. A description of an older image
+//! could take a newer one's place; so each is made when it is written, by a broker that keeps house then, and what is left is a request
+//! that the bucket carries out late.
+//!
+//! Brokers that are away may have logs of a deleted topic, and learn only by the list that these may go. So a topic stays listed
+//! until none has been away for a while: one that has just gone is taken for there, and one that came back has to see the list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,10 +23,12 @@ use crate::archive::manifest::{Hex128, MANIFEST_FORMAT, TopicDescription, TopicS
 use crate::broker::Broker;
 use crate::metadata::image::{DeletedTopic, Topic, TopicChange};
 use crate::metadata::{Command, Image};
-use crate::types::{DirectoryId, ProducerId, TopicId};
+use crate::types::{Monotonic, ProducerId, TopicId};
 
-/// Pause between looks while something is left to do.
+/// Pause between looks while something is left to do, or another broker keeps house.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// For how many sessions no broker of a cluster may have been away before a deleted topic is forgotten.
+const LISTED_SESSIONS: u32 = 2;
 
 impl Broker {
     /// Keeps the bucket's picture of the cluster up to date for as long as the broker runs.
@@ -27,24 +37,24 @@ impl Broker {
         let mut described: Option<Arc<Image>> = None;
         let mut undescribed = BTreeSet::new();
         let mut is_behind_bucket = false;
-        let mut purged = BTreeSet::new();
+        let mut purged = BTreeMap::new();
         loop {
             let newest = self.image();
-            let done = archiver.describe(described.as_deref(), &newest, &mut undescribed).await;
-            match done {
-                Ok(mark) => {
+            if !self.keeps_house() {
+                described = None;
+                undescribed.clear();
+                purged.clear();
+                archiver.let_go_of_deleted(&newest);
+                self.runtime().clock.sleep(RETRY_INTERVAL).await;
+                continue;
+            }
+            match self.describe(&archiver, described.as_deref(), &newest, &mut undescribed).await {
+                Ok(Some(mark)) => {
                     described = Some(Arc::clone(&newest));
-                    if mark > newest.next_producer_id() && !std::mem::replace(&mut is_behind_bucket, true) {
-                        let ours = newest.next_producer_id();
-                        tracing::error!(
-                            %mark, %ours,
-                            "the bucket knows of producer ids that this data directory has not given out: it is an old copy, or another process runs on a copy; they are passed over"
-                        );
-                    }
-                    if let Err(error) = self.pass_over_producer_ids(mark).await {
-                        tracing::warn!(%error, "producer ids that others gave out are not passed over yet");
-                    }
+                    self.heed_producer_ids(mark, &mut is_behind_bucket).await;
                 }
+                // Another broker keeps house by now.
+                Ok(None) => continue,
                 Err(error) => tracing::warn!(%error, "the bucket's description of the cluster is behind"),
             }
             let is_behind = described.as_ref().is_none_or(|described| described.version() != newest.version());
@@ -57,11 +67,76 @@ impl Broker {
         }
     }
 
+    /// Writes what changed between two images, everything when there is no earlier one, and the topics that were `left` before.
+    /// Returns the mark of producer ids that the bucket has; none where another broker has come to keep house meanwhile.
+    async fn describe(
+        &self,
+        archiver: &Archiver,
+        before: Option<&Image>,
+        after: &Image,
+        left: &mut BTreeSet<TopicId>,
+    ) -> Result<Option<ProducerId>, BucketError> {
+        let changed: Vec<Arc<Topic>> = match before {
+            None => after.topics().cloned().collect(),
+            Some(before) => after.topic_changes(before).filter_map(living).collect(),
+        };
+        left.extend(changed.iter().filter(|topic| !topic.internal).map(|topic| topic.topic_id));
+        for topic_id in left.clone() {
+            if !self.keeps_house() {
+                return Ok(None);
+            }
+            // As it is by now: with many topics this takes a while.
+            if let Some(topic) = self.image().topic(topic_id) {
+                match archiver.bucket.describe_topic(&archiver.description(topic)).await {
+                    Ok(()) => {}
+                    // So it is for all others.
+                    Err(BucketError::Store(error)) if error.is_outage() => return Err(error.into()),
+                    Err(error) => {
+                        if archiver.complaints.lock().is_due(&topic.name, self.runtime().clock.monotonic()) {
+                            tracing::warn!(%error, topic = %topic.name, "the bucket's description of a topic is behind");
+                        }
+                        continue;
+                    }
+                }
+            }
+            left.remove(&topic_id);
+        }
+        let next = after.next_producer_id();
+        match before {
+            Some(before) if before.next_producer_id() == next => Ok(Some(next)),
+            _ => archiver.bucket.raise_producer_ids(next).await.map(Some),
+        }
+    }
+
+    /// Passes over producer ids that the bucket knows of and the metadata does not.
+    async fn heed_producer_ids(&self, mark: ProducerId, is_behind_bucket: &mut bool) {
+        if mark > self.image().next_producer_id() && self.cluster.is_some() {
+            // Who kept house before may have told the bucket first.
+            self.runtime().clock.sleep(RETRY_INTERVAL).await;
+        }
+        let ours = self.image().next_producer_id();
+        if mark > ours && !std::mem::replace(is_behind_bucket, true) {
+            tracing::error!(
+                %mark, %ours,
+                "the bucket knows of producer ids that this data directory has not given out: it is an old copy, or another process runs on a copy; they are passed over"
+            );
+        }
+        if let Err(error) = self.pass_over_producer_ids(mark).await {
+            tracing::warn!(%error, "producer ids that others gave out are not passed over yet");
+        }
+    }
+
     /// Deletes what is left of deleted topics; true when there is something to come back for. `purged` are those of which the
-    /// bucket has nothing any more.
-    async fn bury(&self, archiver: &Archiver, image: &Image, purged: &mut BTreeSet<TopicId>) -> bool {
+    /// bucket has nothing any more, and since when no broker has been away.
+    async fn bury(&self, archiver: &Archiver, image: &Image, purged: &mut BTreeMap<TopicId, Monotonic>) -> bool {
         let mut left = false;
+        let clock = &self.runtime().clock;
         let misses_directory = image.deleted_topics().next().is_some() && self.misses_directory(image);
+        if misses_directory {
+            let now = clock.monotonic();
+            purged.values_mut().for_each(|since| *since = now);
+        }
+        let listed_for = self.settings.cluster.as_ref().map(|cluster| cluster.session_timeout * LISTED_SESSIONS);
         for topic in image.deleted_topics() {
             let is_on_disk = self
                 .directories()
@@ -70,15 +145,17 @@ impl Broker {
                 .any(|log| log.partition().topic_id == topic.topic_id);
             let result = match is_on_disk {
                 true => Ok(false),
-                false if purged.contains(&topic.topic_id) => Ok(true),
+                false if purged.contains_key(&topic.topic_id) => Ok(true),
                 false => archiver.purge(topic).await.map(|()| {
-                    purged.insert(topic.topic_id);
+                    purged.insert(topic.topic_id, clock.monotonic());
                     true
                 }),
             };
+            let since = purged.get(&topic.topic_id).copied();
+            let is_early = since.zip(listed_for).is_some_and(|(since, time)| clock.monotonic().since(since) < time);
             match result {
                 // Its logs may be there, and are known by this alone when the directory is back.
-                Ok(true) if misses_directory => left = true,
+                Ok(true) if misses_directory || is_early => left = true,
                 // Some coordinator may still have its offsets, and is told of it by this alone after a crash.
                 Ok(true) if !self.have_forgotten_offsets(topic.topic_id) => left = true,
                 Ok(true) => {
@@ -98,12 +175,13 @@ impl Broker {
         left
     }
 
-    /// Whether a data directory is not here: one that does not open, or is not configured and has partitions by the metadata.
+    /// Whether a data directory is not here, or not where another broker has it: one that does not open, or is not configured and has
+    /// partitions by the metadata. Or all of a broker's, as it is away.
     fn misses_directory(&self, image: &Image) -> bool {
-        let is_here =
-            |id: DirectoryId| self.directories().iter().any(|directory| directory.identity().directory_id == id);
+        let mut partitions = image.topics().flat_map(|topic| &topic.partitions);
         self.unopened_directories().next().is_some()
-            || image.directories_in_use(self.node_id()).into_keys().any(|id| !is_here(id))
+            || image.brokers().any(|broker| !broker.state.is_active())
+            || partitions.any(|partition| !image.offline_nodes(partition).is_empty())
     }
 }
 
@@ -132,40 +210,10 @@ impl Archiver {
         }
     }
 
-    /// Writes what changed between two images, everything when there is no earlier one, and the topics that were `left` before.
-    /// Returns the mark of producer ids that the bucket has.
-    async fn describe(
-        &self,
-        before: Option<&Image>,
-        after: &Image,
-        left: &mut BTreeSet<TopicId>,
-    ) -> Result<ProducerId, BucketError> {
-        let changed: Vec<Arc<Topic>> = match before {
-            None => after.topics().cloned().collect(),
-            Some(before) => after.topic_changes(before).filter_map(living).collect(),
-        };
-        left.extend(changed.iter().filter(|topic| !topic.internal).map(|topic| topic.topic_id));
-        for topic_id in left.clone() {
-            if let Some(topic) = after.topic(topic_id) {
-                match self.bucket.describe_topic(&self.description(topic)).await {
-                    Ok(()) => {}
-                    // So it is for all others.
-                    Err(BucketError::Store(error)) if error.is_outage() => return Err(error.into()),
-                    Err(error) => {
-                        if self.complaints.lock().is_due(&topic.name, self.runtime.clock.monotonic()) {
-                            tracing::warn!(%error, topic = %topic.name, "the bucket's description of a topic is behind");
-                        }
-                        continue;
-                    }
-                }
-            }
-            left.remove(&topic_id);
-        }
-        let next = after.next_producer_id();
-        match before {
-            Some(before) if before.next_producer_id() == next => Ok(next),
-            _ => self.bucket.raise_producer_ids(next).await,
-        }
+    /// Lets go of what is held of topics that another broker buries.
+    fn let_go_of_deleted(&self, image: &Image) {
+        self.partitions.lock().retain(|id, _| image.topic(id.topic_id).is_some());
+        self.attempts.lock().retain(|id, _| image.topic(id.topic_id).is_some());
     }
 
     async fn purge(&self, topic: &DeletedTopic) -> Result<(), CleanError> {

@@ -2,7 +2,11 @@
 //!
 //! One segment of a partition is under way at a time, as the head takes them in order; several partitions are, as many as
 //! there are upload slots. A failure is logged, counted and tried again later, later each time, up to once a minute; being
-//! fenced too, as only the head can tell when the broker leads in a newer epoch.
+//! fenced too, for as long as the metadata says that this broker leads.
+//!
+//! Only logs that are led here are archived, and count as waiting for it. A leader that was deposed and does not know yet can't change
+//! the head once its successor has taken it over; what it had uploaded by then is an orphan. Before that it archives what its
+//! successor has too, as only committed records are archived, and that one goes on after them.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -109,11 +113,15 @@ impl Broker {
     /// of them.
     fn candidate(&self, image: &Image, archiver: &Archiver, log: &Arc<PartitionLog>) -> (Option<Candidate>, u64) {
         let Some(leader) = self.archives(image, log) else { return (None, 0) };
-        let offsets = log.offsets();
+        let from = log.offsets().unarchived_from();
         let mut waiting = log.archivable_segments();
-        waiting.retain(|segment| segment.extent().next_offset > offsets.unarchived_from());
-        let waiting_bytes = waiting.iter().map(|segment| segment.extent().file_bytes).sum();
-        let segment = waiting.first().filter(|_| archiver.may_try(log.partition())).cloned();
+        waiting.retain(|segment| segment.extent().next_offset > from);
+        let bytes = |segment: &Arc<Segment>| {
+            let extent = segment.extent();
+            planner::bytes_from(segment.base_offset()..extent.next_offset, extent.file_bytes, from)
+        };
+        let waiting_bytes = waiting.iter().map(bytes).sum();
+        let segment = waiting.first().filter(|_| archiver.may_try(log.partition(), leader.epoch)).cloned();
         (segment.map(|segment| Candidate { leader, segment, waiting_bytes }), waiting_bytes)
     }
 
@@ -129,11 +137,15 @@ impl Broker {
         let id = log.partition();
         let topic = image.topic(id.topic_id).filter(|topic| !topic.internal)?;
         let leader = self.leader(topic, id.partition.get(), LeaderEpoch::NONE).ok()?;
-        // What an earlier placement left in another directory is not the partition's log.
-        let is_current = Arc::ptr_eq(leader.partition.log(), log);
-        let rules = leader.partition.topic().rules();
-        let takes_more = rules.config.remote_storage_enable && !rules.config.remote_log_copy_disable;
-        (is_current && takes_more).then_some(leader)
+        takes_more(&leader, log).then_some(leader)
+    }
+
+    /// Whether what a log has is archived, by this broker or by the one that it follows.
+    pub(super) fn goes_to_archive(&self, image: &Image, log: &Arc<PartitionLog>) -> bool {
+        let id = log.partition();
+        let topic = image.topic(id.topic_id).filter(|topic| !topic.internal);
+        let part = topic.and_then(|topic| self.part_in(topic, id.partition.get()));
+        part.is_some_and(|(part, _)| takes_more(&part, log))
     }
 
     /// Has the metadata know how far the partition is about to be archived, before that can happen: a log that is found to
@@ -153,6 +165,13 @@ impl Broker {
             Err(error) => Err(error),
         }
     }
+}
+
+fn takes_more(part: &Leader, log: &Arc<PartitionLog>) -> bool {
+    // What an earlier placement left in another directory is not the partition's log.
+    let is_current = Arc::ptr_eq(part.partition.log(), log);
+    let rules = part.partition.topic().rules();
+    is_current && rules.config.remote_storage_enable && !rules.config.remote_log_copy_disable
 }
 
 /// Why a segment was not archived.
@@ -208,6 +227,13 @@ impl Failure {
             Self::Announcement(_) | Self::Upload(_) | Self::Lost { .. } | Self::Panicked => false,
         }
     }
+
+    fn is_deposed(&self) -> bool {
+        match self {
+            Self::Head(error) | Self::Upload(UploadError::Head(error)) => error.is_deposed(),
+            Self::Announcement(_) | Self::Upload(_) | Self::Lost { .. } | Self::Panicked => false,
+        }
+    }
 }
 
 impl Candidate {
@@ -217,9 +243,9 @@ impl Candidate {
 }
 
 impl Archiver {
-    fn may_try(&self, id: TopicPartition) -> bool {
+    fn may_try(&self, id: TopicPartition, epoch: LeaderEpoch) -> bool {
         let now = self.runtime.clock.monotonic();
-        let due = self.attempts.lock().get(&id).is_none_or(|attempts| attempts.not_before <= now);
+        let due = self.attempts_in(id, epoch, |attempts| attempts.not_before <= now);
         due && !self.under_way.lock().contains(&id)
     }
 
@@ -252,27 +278,37 @@ impl Archiver {
         let result = attempt.unwrap_or(Err(Failure::Panicked));
         self.metrics.archive.uploads.dec();
         self.under_way.lock().remove(&id);
-        let mut attempts = self.attempts.lock();
-        let attempts = attempts.entry(id).or_default();
         match result {
-            Ok(()) => *attempts = Attempts { failures: 0, ..*attempts },
-            Err(error) => {
-                let pause = pause_after(attempts.failures, &*self.runtime.entropy);
-                attempts.failures = attempts.failures.saturating_add(1);
-                attempts.not_before = self.runtime.clock.monotonic() + pause;
-                attempts.owned_in = None;
-                self.metrics.archive.failed_uploads.inc();
-                if matches!(&error, Failure::Upload(UploadError::Encode(EncodeError::Verify(_)))) {
-                    self.metrics.archive.verification_failures.inc();
-                }
-                let retry_in_ms = pause.as_millis();
-                if error.is_fenced() {
-                    self.metrics.archive.fenced_commits.inc();
-                    tracing::error!(%error, retry_in_ms, "another process archives this partition");
-                } else {
-                    tracing::warn!(%error, retry_in_ms, "segment was not archived");
-                }
-            }
+            Ok(()) => self.attempts_in(id, leader.epoch, |attempts| attempts.failures = 0),
+            Err(error) => self.note_failure(&leader, &error),
+        }
+    }
+
+    /// An attempt failed, and is made again later.
+    fn note_failure(&self, leader: &Leader, error: &Failure) {
+        let (now, entropy) = (self.runtime.clock.monotonic(), &*self.runtime.entropy);
+        let (failures, pause) = self.attempts_in(leader.partition.log().partition(), leader.epoch, |attempts| {
+            let Attempts { failures, .. } = *attempts;
+            let pause = pause_after(failures, entropy);
+            (attempts.failures, attempts.not_before) = (failures.saturating_add(1), now + pause);
+            attempts.is_known &= !error.is_fenced();
+            attempts.is_owned = false;
+            (failures, pause)
+        });
+        self.metrics.archive.failed_uploads.inc();
+        if matches!(error, Failure::Upload(UploadError::Encode(EncodeError::Verify(_)))) {
+            self.metrics.archive.verification_failures.inc();
+        }
+        let retry_in_ms = pause.as_millis();
+        // Among replicas it is how a leader hears that it was deposed, if the metadata is slower. If that goes on to say that it leads,
+        // the other is none of this cluster's.
+        if error.is_deposed() && leader.partition.is_replicated() && failures == 0 {
+            tracing::info!(%error, retry_in_ms, "another broker leads this partition by now, and archives it");
+        } else if error.is_fenced() {
+            self.metrics.archive.fenced_commits.inc();
+            tracing::error!(%error, retry_in_ms, "another process archives this partition");
+        } else {
+            tracing::warn!(%error, retry_in_ms, "segment was not archived");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Several brokers of one cluster in this process, over the loopback: how they come together, and what becomes of one that goes.
 
+mod archive;
 mod clients;
 mod groups;
 mod replication;

@@ -132,11 +132,19 @@ impl Flows {
         (state.dirty.insert(partition) && is_first).then_some(lane)
     }
 
-    /// The follower takes records from an offset on.
-    pub(super) fn ready(&mut self, partition: TopicPartition, lane: Lane, from: Offset, log_end: Offset) {
+    /// The follower takes records from an offset on. It is also told how far the leader is, whether there are any or not.
+    pub(super) fn ready(
+        &mut self,
+        partition: TopicPartition,
+        lane: Lane,
+        from: Offset,
+        log_end: Offset,
+        now: Monotonic,
+    ) {
         if let Some(flow) = self.flows.get_mut(&partition).filter(|flow| flow.lane == lane) {
             flow.flows = true;
             self.lane(lane).window.begin(partition, from, log_end);
+            self.progressed(partition, now);
         }
     }
 
@@ -234,7 +242,7 @@ mod tests {
         let mut flows = flows();
         flows.enter(partition(0));
         assert_eq!(flows.next(Lane::Live, NOW), Some(Work::Lead(partition(0))));
-        flows.ready(partition(0), Lane::Live, Offset(5), Offset(9));
+        flows.ready(partition(0), Lane::Live, Offset(5), Offset(9), NOW);
         flows
     }
 
@@ -252,23 +260,31 @@ mod tests {
         assert_eq!(flows.appended(partition(0), Offset(9)), None);
         assert_eq!(flows.next(Lane::Live, NOW), Some(Work::Lead(partition(0))));
         assert_eq!(flows.next(Lane::Live, NOW), None);
-        flows.ready(partition(0), Lane::Live, Offset(5), Offset(9));
+        flows.ready(partition(0), Lane::Live, Offset(5), Offset(9), NOW);
         assert_eq!(turn(&mut flows, Lane::Live).from, Offset(5));
     }
 
     #[test]
     fn progress_waits_for_records_to_go_with_but_not_for_long() {
         let mut flows = flowing();
-        assert_eq!(flows.progressed(partition(0), NOW), Some(Lane::Live));
-        assert_eq!(flows.progressed(partition(0), NOW), None, "the lane is awake already");
         let first = turn(&mut flows, Lane::Live);
         flows.sent(Lane::Live, first, Offset(9), 10);
         assert_eq!(flows.patience(Lane::Live, NOW), None, "it went with the records");
-        flows.progressed(partition(0), NOW);
+        assert_eq!(flows.progressed(partition(0), NOW), Some(Lane::Live));
+        assert_eq!(flows.progressed(partition(0), NOW), None, "the lane is awake already");
         assert_eq!(flows.next(Lane::Live, NOW), None);
         assert_eq!(flows.patience(Lane::Live, NOW), Some(ADVANCE_PAUSE));
         assert_eq!(flows.next(Lane::Live, NOW + ADVANCE_PAUSE), Some(Work::Advance(partition(0))));
         assert_eq!(flows.next(Lane::Live, NOW + ADVANCE_PAUSE), None);
+    }
+
+    #[test]
+    fn a_follower_that_lacks_nothing_is_told_how_far_its_leader_is() {
+        let mut flows = flows();
+        flows.enter(partition(0));
+        flows.next(Lane::Live, NOW);
+        flows.ready(partition(0), Lane::Live, Offset(9), Offset(9), NOW);
+        assert_eq!(flows.next(Lane::Live, NOW + ADVANCE_PAUSE), Some(Work::Advance(partition(0))));
     }
 
     #[test]
@@ -279,9 +295,9 @@ mod tests {
         flows.sent(Lane::Live, first, first.from, 0);
         assert_eq!(flows.next(Lane::Live, NOW), None);
         assert_eq!(flows.next(Lane::CatchUp, NOW), Some(Work::Lead(partition(0))));
-        flows.ready(partition(0), Lane::Live, Offset(7), Offset(9));
+        flows.ready(partition(0), Lane::Live, Offset(7), Offset(9), NOW);
         assert_eq!(flows.next(Lane::Live, NOW), None, "an answer to the earlier beginning is late");
-        flows.ready(partition(0), Lane::CatchUp, Offset(7), Offset(9));
+        flows.ready(partition(0), Lane::CatchUp, Offset(7), Offset(9), NOW);
         assert_eq!(turn(&mut flows, Lane::CatchUp).from, Offset(7));
         flows.change_lanes(partition(0), Lane::Live);
         assert_eq!(flows.next(Lane::CatchUp, NOW), None);

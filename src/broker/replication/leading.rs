@@ -49,6 +49,8 @@ pub(super) struct Leading {
     log_end: Offset,
     /// Where the log ended at first. What is below is read once it is durable.
     began_at: Offset,
+    /// The log start and the end of the archive at the last tick.
+    ticked: (Offset, Offset),
     links: Vec<Arc<Link>>,
 }
 
@@ -78,7 +80,8 @@ impl Leading {
         let followers = followers(shared.node_id, &assignment);
         let (machine, actions) =
             LeaderReplica::new(shared.runtime.clock.monotonic(), shared.settings.leader, start, assignment);
-        let mut leading = Self { machine, log_end: offsets.log_end, began_at: offsets.log_end, links: Vec::new() };
+        let (log_end, ticked) = (offsets.log_end, (offsets.log_start, offsets.archived_to));
+        let mut leading = Self { machine, log_end, began_at: log_end, ticked, links: Vec::new() };
         leading.connect(replica, &followers);
         leading.act(replica, actions);
         leading
@@ -166,17 +169,27 @@ impl Leading {
     /// Time has passed; most partitions do not care.
     pub(super) fn tick(&mut self, replica: &Replica) {
         self.handle(replica, Event::Tick);
+        // What was deleted or archived goes with records, or else now.
+        let Progress { log_start, archived_to, .. } = self.progress(replica);
+        if self.ticked != (log_start, archived_to) {
+            self.ticked = (log_start, archived_to);
+            self.tell_progress(replica);
+        }
+    }
+
+    fn tell_progress(&self, replica: &Replica) {
+        let now = replica.shared().runtime.clock.monotonic();
+        self.links.iter().for_each(|link| link.progressed(replica.id(), now));
     }
 
     fn act(&self, replica: &Replica, actions: Actions) {
         if let Some(offset) = actions.commit {
             replica.log().commit(offset);
-            let now = replica.shared().runtime.clock.monotonic();
-            self.links.iter().for_each(|link| link.progressed(replica.id(), now));
+            self.tell_progress(replica);
         }
         if let (Some(proposal), Some(replica)) = (actions.propose, replica.shared_self()) {
-            let (watch, epoch) = (replica.shared().runtime.watch.clone(), self.epoch());
-            watch.spawn(async move { propose(&replica, epoch, proposal).await });
+            let (shared, epoch) = (Arc::clone(replica.shared()), self.epoch());
+            shared.spawn(async move { propose(&replica, epoch, proposal).await });
         }
     }
 

@@ -395,7 +395,8 @@ impl Link {
             }
             FollowerSays::State(FollowerState { log_end, durable, .. }) => {
                 if is_newest {
-                    session.flows.lock().ready(id, lane, log_end, replica.log().offsets().log_end);
+                    let (end, now) = (replica.log().offsets().log_end, replica.shared().runtime.clock.monotonic());
+                    session.flows.lock().ready(id, lane, log_end, end, now);
                     replica.acknowledged(self.follower, session.process, leader_epoch, durable);
                 }
             }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 pub(super) use replica::Replica;
@@ -63,6 +64,8 @@ pub(super) struct Shared {
     metrics: Arc<Metrics>,
     settings: ReplicationSettings,
     links: Mutex<Links>,
+    /// Logs tell of what happened to them on lanes of their own.
+    tasks: Handle,
 }
 
 #[derive(Default)]
@@ -93,6 +96,10 @@ impl std::fmt::Debug for Replicator {
 }
 
 impl Shared {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.runtime.watch.spawn_on(&self.tasks, task)
+    }
+
     /// The link to a follower that a partition takes.
     fn link(self: &Arc<Self>, follower: NodeId, partition: TopicPartition) -> Arc<Link> {
         let turn = u128::from_be_bytes(*partition.topic_id.as_bytes()) % u128::from(self.settings.connections);
@@ -104,7 +111,7 @@ impl Shared {
             // Connection 0 is for requests.
             let link = Arc::new(Link::new(follower, 1 + turn));
             if !*is_stopped {
-                tasks.push(self.runtime.watch.spawn(Arc::clone(&link).run(Arc::clone(self))));
+                tasks.push(self.spawn(Arc::clone(&link).run(Arc::clone(self))));
             }
             link
         });
@@ -126,8 +133,9 @@ impl Replicator {
     /// Of a broker whose registration is in its image.
     pub(super) fn new(parts: Parts, settings: ReplicationSettings) -> Arc<Self> {
         let Parts { runtime, broker_epoch, metadata, peers, readers, metrics } = parts;
-        let (node_id, links) = (metadata.node_id(), Mutex::default());
-        let shared = Shared { runtime, node_id, broker_epoch, metadata, peers, readers, metrics, settings, links };
+        let (node_id, links, tasks) = (metadata.node_id(), Mutex::default(), Handle::current());
+        let shared =
+            Shared { runtime, node_id, broker_epoch, metadata, peers, readers, metrics, settings, links, tasks };
         Arc::new(Self { shared: Arc::new(shared), replicas: RwLock::default(), early: Mutex::default() })
     }
 

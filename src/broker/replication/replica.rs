@@ -462,7 +462,7 @@ impl Replica {
     fn settle_later(&self, following: &Following, continuation: Option<Continuation>) {
         let Some(replica) = self.shared_self() else { return };
         let number = following.number;
-        self.shared.runtime.watch.spawn(async move {
+        self.shared.spawn(async move {
             if let Some(continuation) = continuation
                 && let Err(error) = replica.continue_at(continuation).await
             {

@@ -53,5 +53,6 @@
 #![doc = include_str!("0076-a-replicated-log-commits-when-it-is-told.md")]
 #![doc = include_str!("0077-where-a-clusters-administration-differs-from-apache-kafka.md")]
 #![doc = include_str!("0078-each-leader-stores-its-share-of-the-groups.md")]
+#![doc = include_str!("0079-the-archive-is-its-leaders.md")]
 #![doc = include_str!("0080-what-clients-see-of-replicas.md")]
 #![doc = include_str!("0081-two-lanes-to-each-follower.md")]

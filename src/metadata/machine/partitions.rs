@@ -154,7 +154,10 @@ pub(super) fn note_archiving(image: &mut Image, id: TopicPartition, mark: Archiv
     if image.partition(id).is_none() {
         return Err(Rejection::UnknownTopicId { topic_id: id.topic_id });
     }
-    image.archived.insert(id, mark);
+    // The note of a leader that was deposed may come after its successor's, and must not hide how far that one archived.
+    if image.archive_mark(id).is_none_or(|known| known.next_offset <= mark.next_offset) {
+        image.archived.insert(id, mark);
+    }
     Ok(Outcome::Done)
 }
 

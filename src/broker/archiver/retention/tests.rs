@@ -6,6 +6,7 @@ use crate::metadata::topic_config::ConfigOperation;
 use crate::record::{BatchBuilder, BatchOptions};
 use crate::runtime::Runtime;
 use crate::telemetry::Metrics;
+use crate::types::LeaderEpoch;
 
 const TOPIC: &str = "flights";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,7 +62,7 @@ async fn a_pass_goes_by_what_is_configured_when_it_comes_to_a_partition() {
         archivable_to: Offset(4),
         archived_to: None,
     };
-    let held = Held { leader: leader.clone(), view };
+    let held = Held { leader: leader.clone(), is_led: true, view };
     let now = broker.runtime().clock.wall();
     for (retention_ms, start) in [(None, 0), (Some(1000), 4), (None, 0)] {
         configure(&broker, &leader, retention_ms).await;

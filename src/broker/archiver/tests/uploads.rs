@@ -3,7 +3,18 @@
 use super::*;
 use crate::archive::store::Operation;
 use crate::archive::store::faulty::Fault;
+use crate::broker::archiver::Attempts;
 use crate::metadata::topic_config::ConfigOperation;
+
+#[test]
+fn what_came_of_an_earlier_epoch_says_nothing_of_the_next() {
+    let mut attempts = Attempts::none_in(LeaderEpoch(3));
+    attempts.in_epoch(LeaderEpoch(3), |attempts| attempts.failures = 5);
+    attempts.in_epoch(LeaderEpoch(2), |late| late.failures = 9);
+    assert_eq!(attempts.in_epoch(LeaderEpoch(2), |late| late.failures), 0);
+    assert_eq!(attempts.in_epoch(LeaderEpoch(3), |attempts| attempts.failures), 5);
+    assert_eq!(attempts.in_epoch(LeaderEpoch(4), |attempts| *attempts), Attempts::none_in(LeaderEpoch(4)));
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_begins_within_a_batch_is_archived() {

@@ -107,6 +107,8 @@ struct World {
     fail_syncs: bool,
     /// Grows with every start of a process; handles of earlier ones are dead.
     generation: u64,
+    /// How often the power came back.
+    boots: u64,
     locked: BTreeSet<PathBuf>,
     trace: DefaultHasher,
 }
@@ -141,6 +143,7 @@ impl SimDisk {
             read_bytes: 0,
             fail_syncs: false,
             generation: 0,
+            boots: 0,
             locked: BTreeSet::new(),
             trace: DefaultHasher::new(),
         };
@@ -195,6 +198,7 @@ impl SimDisk {
         self.restart();
         let mut guard = self.world.lock();
         let world = &mut *guard;
+        world.boots += 1;
         world.decide_moves();
         let mut names = world.durable.clone();
         let touched: BTreeSet<_> = world.visible.keys().chain(world.durable.keys()).cloned().collect();
@@ -474,6 +478,10 @@ impl Disk for SimDisk {
     fn space(&self, _path: &Path) -> io::Result<Space> {
         let world = self.world.lock();
         Ok(Space { total_bytes: world.capacity, available_bytes: world.capacity.saturating_sub(world.used()) })
+    }
+
+    fn boot_id(&self) -> Option<String> {
+        Some(self.world.lock().boots.to_string())
     }
 
     fn lock(&self, directory: &Path) -> io::Result<Option<Box<dyn DirectoryLock>>> {

@@ -53,10 +53,15 @@ impl Node {
 
     /// Lets some of the process's tasks and at most one of its lanes go on.
     pub(crate) fn turn(&self, random: &mut Random) {
-        let Some(tokio) = &self.tokio else { return };
-        if random.chance(70) {
+        if self.is_running() && random.chance(70) {
             self.machine.tasks.run_one(random);
         }
+        self.turn_without_lanes();
+    }
+
+    /// Lets some of the process's tasks go on, and none of its lanes, as while its disk is slow.
+    pub(crate) fn turn_without_lanes(&self) {
+        let Some(tokio) = &self.tokio else { return };
         tokio.block_on(async {
             for _ in 0..LOOKS {
                 yield_now().await;

@@ -81,6 +81,7 @@ impl Broker {
                 }
             }
             tokio::select! {
+                biased;
                 Some((id, result)) = attempts.next() => {
                     under_way.remove(&id);
                     match result {

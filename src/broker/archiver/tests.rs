@@ -5,6 +5,7 @@ mod bucket;
 mod cluster_state;
 mod groups;
 mod lost;
+mod restore;
 mod retention;
 mod uploads;
 

@@ -81,6 +81,10 @@ impl Broker {
             Some(before) => after.topic_changes(before).filter_map(living).collect(),
         };
         left.extend(changed.iter().filter(|topic| !topic.internal).map(|topic| topic.topic_id));
+        if !left.is_empty() {
+            // What a restored cluster says of its topics is not to be changed by one that it took the place of.
+            archiver.bucket.check_incarnation(archiver.owner.incarnation).await?;
+        }
         for topic_id in left.clone() {
             if !self.keeps_house() {
                 return Ok(None);
@@ -217,6 +221,8 @@ impl Archiver {
     }
 
     async fn purge(&self, topic: &DeletedTopic) -> Result<(), CleanError> {
+        // The topic may live on in a cluster that was restored meanwhile.
+        self.bucket.check_incarnation(self.owner.incarnation).await?;
         self.partitions.lock().retain(|id, _| id.topic_id != topic.topic_id);
         self.attempts.lock().retain(|id, _| id.topic_id != topic.topic_id);
         // One that was never described may be just now, by a request that is still on its way.

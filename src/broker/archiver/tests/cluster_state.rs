@@ -41,7 +41,7 @@ pub(super) async fn committed(broker: &Broker, group_id: &str) -> Option<i64> {
 
 /// The number of the bucket's newest snapshot of groups, once there is one after `before`. The object alone does not count: a
 /// broker that stops before it is named has not kept it.
-async fn next_group_snapshot(home: &Home, before: u64) -> u64 {
+pub(super) async fn next_group_snapshot(home: &Home, before: u64) -> u64 {
     for _ in 0..LOOKS {
         let clusters = std::fs::read_dir(home.path("store/alluvium/v1")).into_iter().flatten().map(Result::unwrap);
         let marks = clusters.filter_map(|cluster| std::fs::read(cluster.path().join("meta/groups.json")).ok());

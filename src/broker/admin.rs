@@ -180,12 +180,9 @@ impl Broker {
 
     /// How committed offsets are kept, whoever asks for the topic first.
     fn new_offsets_topic(&self) -> NewTopic {
-        let segment_bytes = OFFSETS_SEGMENT_BYTES.to_string();
-        let configs =
-            [("cleanup.policy", "compact"), ("remote.storage.enable", "false"), ("segment.bytes", &segment_bytes)];
         NewTopic {
             partitions: self.settings.topics.offsets_partitions,
-            configs: configs.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            configs: offsets_configs(),
             ..NewTopic::by_default(OFFSETS_TOPIC)
         }
     }
@@ -425,7 +422,7 @@ impl Broker {
     }
 
     /// Makes the records before `offset` unreadable, for good (DeleteRecords); −1 stands for the high watermark. Gives the first
-    /// readable offset then. Followers are told at once and are not waited for, see decision record 0080.
+    /// readable offset then, once all replicas that are in sync have deleted them too: whoever leads next does not serve them again.
     ///
     /// # Errors
     /// [`PartitionError`]; after [`PartitionError::TimedOut`] they may or may not be deleted.
@@ -441,7 +438,13 @@ impl Broker {
         if offset < Offset::ZERO || offset > offsets.high_watermark {
             return Err(PartitionError::OutOfRange { offset, high_watermark: offsets.high_watermark });
         }
-        let advance = leader.advance_log_start(offset);
+        let advance = async {
+            let log_start = leader.advance_log_start(offset).await?;
+            match leader.partition.deleted_below(leader.epoch, offset).await {
+                true => Ok(log_start),
+                false => Err(PartitionError::NotLeader { leader: None }),
+            }
+        };
         let timeout = timeout.max(LEAST_PATIENCE);
         clock::timeout(&*self.runtime.clock, timeout, advance).await.unwrap_or(Err(PartitionError::TimedOut))
     }
@@ -472,6 +475,14 @@ impl Leader {
 }
 
 /// Whether a topic of this name may have configurations (`ControllerConfigurationValidator.validateTopicName`).
+/// What is configured for the topic of committed offsets.
+pub(super) fn offsets_configs() -> BTreeMap<String, String> {
+    let segment_bytes = OFFSETS_SEGMENT_BYTES.to_string();
+    let configs =
+        [("cleanup.policy", "compact"), ("remote.storage.enable", "false"), ("segment.bytes", &segment_bytes)];
+    configs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
 fn check_config_topic(name: &str) -> Result<(), AdminError> {
     if name.is_empty() {
         return Err(AdminError::Invalid("Default topic resources are not allowed."));

@@ -212,6 +212,12 @@ impl Broker {
         Ok(self.metadata.change_members(MemberChange::RemoveVoter { node_id }).await?)
     }
 
+    /// Whether a node votes that is no broker any more: nobody knows its directory, and none is told nor asked for.
+    pub async fn votes_unregistered(&self, node_id: NodeId) -> bool {
+        let status = self.quorum_status().await;
+        self.metadata_directory(node_id).is_none() && status.is_some_and(|status| status.voters.contains(&node_id))
+    }
+
     /// The directory that holds a node's metadata: the first of its broker.
     pub fn metadata_directory(&self, node_id: NodeId) -> Option<DirectoryId> {
         self.image().broker(node_id)?.directories.first().copied()

@@ -27,6 +27,14 @@ pub enum StartError {
         /// The metadata's directory.
         path: PathBuf,
     },
+    /// A restore into the data directory has not come to its end.
+    #[error(
+        "a restore into this data directory is under way or was interrupted path={path}; run `alluvium restore` again, with the same settings"
+    )]
+    Restoring {
+        /// The first data directory.
+        path: PathBuf,
+    },
     /// The metadata's directory can't be made or locked.
     #[error("metadata directory can't be used path={path}: {error}; see that its disk is mounted and writable")]
     MetadataDirectory {

@@ -11,6 +11,7 @@
 //! - `offsets_log`, `deleted_offsets`: the logs of the group coordinators, and what these forget with a topic.
 //! - `throttle`: how long a producer is asked to wait while the archive is behind.
 //! - `replication`: records on their way to followers and from leaders.
+//! - `restore`: a new cluster from the bucket of one that is lost.
 //! - `cluster`: this broker among others; `cluster_admin`: what administrators ask of a cluster.
 //! - `archive_seam`: the way to records whose local copy has gone.
 
@@ -19,6 +20,8 @@ mod archive_seam;
 mod archiver;
 mod cluster;
 mod cluster_admin;
+#[cfg(test)]
+mod cluster_simulation;
 mod cold_reads;
 mod deleted_offsets;
 mod error;
@@ -33,6 +36,7 @@ mod read_ahead;
 mod readers;
 mod reading;
 mod replication;
+mod restore;
 mod settings;
 #[cfg(test)]
 mod simulation;
@@ -63,6 +67,10 @@ pub use list_offsets::OffsetQuery;
 pub use partitions::{InSync, Leader, LocalTopic, Partition, TopicRules};
 pub use produce::{Acknowledgement, Produced, RoomWait};
 pub use reading::{Consumer, ReadFrom};
+pub use restore::{
+    AheadOffset, LastChange, Restore, RestoreError, RestoreOptions, RestoreReport, RestoredGroups, RestoredPartition,
+    RestoredTopic,
+};
 pub use settings::{ArchiveSettings, BrokerSettings, ClusterSettings, FetchSettings, TopicSettings};
 
 use archiver::Restoring;

@@ -115,6 +115,15 @@ impl Partition {
         Some(InSync { size, min })
     }
 
+    /// Waits until nobody who may lead next has records below an offset that is deleted here; false if this broker leads no more in
+    /// the epoch before that is known.
+    pub(super) async fn deleted_below(&self, epoch: LeaderEpoch, offset: Offset) -> bool {
+        match &self.replica {
+            Some(replica) => replica.deleted_below(epoch, offset).await,
+            None => true,
+        }
+    }
+
     /// Whether it has other replicas than this.
     pub fn is_replicated(&self) -> bool {
         self.log.replication() != Replication::Alone

@@ -12,7 +12,7 @@ use super::Broker;
 use super::admin::OFFSETS_TOPIC;
 use super::archive_seam::ArchiveReader;
 use super::archiver::{self, Archiver, Restoring};
-use super::cluster::{Cluster, Plane};
+use super::cluster::{BootMark, Cluster, Plane};
 use super::cold_reads::ColdReads;
 use super::deleted_offsets::DeletedOffsets;
 use super::error::StartError;
@@ -22,6 +22,7 @@ use super::producer_ids::ProducerIds;
 use super::read_ahead::ReadAhead;
 use super::readers::Readers;
 use super::replication::{Parts, Replicator};
+use super::restore;
 use super::settings::{ArchiveSettings, BrokerSettings};
 use crate::archive::bucket::LocalData;
 use crate::archive::store::{LocationError, Store};
@@ -31,6 +32,7 @@ use crate::log::{DirectoryMetrics, LogDirectory, Owner, PartitionLog, RecoveryRe
 use crate::metadata::command::RegisterBroker;
 use crate::metadata::image::ArchiveMark;
 use crate::metadata::{Command, CommandError, Image, Metadata, MetadataSettings, Outcome};
+use crate::peer::identity_files::IdentityError;
 use crate::runtime::Runtime;
 use crate::runtime::buffer;
 use crate::runtime::clock::{Clock, Interval};
@@ -38,7 +40,7 @@ use crate::runtime::disk::DirectoryLock;
 use crate::runtime::tasks::Priority;
 use crate::runtime::watch;
 use crate::telemetry::{Gauge, MemoryPool, MemoryShare, Metrics};
-use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Incarnation, Offset, TopicPartition};
+use crate::types::{BrokerEpoch, BrokerIncarnationId, DirectoryId, Offset, TopicPartition};
 
 /// Least memory that is kept for buffers to come, of the journal and of readers.
 const LEAST_KEPT_BYTES: usize = 8 << 20;
@@ -50,16 +52,21 @@ const RELEASE_ATTEMPTS: usize = 200;
 /// Lanes that check large batches: two keep two processors busy, and more would only take turns.
 const VALIDATORS: usize = 2;
 /// The metadata's directory, in the first data directory.
-const METADATA_DIRECTORY: &str = "metadata";
+pub(super) const METADATA_DIRECTORY: &str = "metadata";
 
 impl Broker {
     /// Locks the metadata's directory, as [`Broker::open`] does too: meanwhile no other process opens a broker on this data.
     ///
     /// # Errors
-    /// [`StartError::Locked`] where another process has it, or [`StartError::MetadataDirectory`].
+    /// [`StartError::Locked`] where another process has it, [`StartError::Restoring`] where a restore was interrupted, or
+    /// [`StartError::MetadataDirectory`].
     pub fn lock(runtime: &Runtime, settings: &BrokerSettings) -> Result<Box<dyn DirectoryLock>, StartError> {
         let path = settings.directories[0].join(METADATA_DIRECTORY);
         let unusable = |error| StartError::MetadataDirectory { path: path.clone(), error };
+        let first = &settings.directories[0];
+        if restore::is_begun(&*runtime.disk, first).map_err(unusable)? {
+            return Err(StartError::Restoring { path: first.clone() });
+        }
         runtime.disk.create_directory(&path).map_err(unusable)?;
         runtime.disk.lock(&path).map_err(unusable)?.ok_or_else(|| StartError::Locked { path: path.clone() })
     }
@@ -96,7 +103,7 @@ impl Broker {
             cluster_id: metadata.cluster_id(),
             node_id: settings.node_id,
             process,
-            incarnation: Incarnation::default(),
+            incarnation: metadata.image().incarnation(),
             local: local_data(&settings, &metadata, &directories),
         };
         let images = metadata.subscribe();
@@ -184,13 +191,19 @@ impl Broker {
             tracing::warn!("a request outlived its connection: the next start replays the journal");
             return;
         };
-        drop(broker.cluster);
+        let of_cluster = broker.cluster.map(|_| BootMark::of(&broker.settings.directories[0]));
+        let mut synced = 0;
         for directory in broker.partitions.into_directories() {
             released(&directory, &*broker.runtime.clock).await;
             match Arc::into_inner(directory) {
-                Some(directory) => directory.close(),
+                Some(directory) => synced += usize::from(directory.close()),
                 None => tracing::warn!("a data directory is still in use: the next start replays its journal"),
             }
+        }
+        if let Some(mark) = of_cluster.filter(|_| synced == broker.settings.directories.len())
+            && let Err(error) = mark.end(&*broker.runtime.disk)
+        {
+            tracing::warn!(%error, "it can't be noted that this broker stopped in good order");
         }
     }
 
@@ -199,7 +212,7 @@ impl Broker {
         tokio::select! {
             () = self.metadata.stopped() => "the metadata can't be written any more; look at the first data directory's disk",
             () = self.runtime.watch.broken() => "a background task panicked; see the panic's message above",
-            () = self.replaced() => "another process runs with this broker's number; stop one of them, or give it another",
+            () = self.replaced() => "another process runs with this broker's number, or the broker was removed from the cluster; stop one of them, give it another number, or have it join anew with an empty data directory",
         }
     }
 
@@ -308,13 +321,13 @@ async fn released<T>(shared: &Arc<T>, clock: &dyn Clock) {
 /// What the data directories have. They are unused until the bucket was claimed once: a start that was refused changes nothing.
 fn local_data(settings: &BrokerSettings, metadata: &Metadata, directories: &[Arc<LogDirectory>]) -> LocalData {
     let image = metadata.image();
-    if image.broker(settings.node_id).is_none() {
-        return LocalData::Unused;
-    }
     if image.brokers().any(|broker| broker.node_id != settings.node_id) {
         // What is lost here others may have. But there is a bucket into which they archive: one of which nothing is there is
         // another one, whatever the data directories have.
         return LocalData::Recent;
+    }
+    if image.broker(settings.node_id).is_none() {
+        return LocalData::Unused;
     }
     let online: BTreeSet<_> = directories.iter().map(|directory| directory.identity().directory_id).collect();
     let directory_of = |id| Some(image.partition(id)?.replica_on(settings.node_id)?.directory);
@@ -381,8 +394,8 @@ fn open_directories(
     metadata: &Metadata,
     metrics: &Metrics,
 ) -> Result<(Vec<Arc<LogDirectory>>, RecoveryReport), StartError> {
-    let owner =
-        Owner { cluster_id: metadata.cluster_id(), node_id: settings.node_id, incarnation: Incarnation::default() };
+    let (cluster_id, incarnation) = (metadata.cluster_id(), metadata.image().incarnation());
+    let owner = Owner { cluster_id, node_id: settings.node_id, incarnation };
     let mut directories = Vec::new();
     let mut total = RecoveryReport::default();
     let mut failures = Vec::new();
@@ -422,9 +435,15 @@ async fn enter(
     plane: Option<Plane>,
     store: &Store,
 ) -> Result<(BrokerEpoch, Option<Cluster>), StartError> {
-    let address = plane.as_ref().map(|plane| plane.address().to_owned());
-    let epoch = register(process, settings, metadata, directories, address).await?;
-    let Some(plane) = plane else { return Ok((epoch, None)) };
+    let Some(plane) = plane else {
+        return Ok((register(process, settings, metadata, directories, None, false).await?, None));
+    };
+    let (mark, disk) = (BootMark::of(&settings.directories[0]), Arc::clone(&plane.runtime().disk));
+    let (address, may_have_lost) = (Some(plane.address().to_owned()), mark.may_have_lost_unsynced(&*disk));
+    let epoch = register(process, settings, metadata, directories, address, may_have_lost).await?;
+    // Whoever is killed before this says the same again, which costs little.
+    let failed = |error| StartError::Identity(IdentityError::Io { path: mark.path().to_owned(), error });
+    mark.begin(&*disk).map_err(failed)?;
     Ok((epoch, Some(Cluster::enter(plane, metadata, epoch, directories, store).await?)))
 }
 
@@ -434,6 +453,7 @@ async fn register(
     metadata: &Metadata,
     directories: &[Arc<LogDirectory>],
     address: Option<String>,
+    may_have_lost_unsynced: bool,
 ) -> Result<BrokerEpoch, StartError> {
     let image = metadata.image();
     // Each registration began one epoch in all that the broker leads.
@@ -455,7 +475,7 @@ async fn register(
         missed_registrations: missed.into_iter().max().unwrap_or(0),
         starts_fenced: address.is_some(),
         peer: address,
-        may_have_lost_unsynced: false,
+        may_have_lost_unsynced,
     });
     match metadata.submit(command).await.map_err(StartError::Registration)? {
         Outcome::BrokerRegistered(epoch) => Ok(epoch),

@@ -288,12 +288,14 @@ impl LogDirectory {
         self.shared.wake_write_behind();
     }
 
-    /// Writes and syncs everything and stores a checkpoint, so that the next start replays nothing. Appends must have ended.
-    pub fn close(mut self) {
+    /// Writes and syncs everything and stores a checkpoint, so that the next start replays nothing. Appends must have ended. True unless
+    /// something could not be synced.
+    pub fn close(mut self) -> bool {
         self.lanes.clear();
         self.shared.run_journal();
         self.shared.checkpoint_requested.store(true, Ordering::Relaxed);
         self.shared.run_write_behind();
+        !self.is_offline()
     }
 }
 

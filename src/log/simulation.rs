@@ -496,7 +496,9 @@ impl World {
                 cached.for_each(|(_, model)| model.acknowledged = model.certain_log_start);
                 drop(directory);
             }
-            (9, Some(directory)) => directory.close(),
+            (9, Some(directory)) => {
+                directory.close();
+            }
             (_, directory) => {
                 self.machine.kill();
                 drop(directory);

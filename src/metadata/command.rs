@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::error::DecodeError;
 use super::image::{ArchiveMark, ClusterAuthority};
 use crate::types::{
-    BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, LeaderEpoch, NodeId, PartitionEpoch, ProducerId, TopicId,
-    TopicPartition,
+    BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, Incarnation, LeaderEpoch, NodeId, PartitionEpoch,
+    ProducerId, TopicId, TopicPartition,
 };
 
 /// Format of encoded groups and their commands; a higher number is refused.
@@ -149,6 +149,13 @@ pub enum Command {
     },
     /// Makes the authority known that issues the nodes' certificates, and the secret that tokens for joining are made with.
     SetAuthority(ClusterAuthority),
+    /// Begins another life of the cluster, which is restored from its bucket.
+    BeginIncarnation {
+        /// How often it was restored by now: more often than before.
+        incarnation: Incarnation,
+        /// The first producer id that no life before can have given out.
+        next_producer_id: ProducerId,
+    },
 }
 
 impl Command {
@@ -405,6 +412,16 @@ mod tests {
         assert!(!shown.contains("205") && !shown.contains("239") && !shown.contains("cd"), "{shown}");
         let odd = [&[1], text.replace("cd02", "cd0").as_bytes()].concat();
         assert!(decode_group(&odd).is_err());
+    }
+
+    #[test]
+    fn the_beginning_of_an_incarnation_has_frozen_bytes() {
+        let (incarnation, next_producer_id) = (Incarnation(2), ProducerId(3000));
+        let command = Command::BeginIncarnation { incarnation, next_producer_id };
+        let bytes = encode_group(std::slice::from_ref(&command));
+        let text = r#"[{"begin_incarnation":{"incarnation":2,"next_producer_id":3000}}]"#;
+        assert_eq!(bytes, [&[1], text.as_bytes()].concat());
+        assert_eq!(decode_group(&bytes).unwrap(), [command]);
     }
 
     #[test]

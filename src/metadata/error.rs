@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::raft::{LaneStopped, StoreError};
-use crate::types::{BrokerEpoch, ClusterId, LeaderEpoch, NodeId, PartitionEpoch, TopicId, TopicPartition};
+use crate::types::{BrokerEpoch, ClusterId, Incarnation, LeaderEpoch, NodeId, PartitionEpoch, TopicId, TopicPartition};
 
 /// A command that the cluster's state does not allow. Rejections are part of the replicated outcome: every node reaches
 /// the same one. Each variant stands for exactly one Kafka error, named in its doc and given by
@@ -182,6 +182,14 @@ pub enum Rejection {
         /// Most bytes of each part.
         maximum_bytes: u64,
     },
+    /// INVALID_REQUEST: the cluster was restored as often before.
+    #[error("the cluster has begun this incarnation already given={given} current={current}")]
+    StaleIncarnation {
+        /// The incarnation that was to begin.
+        given: Incarnation,
+        /// The cluster's incarnation now.
+        current: Incarnation,
+    },
     /// FEATURE_UPDATE_FAILED.
     #[error("feature level is invalid feature={name} level={level}")]
     InvalidFeatureLevel {
@@ -222,7 +230,8 @@ impl Rejection {
             Self::NotPartitionLeader { .. }
             | Self::InvalidInSyncSet { .. }
             | Self::BrokerNotFenced { .. }
-            | Self::InvalidAuthority { .. } => 42,
+            | Self::InvalidAuthority { .. }
+            | Self::StaleIncarnation { .. } => 42,
             Self::InvalidFeatureLevel { .. } => 96,
             Self::Exhausted { .. } => -1,
         }
@@ -274,6 +283,11 @@ pub enum MetadataError {
         "this broker's certificate for its peers is missing, and the others don't know it without; restore the directory peers of its first data directory, or have it join anew with an empty data directory"
     )]
     NoIdentity,
+    /// The cluster knows this node no more.
+    #[error(
+        "this node was removed from the cluster; to have it join anew give it an empty data directory, --join and a token"
+    )]
+    Removed,
     /// The quorum does not work.
     #[error("metadata quorum failed: {0}")]
     Quorum(Box<dyn std::error::Error + Send + Sync>),

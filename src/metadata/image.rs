@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::command::Endpoint;
 use super::{hex, topic_name};
 use crate::types::{
-    BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, LeaderEpoch, NodeId, Offset, PartitionEpoch, ProducerId,
-    TopicId, TopicPartition,
+    BrokerEpoch, BrokerIncarnationId, ClusterId, DirectoryId, Incarnation, LeaderEpoch, NodeId, Offset, PartitionEpoch,
+    ProducerId, TopicId, TopicPartition,
 };
 
 /// All metadata of the cluster, as of one position in the metadata log.
@@ -25,6 +25,7 @@ use crate::types::{
 pub struct Image {
     pub(super) version: u64,
     pub(super) cluster_id: ClusterId,
+    pub(super) incarnation: Incarnation,
     pub(super) next_broker_epoch: BrokerEpoch,
     pub(super) next_producer_id: ProducerId,
     pub(super) partition_count: u64,
@@ -260,6 +261,7 @@ impl Default for Image {
         Self {
             version: 0,
             cluster_id: ClusterId::ZERO,
+            incarnation: Incarnation(0),
             next_broker_epoch: BrokerEpoch(1),
             next_producer_id: ProducerId(0),
             partition_count: 0,
@@ -286,6 +288,11 @@ impl Image {
     /// Identity of the cluster; zero before it was bootstrapped.
     pub const fn cluster_id(&self) -> ClusterId {
         self.cluster_id
+    }
+
+    /// How often the cluster was restored from its bucket: the life that its archive has to be in.
+    pub const fn incarnation(&self) -> Incarnation {
+        self.incarnation
     }
 
     /// A broker by its number.

@@ -19,7 +19,7 @@ use super::command::{Command, Outcome};
 use super::controller::election::{Rules, with_epochs};
 use super::error::Rejection;
 use super::image::{ClusterAuthority, Image, Partition, Topic};
-use crate::types::{BrokerEpoch, ClusterId, NodeId, ProducerId, TopicPartition};
+use crate::types::{BrokerEpoch, ClusterId, Incarnation, NodeId, ProducerId, TopicPartition};
 
 /// Producer ids in a block: at most so many are lost with a broker process (KIP-730 uses the same number).
 pub const PRODUCER_ID_BLOCK: i32 = 1_000;
@@ -63,6 +63,9 @@ pub fn apply(image: &mut Image, command: &Command) -> Result<Outcome, Rejection>
         Command::ElectLeaders { partitions, how } => partitions::elect_leaders(image, partitions, *how),
         Command::AssignReplicas { partition, target } => partitions::assign(image, *partition, target.as_deref()),
         Command::SetAuthority(authority) => set_authority(image, authority),
+        Command::BeginIncarnation { incarnation, next_producer_id } => {
+            begin_incarnation(image, *incarnation, *next_producer_id)
+        }
     }
 }
 
@@ -113,6 +116,15 @@ fn set_authority(image: &mut Image, authority: &ClusterAuthority) -> Result<Outc
         return Err(Rejection::InvalidAuthority { maximum_bytes: MAX_AUTHORITY_BYTES as u64 });
     }
     image.authority = Some(Arc::new(authority.clone()));
+    Ok(Outcome::Done)
+}
+
+fn begin_incarnation(image: &mut Image, given: Incarnation, next: ProducerId) -> Result<Outcome, Rejection> {
+    if given <= image.incarnation {
+        return Err(Rejection::StaleIncarnation { given, current: image.incarnation });
+    }
+    image.incarnation = given;
+    image.next_producer_id = image.next_producer_id.max(next);
     Ok(Outcome::Done)
 }
 

@@ -1,11 +1,11 @@
 //! An image as bytes: one line of JSON per object, in the image's order, so that equal images have equal bytes.
 //!
 //! ```text
-//! {"format":1,"version":V,"cluster_id":ID,"next_broker_epoch":E,"next_producer_id":P,"directories":[ID,…]}
+//! {"format":1,"version":V,"cluster_id":ID,"next_broker_epoch":E,"next_producer_id":P,"directories":[ID,…],"incarnation":N}
 //! {"broker":{…}}   {"topic":{…}}   {"deleted_topic":{…}}   {"broker_configs":{…}}   {"feature_level":{…}}
 //! {"archived":{…}}   {"unrestored":{…}}   {"authority":{…}}   one per line
 //! ```
-//! A partition is `[leader, leader_epoch, partition_epoch, replicas]`, and `{"adding":[…],"removing":[…]}` at the end while replicas
+//! The incarnation is there once the cluster was restored. A partition is `[leader, leader_epoch, partition_epoch, replicas]`, and `{"adding":[…],"removing":[…]}` at the end while replicas
 //! move; a replica is `[node_id, directory, state]` with the directory's place in the header's list: with a million partitions,
 //! names would be most of the bytes. What keeps the bytes (a file, a stream to another node) adds the checksum.
 
@@ -21,7 +21,8 @@ use super::image::{
     Topic,
 };
 use crate::types::{
-    BrokerEpoch, ClusterId, DirectoryId, LeaderEpoch, NodeId, PartitionEpoch, ProducerId, TopicId, TopicPartition,
+    BrokerEpoch, ClusterId, DirectoryId, Incarnation, LeaderEpoch, NodeId, PartitionEpoch, ProducerId, TopicId,
+    TopicPartition,
 };
 
 /// Format of encoded images; a higher number is refused.
@@ -37,6 +38,13 @@ struct Header {
     next_broker_epoch: BrokerEpoch,
     next_producer_id: ProducerId,
     directories: Vec<DirectoryId>,
+    #[serde(default, skip_serializing_if = "is_first")]
+    incarnation: Incarnation,
+}
+
+/// Whether a cluster was never restored.
+fn is_first(incarnation: &Incarnation) -> bool {
+    *incarnation == Incarnation(0)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -134,6 +142,7 @@ pub fn encode(image: &Image) -> Vec<u8> {
         next_broker_epoch: image.next_broker_epoch,
         next_producer_id: image.next_producer_id,
         directories,
+        incarnation: image.incarnation,
     };
     write_line(&mut bytes, &header);
     for broker in image.brokers.values() {
@@ -193,6 +202,7 @@ pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
         cluster_id: header.cluster_id,
         next_broker_epoch: header.next_broker_epoch,
         next_producer_id: header.next_producer_id,
+        incarnation: header.incarnation,
         ..Image::default()
     };
     for line in lines {
@@ -276,6 +286,20 @@ mod tests {
         assert!(!text.contains("state") && !text.contains("peer") && !text.contains("authority"), "{text}");
     }
 
+    #[test]
+    fn the_incarnation_of_a_restored_cluster_is_in_the_header() {
+        let mut image = image_with_brokers(&[(1, "a")]);
+        let alone = encode(&image);
+        assert!(!String::from_utf8(alone).unwrap().contains(r#""incarnation":"#), "as 0.1.0 wrote it");
+        let begin = Command::BeginIncarnation { incarnation: Incarnation(2), next_producer_id: ProducerId(7) };
+        machine::apply(&mut image, &begin).unwrap();
+        let bytes = encode(&image);
+        let text = std::str::from_utf8(&bytes).unwrap();
+        let first = text.lines().next().unwrap();
+        assert!(first.ends_with(r#""next_producer_id":7,"directories":[],"incarnation":2}"#), "{text}");
+        assert_eq!(decode(&bytes).unwrap(), image);
+    }
+
     /// Of the damage that can be done to an image, every so many are tried.
     const STEP: usize = 17;
     const TEXT: &str = ".{0,4}";
@@ -347,7 +371,7 @@ mod tests {
     }
 
     fn any_image() -> impl Strategy<Value = Image> {
-        let numbers = any::<(u64, [u8; 16], i64, i64)>();
+        let numbers = any::<(u64, [u8; 16], i64, i64, u32)>();
         let levels = btree_map(TEXT, any::<i16>(), 0..3);
         let cluster = (vec(broker(), 0..3), btree_map(any::<Option<i32>>(), configs(), 0..3), levels);
         let topics = (vec(topic(), 0..3), vec(deleted_topic(), 0..3));
@@ -362,12 +386,13 @@ mod tests {
             let (archived, unrestored, authority) = records;
             let authority =
                 authority.map(|(certificate, key, join_secret)| ClusterAuthority { certificate, key, join_secret });
-            let (version, cluster_id, next_broker_epoch, next_producer_id) = numbers;
+            let (version, cluster_id, next_broker_epoch, next_producer_id, incarnation) = numbers;
             let (brokers, broker_configs, feature_levels) = cluster;
             let broker_configs = broker_configs.into_iter().map(|(node, one)| (node.map(NodeId), Arc::new(one)));
             let mut image = Image {
                 version,
                 cluster_id: ClusterId::from_bytes(cluster_id),
+                incarnation: Incarnation(incarnation),
                 next_broker_epoch: BrokerEpoch(next_broker_epoch),
                 next_producer_id: ProducerId(next_producer_id),
                 brokers: brokers.into_iter().map(|broker| (broker.node_id, Arc::new(broker))).collect(),

@@ -13,5 +13,6 @@ pub mod authority;
 pub mod frame;
 pub mod identity_files;
 pub mod pieces;
+mod refusal;
 pub mod rpc;
 pub mod token;

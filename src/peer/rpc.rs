@@ -20,6 +20,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use super::authority;
 use super::frame::{self, FrameError, Message};
+pub use super::refusal::{Refusal, RefusalCode};
 use crate::runtime::Runtime;
 use crate::runtime::clock;
 use crate::runtime::net::BoxFuture;
@@ -133,41 +134,6 @@ impl RpcError {
     }
 }
 
-/// A peer's no.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
-#[error("{reason}")]
-pub struct Refusal {
-    /// What the caller can act on.
-    pub code: RefusalCode,
-    /// For people.
-    pub reason: String,
-}
-
-/// What a refused caller can act on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RefusalCode {
-    /// The request is of another cluster, or its caller is not who it says it is.
-    Foreign,
-    /// Nobody here answers that: another version, or a part that has not started yet.
-    Unknown,
-    /// The request can't be read.
-    Malformed,
-    /// Another node does that.
-    NotLeader,
-    /// It was tried and failed.
-    Failed,
-    /// It is not allowed.
-    Denied,
-}
-
-impl Refusal {
-    /// A refusal with a reason.
-    pub fn new(code: RefusalCode, reason: impl ToString) -> Self {
-        Self { code, reason: reason.to_string() }
-    }
-}
-
 /// Whether peers have certificates of the cluster's own authority, which name the node, or of the operator's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
@@ -238,6 +204,13 @@ impl Peers {
         let before = self.addresses.write().insert(node_id, address.to_owned());
         if before.is_some_and(|before| before != address) {
             self.disconnect(node_id, "you are reached elsewhere");
+        }
+    }
+
+    /// Lets go of a peer that belongs to the cluster no more: it is not dialled, and what is open is closed.
+    pub fn remove(&self, node_id: NodeId) {
+        if self.addresses.write().remove(&node_id).is_some() {
+            self.disconnect(node_id, "you were removed from the cluster");
         }
     }
 
@@ -532,11 +505,21 @@ pub async fn accept<T: Serialize>(send: &mut dyn PeerSend, kind: u16, body: &T) 
     send.send(&mut frame::encode(&Message { kind, header: header.into(), parts })).await
 }
 
-/// Who answers what.
+/// Who belongs to the cluster.
+pub trait Membership: Send + Sync {
+    /// Whether a node belongs to it, as far as this node knows.
+    fn is_member(&self, node_id: NodeId) -> bool;
+
+    /// Finds out whether one belongs to it all the same, as who came a moment ago, and says what its request of a kind is refused with.
+    fn confirm(&self, node_id: NodeId, kind: u16) -> BoxFuture<'static, Result<(), Refusal>>;
+}
+
+/// Who answers what, and whom.
 #[derive(Clone, Default)]
 pub struct Handlers {
     answers: BTreeMap<u16, Arc<dyn Answers>>,
     streams: BTreeMap<u16, Arc<dyn TakesStreams>>,
+    membership: Option<Arc<dyn Membership>>,
 }
 
 impl Handlers {
@@ -548,6 +531,21 @@ impl Handlers {
     /// Has streams of a kind taken over.
     pub fn take(&mut self, kind: u16, streams: Arc<dyn TakesStreams>) {
         self.streams.insert(kind, streams);
+    }
+
+    /// Has members alone answered from now on, and who joins.
+    pub fn restrict_to(&mut self, membership: Arc<dyn Membership>) {
+        self.membership = Some(membership);
+    }
+
+    async fn admit(&self, caller: &Caller, kind: u16) -> Result<(), Refusal> {
+        match (&self.membership, caller.node_id) {
+            (Some(membership), Some(node_id)) if !membership.is_member(node_id) => {
+                membership.confirm(node_id, kind).await
+            }
+            // One that joins is no member yet, and as long as nobody knows who is, all are.
+            _ => Ok(()),
+        }
     }
 }
 
@@ -598,7 +596,11 @@ impl Peers {
         let request = read_message(receive.as_mut(), MESSAGE_LIMIT_BYTES);
         let request = clock::timeout(&*self.runtime.clock, REQUEST_TIMEOUT, request).await;
         let (message, first) = request.unwrap_or(Err(AskError::Peer(PeerError::TimedOut)))?;
-        let answer = match self.check(connection, &message) {
+        let checked = match self.check(connection, &message) {
+            Ok((caller, body)) => handlers.admit(&caller, message.kind).await.map(|()| (caller, body)),
+            Err(refusal) => Err(refusal),
+        };
+        let answer = match checked {
             Err(refusal) => Err(refusal),
             Ok((caller, body)) => {
                 if let (Some(streams), Some(node_id)) = (handlers.streams.get(&message.kind), caller.node_id) {
@@ -626,7 +628,7 @@ impl Peers {
         Ok(())
     }
 
-    /// Who asks: a member of this cluster, as its certificate says, or one that asks to join.
+    /// Who asks: a node of this cluster, as its certificate says, or one that asks to join.
     fn check(&self, connection: &Arc<dyn PeerConnection>, message: &Message) -> Result<(Caller, Bytes), Refusal> {
         let malformed = |error: serde_json::Error| Refusal::new(RefusalCode::Malformed, error);
         let envelope: Envelope<Box<serde_json::value::RawValue>> =

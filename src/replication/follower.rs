@@ -227,6 +227,11 @@ impl FollowerReplica {
         self.leader_epoch
     }
 
+    /// What it has on stable storage, as it told or tells its leader.
+    pub const fn durable(&self) -> Offset {
+        self.durable
+    }
+
     /// Its log is a part of the leader's.
     pub const fn is_following(&self) -> bool {
         matches!(self.phase, Phase::Following)

@@ -88,6 +88,8 @@ pub enum Event {
         leader_epoch: LeaderEpoch,
         /// The offset.
         durable: Offset,
+        /// What is below is deleted there, for good.
+        log_start: Offset,
     },
     /// There is no session to a follower any more.
     Disconnected(NodeId),
@@ -127,6 +129,7 @@ pub struct Actions {
 struct Heard {
     broker_epoch: BrokerEpoch,
     durable: Offset,
+    log_start: Offset,
 }
 
 #[derive(Clone, Debug)]
@@ -147,6 +150,11 @@ impl Follower {
         self.heard.filter(|heard| heard.broker_epoch >= self.member.broker_epoch).map(|heard| heard.durable)
     }
 
+    fn has_deleted(&self, below: Offset) -> bool {
+        let heard = self.heard.filter(|heard| heard.broker_epoch >= self.member.broker_epoch);
+        heard.is_some_and(|heard| heard.log_start >= below)
+    }
+
     fn has_all(&self, log_end: Offset) -> bool {
         self.durable().is_some_and(|durable| durable >= log_end)
     }
@@ -161,7 +169,10 @@ impl Follower {
         let durable = heard.durable.min(log_end);
         match &mut self.heard {
             Some(last) if heard.broker_epoch < last.broker_epoch => return,
-            Some(last) if heard.broker_epoch == last.broker_epoch => last.durable = last.durable.max(durable),
+            Some(last) if heard.broker_epoch == last.broker_epoch => {
+                last.durable = last.durable.max(durable);
+                last.log_start = last.log_start.max(heard.log_start);
+            }
             last => *last = Some(Heard { durable, ..heard }),
         }
         self.is_connected = true;
@@ -254,6 +265,14 @@ impl LeaderReplica {
         (followers + 1, self.min_in_sync)
     }
 
+    /// Whether all who are in sync, or may be, have deleted what is below an offset, so that none of them serves it again as the next
+    /// leader.
+    pub fn is_deleted_below(&self, offset: Offset) -> bool {
+        let counts =
+            |follower: &&Follower| follower.member.is_in_sync || self.joining.contains(&follower.member.node_id);
+        self.followers.iter().filter(counts).all(|follower| follower.has_deleted(offset))
+    }
+
     /// Whether a follower that asks for it may be given a continuation that begins at an offset, and so give up the records
     /// that it has: not while it may be elected for having what is committed beyond that. Once it has been behind for the lag time it
     /// is in sync no more.
@@ -272,12 +291,12 @@ impl LeaderReplica {
             Event::Assigned(assignment) => self.assign(now, assignment),
             Event::Appended(log_end) => self.appended(now, log_end),
             Event::Durable(durable) => self.durable = self.durable.max(durable.min(self.log_end)),
-            Event::Acknowledged { node_id, broker_epoch, leader_epoch, durable } => {
+            Event::Acknowledged { node_id, broker_epoch, leader_epoch, durable, log_start } => {
                 // Another epoch's word is about another log.
                 if leader_epoch == self.leader_epoch {
                     let log_end = self.log_end;
                     if let Some(follower) = self.follower(node_id) {
-                        follower.acknowledge(Heard { broker_epoch, durable }, log_end, now);
+                        follower.acknowledge(Heard { broker_epoch, durable, log_start }, log_end, now);
                     }
                 }
             }
@@ -461,6 +480,7 @@ mod tests {
             broker_epoch: BrokerEpoch(i64::from(node_id) * 10),
             leader_epoch: EPOCH,
             durable: Offset(durable),
+            log_start: Offset::ZERO,
         }
     }
 
@@ -486,6 +506,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_deleted_is_so_once_all_who_may_lead_next_have_deleted_it() {
+        let mut leader = leader(&[1, 2], 1);
+        let deleted = |node_id: i32, broker_epoch, log_start| Event::Acknowledged {
+            node_id: NodeId(node_id),
+            broker_epoch: BrokerEpoch(broker_epoch),
+            leader_epoch: EPOCH,
+            durable: Offset(50),
+            log_start: Offset(log_start),
+        };
+        assert!(!leader.is_deleted_below(Offset(1)), "nothing was heard of the second");
+        leader.handle(at(1), deleted(2, 20, 30));
+        assert!(leader.is_deleted_below(Offset(30)) && !leader.is_deleted_below(Offset(31)));
+        leader.handle(at(2), deleted(2, 20, 10));
+        leader.handle(at(2), deleted(2, 19, 40));
+        assert!(leader.is_deleted_below(Offset(30)) && !leader.is_deleted_below(Offset(31)), "neither was new");
+        // Another process has what it found on its disk.
+        let mut later = assignment(2, &[1, 2], 1);
+        later.members[1].broker_epoch = BrokerEpoch(21);
+        leader.handle(at(3), Event::Assigned(later));
+        assert!(!leader.is_deleted_below(Offset(30)));
+        leader.handle(at(4), deleted(2, 21, 30));
+        assert!(leader.is_deleted_below(Offset(30)));
+        // One that joins counts before it has joined for certain.
+        assert_eq!(proposes(&mut leader, 5, acknowledged(3, 100)), Some(vec![1, 2, 3]));
+        assert!(!leader.is_deleted_below(Offset(30)));
+        leader.handle(at(6), deleted(3, 30, 30));
+        assert!(leader.is_deleted_below(Offset(30)));
+    }
+
+    #[test]
     fn a_word_of_another_epoch_or_an_earlier_process_does_not_count() {
         let mut leader = leader(&[1, 2], 1);
         let stale = |broker_epoch, leader_epoch| Event::Acknowledged {
@@ -493,6 +543,7 @@ mod tests {
             broker_epoch: BrokerEpoch(broker_epoch),
             leader_epoch: LeaderEpoch(leader_epoch),
             durable: Offset(100),
+            log_start: Offset::ZERO,
         };
         assert_eq!(commits(&mut leader, 1, stale(20, 4)), None);
         assert_eq!(commits(&mut leader, 1, stale(19, 5)), None);

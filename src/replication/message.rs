@@ -8,8 +8,8 @@
 //!  2 Continuation  length u32, a continuation as in the log's journal
 //!  3 Records       progress, length u32, batches one after another
 //!  4 Advance       progress: high watermark i64, log start i64, archived to i64
-//! 16 State         log end i64, durable i64, needs a continuation u8
-//! 17 Durable       durable i64
+//! 16 State         log end i64, durable i64, log start i64, needs a continuation u8
+//! 17 Durable       durable i64, log start i64
 //! 18 Refused       why u8, log end i64
 //! ```
 //! Big-endian. Kinds below 16 go from the leader to the follower, the others back. A frame has messages of many partitions, so that
@@ -67,9 +67,19 @@ pub enum LeaderSays {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FollowerSays {
     /// How it begins.
-    State(FollowerState),
+    State {
+        /// Where records go on, and what it has.
+        state: FollowerState,
+        /// Everything below is deleted there, for good.
+        log_start: Offset,
+    },
     /// What it has on stable storage.
-    Durable(Offset),
+    Durable {
+        /// Everything below.
+        durable: Offset,
+        /// But for what is below this, which is deleted there, for good.
+        log_start: Offset,
+    },
     /// It does not do what it was told.
     Refused {
         /// Why.
@@ -290,20 +300,24 @@ impl Says for LeaderSays {
 impl Says for FollowerSays {
     fn kind(&self) -> u8 {
         match self {
-            Self::State(_) => STATE,
-            Self::Durable(_) => DURABLE,
+            Self::State { .. } => STATE,
+            Self::Durable { .. } => DURABLE,
             Self::Refused { .. } => REFUSED,
         }
     }
 
     fn put(&self, chunks: &mut Chunks) {
         match self {
-            Self::State(state) => {
+            Self::State { state, log_start } => {
                 chunks.offset(state.log_end);
                 chunks.offset(state.durable);
+                chunks.offset(*log_start);
                 chunks.open.put_u8(state.needs_continuation.into());
             }
-            Self::Durable(durable) => chunks.offset(*durable),
+            Self::Durable { durable, log_start } => {
+                chunks.offset(*durable);
+                chunks.offset(*log_start);
+            }
             Self::Refused { why, log_end } => {
                 chunks.open.put_u8(number_of(*why));
                 chunks.offset(*log_end);
@@ -314,7 +328,7 @@ impl Says for FollowerSays {
     fn take(kind: u8, leader_epoch: LeaderEpoch, frame: &mut Bytes) -> Result<Self, MessageError> {
         match kind {
             STATE => {
-                let (log_end, durable) = (take_offset(frame)?, take_offset(frame)?);
+                let (log_end, durable, log_start) = (take_offset(frame)?, take_offset(frame)?, take_offset(frame)?);
                 let needs_continuation = match take_u8(frame)? {
                     0 => false,
                     1 => true,
@@ -323,9 +337,10 @@ impl Says for FollowerSays {
                 if durable > log_end {
                     return Err(malformed("more is durable than there is"));
                 }
-                Ok(Self::State(FollowerState { leader_epoch, log_end, durable, needs_continuation }))
+                let state = FollowerState { leader_epoch, log_end, durable, needs_continuation };
+                Ok(Self::State { state, log_start })
             }
-            DURABLE => Ok(Self::Durable(take_offset(frame)?)),
+            DURABLE => Ok(Self::Durable { durable: take_offset(frame)?, log_start: take_offset(frame)? }),
             REFUSED => {
                 let why = refusal_of(take_u8(frame)?).ok_or(malformed("a refusal has no known reason"))?;
                 Ok(Self::Refused { why, log_end: take_offset(frame)? })
@@ -500,9 +515,10 @@ mod tests {
 
     #[test]
     fn a_message_has_the_bytes_that_the_format_says() {
-        let bytes = stream(&[vec![message(3, FollowerSays::Durable(Offset(9)))]]);
-        let expected =
-            [&[1_u8, 0, 0, 0, 33, 17][..], &[7; 16], &[0, 0, 0, 3, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 9]].concat();
+        let says = FollowerSays::Durable { durable: Offset(9), log_start: Offset(4) };
+        let bytes = stream(&[vec![message(3, says)]]);
+        let (head, offsets) = ([0, 0, 0, 3, 0, 0, 0, 5], [0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 4]);
+        let expected = [&[1_u8, 0, 0, 0, 41, 17][..], &[7; 16], &head, &offsets].concat();
         assert_eq!(bytes, expected);
     }
 
@@ -536,7 +552,8 @@ mod tests {
 
     #[test]
     fn a_word_in_the_wrong_direction_is_refused() {
-        let bytes = stream(&[vec![message(3, FollowerSays::Durable(Offset(9)))]]);
+        let says = FollowerSays::Durable { durable: Offset(9), log_start: Offset(0) };
+        let bytes = stream(&[vec![message(3, says)]]);
         assert_eq!(read::<LeaderSays>(&bytes, &[100]), Err(MessageError::Kind { kind: DURABLE }));
     }
 
@@ -594,11 +611,14 @@ mod tests {
     fn any_follower_says() -> impl Strategy<Value = FollowerSays> {
         let leader_epoch = LeaderEpoch(5);
         prop_oneof![
-            (any_offset(), any_offset(), any::<bool>()).prop_map(move |(one, other, needs_continuation)| {
-                let (log_end, durable) = (one.max(other), one.min(other));
-                FollowerSays::State(FollowerState { leader_epoch, log_end, durable, needs_continuation })
-            }),
-            any_offset().prop_map(FollowerSays::Durable),
+            (any_offset(), any_offset(), any_offset(), any::<bool>()).prop_map(
+                move |(one, other, log_start, needs_continuation)| {
+                    let (log_end, durable) = (one.max(other), one.min(other));
+                    let state = FollowerState { leader_epoch, log_end, durable, needs_continuation };
+                    FollowerSays::State { state, log_start }
+                }
+            ),
+            (any_offset(), any_offset()).prop_map(|(durable, log_start)| FollowerSays::Durable { durable, log_start }),
             (1..5_u8, any_offset())
                 .prop_map(|(why, log_end)| FollowerSays::Refused { why: refusal_of(why).unwrap(), log_end }),
         ]

@@ -115,6 +115,11 @@ pub trait Disk: Send + Sync + Debug {
     /// Room on the file system that holds `path`.
     fn space(&self, path: &Path) -> io::Result<Space>;
 
+    /// Identity of the machine's present boot, where it is known: while it is the same, what was written is there, synced or not.
+    fn boot_id(&self) -> Option<String> {
+        None
+    }
+
     /// Locks a directory against every other process; `Ok(None)` when another process holds the lock.
     fn lock(&self, directory: &Path) -> io::Result<Option<Box<dyn DirectoryLock>>>;
 }

@@ -1,9 +1,10 @@
 //! A broker among others: its endpoint and what it shows of itself (`plane`), how a new one comes to a cluster (`join`, `welcome`), and
-//! the heartbeats by which the controller knows that it lives (`heartbeat`).
+//! the heartbeats by which the controller knows that it lives (`heartbeat`); and whether its machine went down uncleanly (`boot`).
 //!
 //! `start` opens the plane before the metadata, since the quorum needs its peers. After a crash a node that is a member finds its
 //! certificate on its disk and its peers in the metadata; one that was about to join begins anew, with the same key.
 
+mod boot;
 mod heartbeat;
 mod join;
 mod plane;
@@ -19,6 +20,7 @@ use crate::log::LogDirectory;
 use crate::metadata::Metadata;
 use crate::types::{BrokerEpoch, ClusterId, NodeId};
 
+pub(super) use boot::BootMark;
 pub(super) use heartbeat::Heartbeats;
 pub use join::JoinError;
 pub(super) use plane::Plane;

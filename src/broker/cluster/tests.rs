@@ -3,6 +3,7 @@
 mod archive;
 mod clients;
 mod groups;
+mod membership;
 mod replication;
 
 use std::collections::BTreeSet;

@@ -39,7 +39,8 @@ pub(super) struct Outbox {
 struct Words {
     /// Few: what begins, and what is refused.
     first: Vec<Message<FollowerSays>>,
-    durable: BTreeMap<TopicPartition, (LeaderEpoch, Offset)>,
+    /// With what is deleted.
+    durable: BTreeMap<TopicPartition, (LeaderEpoch, Offset, Offset)>,
     is_closed: bool,
 }
 
@@ -59,11 +60,11 @@ impl Outbox {
         self.say(Message { partition, leader_epoch, says });
     }
 
-    /// Says what is on stable storage.
-    pub(super) fn durable(&self, partition: TopicPartition, leader_epoch: LeaderEpoch, durable: Offset) {
+    /// Says what is on stable storage, and what is deleted.
+    pub(super) fn durable(&self, id: TopicPartition, leader_epoch: LeaderEpoch, durable: Offset, log_start: Offset) {
         let mut words = self.words.lock();
         if !words.is_closed {
-            words.durable.insert(partition, (leader_epoch, durable));
+            words.durable.insert(id, (leader_epoch, durable, log_start));
             self.wake.notify_one();
         }
     }
@@ -78,10 +79,10 @@ impl Outbox {
             let mut words = self.words.lock();
             (std::mem::take(&mut words.first), std::mem::take(&mut words.durable))
         };
-        taken.extend(durable.into_iter().map(|(partition, (leader_epoch, durable))| Message {
+        taken.extend(durable.into_iter().map(|(partition, (leader_epoch, durable, log_start))| Message {
             partition,
             leader_epoch,
-            says: FollowerSays::Durable(durable),
+            says: FollowerSays::Durable { durable, log_start },
         }));
         taken
     }

@@ -49,7 +49,7 @@ pub(super) struct Leading {
     log_end: Offset,
     /// Where the log ended at first. What is below is read once it is durable.
     began_at: Offset,
-    /// The log start and the end of the archive at the last tick.
+    /// The log start and the end of the archive that followers were last told of for themselves.
     ticked: (Offset, Offset),
     links: Vec<Arc<Link>>,
 }
@@ -150,26 +150,45 @@ impl Leading {
         // It may be told before the append itself is.
         self.appended(replica, durable);
         self.handle(replica, Event::Durable(durable));
+        // Somebody may wait until all have deleted it.
+        let log_start = replica.log().offsets().log_start;
+        if log_start > self.ticked.0 {
+            self.ticked.0 = log_start;
+            self.tell_progress(replica);
+        }
         if durable <= self.began_at {
             // It can be read since.
             self.links.iter().for_each(|link| link.appended(replica.id(), self.log_end));
         }
     }
 
-    /// A follower, of the process that the session is with, has everything below an offset on stable storage.
-    pub(super) fn acknowledged(&mut self, replica: &Replica, node_id: NodeId, process: BrokerEpoch, durable: Offset) {
+    /// A follower, of the process that the session is with, has everything below an offset on stable storage, but for what it has
+    /// deleted.
+    pub(super) fn acknowledged(
+        &mut self,
+        replica: &Replica,
+        node_id: NodeId,
+        process: BrokerEpoch,
+        durable: Offset,
+        log_start: Offset,
+    ) {
         if durable > self.log_end {
             // It was sent, and is on a disk there, before the append was told here.
             self.appended(replica, durable.min(replica.log().offsets().log_end));
         }
         let (broker_epoch, leader_epoch) = (process, self.epoch());
-        self.handle(replica, Event::Acknowledged { node_id, broker_epoch, leader_epoch, durable });
+        self.handle(replica, Event::Acknowledged { node_id, broker_epoch, leader_epoch, durable, log_start });
+    }
+
+    /// Whether nobody who may lead next has records below an offset.
+    pub(super) fn is_deleted_below(&self, offset: Offset) -> bool {
+        self.machine.is_deleted_below(offset)
     }
 
     /// Time has passed; most partitions do not care.
     pub(super) fn tick(&mut self, replica: &Replica) {
         self.handle(replica, Event::Tick);
-        // What was deleted or archived goes with records, or else now.
+        // What was archived goes with records, or else now.
         let Progress { log_start, archived_to, .. } = self.progress(replica);
         if self.ticked != (log_start, archived_to) {
             self.ticked = (log_start, archived_to);

@@ -20,6 +20,7 @@ use super::Shared;
 use super::flows::{Flows, Lane, Work};
 use super::leading::Read;
 use super::replica::Replica;
+use super::throttle::Held;
 use crate::log::{ReadError, ReplicaBatches};
 use crate::peer::rpc::{RpcError, kind};
 use crate::replication::follower::{FollowerState, Refusal};
@@ -95,6 +96,8 @@ pub(super) struct Link {
 struct Session {
     process: BrokerEpoch,
     flows: Mutex<Flows>,
+    /// They have to wait until more may be sent in a second.
+    held: Mutex<Held>,
     wakes: [Notify; 2],
 }
 
@@ -193,7 +196,7 @@ impl Link {
         }
         let process = opened.broker_epoch;
         let (flows, wakes) = (Mutex::new(Flows::new(WINDOWS)), [Notify::new(), Notify::new()]);
-        let session = Arc::new(Session { process, flows, wakes });
+        let session = Arc::new(Session { process, flows, held: Mutex::default(), wakes });
         {
             let replicas = link.replicas.lock();
             let mut flows = session.flows.lock();
@@ -233,17 +236,27 @@ impl Link {
             let (link, with) = (Arc::clone(self), Arc::clone(session));
             tasks.spawn(async move { link.receive_on(&with, lane, first, receive).await });
         }
-        let (clock, with) = (Arc::clone(&shared.runtime.clock), Arc::clone(session));
+        let (clock, link, with) = (Arc::clone(&shared.runtime.clock), Arc::clone(self), Arc::clone(session));
         tasks.spawn(async move {
             loop {
                 clock.sleep(AGAIN_PAUSE).await;
                 let begins = with.flows.lock().begin_again();
                 with.wake(begins.then_some(Lane::Live));
+                link.release(&with);
             }
         });
         match tasks.join_next().await.expect("there are tasks") {
             Ok(ended) => ended.err().unwrap_or(LinkError::Ended),
             Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+        }
+    }
+
+    /// Lets those ask again that wait until more may be sent.
+    fn release(&self, session: &Session) {
+        let held = session.held.lock().release();
+        for (id, replica) in held.into_iter().filter_map(|id| Some((id, self.replica(id)?))) {
+            let lane = session.flows.lock().appended(id, replica.log().offsets().log_end);
+            session.wake(lane);
         }
     }
 
@@ -326,6 +339,11 @@ impl Link {
             _ => {}
         }
         if let Read::Disk(plan, epoch) = read {
+            let Some(room) = shared.take_room(self.follower, turn) else {
+                session.flows.lock().sent(lane, turn, turn.from, 0);
+                session.held.lock().hold(id);
+                return None;
+            };
             let stretches = shared.readers.run(move || plan.execute()).await?;
             let batches = stretches.and_then(|stretches| {
                 let corrupt = |error| ReadError::Corrupt { path: id.to_string().into(), file_offset: 0, error };
@@ -341,6 +359,7 @@ impl Link {
                 Err(ReadError::Removed { .. }) => Read::Behind,
                 Err(error) => Read::Failed(error),
             };
+            shared.throttle.lock().used(room, if let Read::Ready(batches) = &read { batches.bytes } else { 0 });
         }
         let mut flows = session.flows.lock();
         match read {
@@ -388,21 +407,21 @@ impl Link {
         let Some(replica) = self.replica(id) else { return };
         let is_newest = replica.led_in() == Some(leader_epoch);
         match says {
-            FollowerSays::State(FollowerState { needs_continuation: true, .. }) => {
+            FollowerSays::State { state: FollowerState { needs_continuation: true, .. }, .. } => {
                 if is_newest {
                     session.flows.lock().needs_continuation(id, lane);
                 }
             }
-            FollowerSays::State(FollowerState { log_end, durable, .. }) => {
+            FollowerSays::State { state: FollowerState { log_end, durable, .. }, log_start } => {
                 if is_newest {
                     let (end, now) = (replica.log().offsets().log_end, replica.shared().runtime.clock.monotonic());
                     session.flows.lock().ready(id, lane, log_end, end, now);
-                    replica.acknowledged(self.follower, session.process, leader_epoch, durable);
+                    replica.acknowledged(self.follower, session.process, leader_epoch, durable, log_start);
                 }
             }
-            FollowerSays::Durable(durable) => {
+            FollowerSays::Durable { durable, log_start } => {
                 session.flows.lock().acknowledged(id, lane, durable);
-                replica.acknowledged(self.follower, session.process, leader_epoch, durable);
+                replica.acknowledged(self.follower, session.process, leader_epoch, durable, log_start);
             }
             // Of a newer leader the image will tell.
             FollowerSays::Refused { why: Refusal::Stale | Refusal::NotLeader, .. } => {}

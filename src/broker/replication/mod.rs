@@ -1,7 +1,7 @@
 //! Replication at work: the partitions that this broker leads go to its followers, and what others lead comes here.
 //!
 //! - [`replica`]: one partition, its part among the replicas, and its log; [`leading`]: what it has while it leads.
-//! - [`link`]: the way to a follower; [`flows`]: what is said there next.
+//! - [`link`]: the way to a follower; [`flows`]: what is said there next; [`throttle`]: how fast, where that is bounded.
 //! - [`intake`]: what leaders send here.
 //!
 //! `Partitions` makes a [`Replica`] of each log that it opens and has it follow the image; the machines of `crate::replication`
@@ -13,6 +13,7 @@ mod intake;
 mod leading;
 mod link;
 mod replica;
+mod throttle;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub(super) use replica::Replica;
 
 use intake::{Intake, Outbox};
 use link::Link;
+use throttle::{Taken, Throttle};
 
 use super::partitions::LocalTopic;
 use super::readers::Readers;
@@ -34,6 +36,7 @@ use crate::metadata::Metadata;
 use crate::peer::rpc::{Peers, TakesStreams};
 use crate::replication::leader::LeaderSettings;
 use crate::replication::message::{LeaderSays, Message};
+use crate::replication::window::Turn;
 use crate::runtime::Runtime;
 use crate::runtime::clock::Interval;
 use crate::telemetry::Metrics;
@@ -64,6 +67,7 @@ pub(super) struct Shared {
     metrics: Arc<Metrics>,
     settings: ReplicationSettings,
     links: Mutex<Links>,
+    throttle: Mutex<Throttle>,
     /// Logs tell of what happened to them on lanes of their own.
     tasks: Handle,
 }
@@ -100,6 +104,12 @@ impl Shared {
         self.runtime.watch.spawn_on(&self.tasks, task)
     }
 
+    /// Takes room for what a turn of one that catches up may send; there may be none for now.
+    fn take_room(&self, follower: NodeId, turn: Turn) -> Option<Taken> {
+        let (now, image) = (self.runtime.clock.monotonic(), self.metadata.image());
+        self.throttle.lock().take(now, &image, follower, turn.partition, turn.max_bytes)
+    }
+
     /// The link to a follower that a partition takes.
     fn link(self: &Arc<Self>, follower: NodeId, partition: TopicPartition) -> Arc<Link> {
         let turn = u128::from_be_bytes(*partition.topic_id.as_bytes()) % u128::from(self.settings.connections);
@@ -134,9 +144,21 @@ impl Replicator {
     pub(super) fn new(parts: Parts, settings: ReplicationSettings) -> Arc<Self> {
         let Parts { runtime, broker_epoch, metadata, peers, readers, metrics } = parts;
         let (node_id, links, tasks) = (metadata.node_id(), Mutex::default(), Handle::current());
-        let shared =
-            Shared { runtime, node_id, broker_epoch, metadata, peers, readers, metrics, settings, links, tasks };
-        Arc::new(Self { shared: Arc::new(shared), replicas: RwLock::default(), early: Mutex::default() })
+        let throttle = Mutex::new(Throttle::new(node_id));
+        let shared = Arc::new(Shared {
+            runtime,
+            node_id,
+            broker_epoch,
+            metadata,
+            peers,
+            readers,
+            metrics,
+            settings,
+            links,
+            throttle,
+            tasks,
+        });
+        Arc::new(Self { shared, replicas: RwLock::default(), early: Mutex::default() })
     }
 
     const fn shared(&self) -> &Arc<Shared> {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::Shared;
 use super::intake::Outbox;
@@ -32,6 +33,8 @@ pub(in crate::broker) struct Replica {
     id: TopicPartition,
     log: Arc<PartitionLog>,
     state: Mutex<State>,
+    /// A follower may have deleted what this broker has, or counts no more, or this broker leads no more.
+    deletions: Notify,
 }
 
 struct State {
@@ -57,6 +60,8 @@ struct Following {
     machine: FollowerReplica,
     /// The session in which its leader is told.
     reply: Option<Arc<Outbox>>,
+    /// What it was told is deleted here.
+    log_start: Offset,
 }
 
 /// What comes with an event of a follower and is not for its machine.
@@ -83,6 +88,7 @@ impl Replica {
             id: log.partition(),
             log: Arc::clone(log),
             state: Mutex::new(State { version: 0, followed: 0, role: Role::Idle }),
+            deletions: Notify::new(),
         });
         let observer: Weak<dyn LogObserver> = Weak::clone(&replica.this) as _;
         log.observe(Some(observer));
@@ -166,6 +172,7 @@ impl Replica {
     fn step_down(&self, state: &mut State) {
         if let Role::Leading(leading) = std::mem::replace(&mut state.role, Role::Idle) {
             leading.leave(self.id);
+            self.deletions.notify_waiters();
         }
     }
 
@@ -183,7 +190,10 @@ impl Replica {
         let min_in_sync = usize::try_from(self.topic.rules().config.min_insync_replicas).unwrap_or(usize::MAX);
         let assignment = super::leading::assignment(image, partition, min_in_sync);
         match &mut state.role {
-            Role::Leading(leading) if leading.epoch() == epoch => leading.assigned(self, assignment),
+            Role::Leading(leading) if leading.epoch() == epoch => {
+                leading.assigned(self, assignment);
+                self.deletions.notify_waiters();
+            }
             _ => {
                 self.log.set_alone(false);
                 self.log.begin_epoch(epoch)?;
@@ -213,7 +223,7 @@ impl Replica {
                 self.step_down(state);
                 state.followed += 1;
                 let machine = FollowerReplica::new(leader, leader_epoch, &self.local());
-                let following = Following { number: state.followed, machine, reply: None };
+                let following = Following { number: state.followed, machine, reply: None, log_start: Offset::ZERO };
                 state.role = Role::Following(Box::new(following));
             }
         }
@@ -234,10 +244,36 @@ impl Replica {
         }
     }
 
-    /// A follower, of the process that the session is with, has everything below an offset on stable storage.
-    pub(super) fn acknowledged(&self, follower: NodeId, process: BrokerEpoch, epoch: LeaderEpoch, durable: Offset) {
+    /// A follower, of the process that the session is with, has everything below an offset on stable storage, but for what it has
+    /// deleted.
+    pub(super) fn acknowledged(
+        &self,
+        follower: NodeId,
+        process: BrokerEpoch,
+        epoch: LeaderEpoch,
+        durable: Offset,
+        log_start: Offset,
+    ) {
         // Another epoch's word is about another log.
-        self.lead(Some(epoch), |leading| leading.acknowledged(self, follower, process, durable));
+        self.lead(Some(epoch), |leading| leading.acknowledged(self, follower, process, durable, log_start));
+        self.deletions.notify_waiters();
+    }
+
+    /// Waits until nobody who may lead next has records below an offset that is deleted here; false if this broker leads no more in the
+    /// epoch before that is known.
+    pub(in crate::broker) async fn deleted_below(&self, epoch: LeaderEpoch, offset: Offset) -> bool {
+        loop {
+            let changed = self.deletions.notified();
+            let is_deleted = match &self.state.lock().role {
+                Role::Alone(led) if *led == Some(epoch) => Some(true),
+                Role::Leading(leading) if leading.epoch() == epoch => Some(leading.is_deleted_below(offset)),
+                _ => None,
+            };
+            match is_deleted {
+                Some(false) => changed.await,
+                known => return known.is_some(),
+            }
+        }
     }
 
     /// The session with a follower is over.
@@ -373,7 +409,11 @@ impl Replica {
                         tracing::error!(%error, partition = %self.id, "the log can't follow its leader");
                     }
                 }
-                Action::SendState(state) => self.tell_leader(following, state.leader_epoch, FollowerSays::State(state)),
+                Action::SendState(state) => {
+                    following.log_start = self.log.offsets().log_start;
+                    let says = FollowerSays::State { state, log_start: following.log_start };
+                    self.tell_leader(following, state.leader_epoch, says);
+                }
                 Action::Truncate { to, loses_committed } => self.cut(following, to, loses_committed),
                 Action::Reset { loses_committed } => self.begin_anew(following, continuation.take(), loses_committed),
                 Action::Append { skip } => {
@@ -389,8 +429,9 @@ impl Replica {
                 }
                 Action::AdvanceArchived(offset) => self.log.archived_elsewhere(offset),
                 Action::SendDurable { leader_epoch, durable } => {
+                    following.log_start = self.log.offsets().log_start;
                     if let Some(reply) = &following.reply {
-                        reply.durable(self.id, leader_epoch, durable);
+                        reply.durable(self.id, leader_epoch, durable, following.log_start);
                     }
                 }
                 Action::Refuse { why, leader_epoch, log_end } => {
@@ -406,6 +447,17 @@ impl Replica {
     fn tell_leader(&self, following: &Following, leader_epoch: LeaderEpoch, says: FollowerSays) {
         if let Some(reply) = &following.reply {
             reply.say(Message { partition: self.id, leader_epoch, says });
+        }
+    }
+
+    /// Tells the leader that more is deleted here, where nothing else tells it.
+    fn tell_deleted(&self, following: &mut Following) {
+        let (log_start, machine) = (self.log.offsets().log_start, &following.machine);
+        if log_start > following.log_start && machine.is_following() {
+            following.log_start = log_start;
+            if let Some(reply) = &following.reply {
+                reply.durable(self.id, machine.leader_epoch(), machine.durable(), log_start);
+            }
         }
     }
 
@@ -529,6 +581,7 @@ impl LogObserver for Replica {
             Role::Following(following) => {
                 let actions = following.machine.handle(Event::Durable(durable));
                 self.perform(following, actions, Attached::default());
+                self.tell_deleted(following);
             }
             Role::Idle | Role::Alone(_) => {}
         }

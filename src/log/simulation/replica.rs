@@ -354,7 +354,9 @@ impl World {
                 self.machine.power_cut();
                 drop(directory);
             }
-            (9, Some(directory)) => directory.close(),
+            (9, Some(directory)) => {
+                directory.close();
+            }
             (_, directory) => {
                 self.machine.kill();
                 drop(directory);

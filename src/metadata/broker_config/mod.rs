@@ -12,10 +12,12 @@ use std::collections::BTreeMap;
 
 pub use registry::{BrokerConfigDefinition, broker_config, broker_configs};
 
+use registry::RATES;
+
 use super::command::ConfigChange;
 use super::config_definition::{ConfigDefinition, ConfigError, ConfigType, Effect, MAX_CONFIGS, Rule};
 use super::config_layers::{BrokerLayers, ConfigEntry, ConfigSource, ConfigSynonym};
-use super::image::Configs;
+use super::image::{Configs, Image};
 use super::topic_config::{self, ConfigOperation};
 use crate::types::NodeId;
 
@@ -23,6 +25,10 @@ use crate::types::NodeId;
 pub const REPLICA_SELECTOR: &str = "replica.selector.class";
 /// Kafka's class that chooses replicas by racks. No other comes with Kafka.
 pub const RACK_AWARE_SELECTOR: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+/// Bytes in a second that a broker sends to replicas that are throttled on the leader's side.
+pub const LEADER_RATE: &str = "leader.replication.throttled.rate";
+/// Bytes in a second that a broker is sent for replicas that are throttled on the follower's side.
+pub const FOLLOWER_RATE: &str = "follower.replication.throttled.rate";
 /// How many replicas have to be in sync: one thing for all brokers, since any of them may come to lead.
 const MIN_INSYNC: &str = "min.insync.replicas";
 
@@ -38,22 +44,37 @@ pub fn set_while_running(name: &str, layers: &BrokerLayers<'_>) -> Option<String
     synonyms(broker_config(name)?, layers).find(|synonym| running(synonym.source)).map(|synonym| synonym.value)
 }
 
-/// Describes every broker configuration of one broker, in order of names.
+/// The bytes in a second that [`LEADER_RATE`] or [`FOLLOWER_RATE`] of a broker allows; none where it sets no bound.
+pub fn throttled_rate(name: &str, image: &Image, node_id: NodeId) -> Option<u64> {
+    // Kafka knows them only while a broker runs.
+    let none = BTreeMap::new();
+    let (_, value) = BrokerLayers::new(image, node_id, &none).values(name).next()?;
+    let rate: i64 = value.parse().ok()?;
+    u64::try_from(rate).ok().filter(|_| rate < i64::MAX)
+}
+
+/// Describes every broker configuration of one broker, in order of names, and of those that no broker has by itself what is set.
 pub fn describe(layers: &BrokerLayers<'_>) -> Vec<ConfigEntry> {
     let entry = |entry: &'static BrokerConfigDefinition| {
         ConfigEntry::new(&entry.definition, synonyms(entry, layers).collect(), !entry.dynamic)
     };
-    broker_configs().map(entry).collect()
+    let is_set = |entry: &&BrokerConfigDefinition| layers.values(entry.definition.name).next().is_some();
+    let mut entries: Vec<_> = broker_configs().chain(RATES.iter().filter(is_set)).map(entry).collect();
+    entries.sort_by_key(|entry| entry.name);
+    entries
 }
 
 /// Describes the cluster-wide dynamic default: only what is set there, as Kafka does.
 pub fn describe_default(values: &BTreeMap<String, String>) -> Vec<ConfigEntry> {
-    let set = broker_configs().filter_map(|entry| Some((entry, values.get(entry.definition.name)?)));
-    set.map(|(entry, value)| {
+    let all = broker_configs().chain(RATES);
+    let set = all.filter_map(|entry| Some((entry, values.get(entry.definition.name)?)));
+    let entry = |(entry, value): (&BrokerConfigDefinition, &String)| {
         let (name, source) = (entry.definition.name.to_owned(), ConfigSource::DynamicDefaultBroker);
         ConfigEntry::new(&entry.definition, vec![ConfigSynonym { name, value: value.clone(), source }], false)
-    })
-    .collect()
+    };
+    let mut entries: Vec<_> = set.map(entry).collect();
+    entries.sort_by_key(|entry| entry.name);
+    entries
 }
 
 /// Resolves an incremental change of the dynamic configuration of the broker `node_id`, or of the default of all.
@@ -135,7 +156,7 @@ fn dynamic(name: &str) -> Result<&'static ConfigDefinition, ConfigError> {
     match broker_config(name) {
         Some(entry) if entry.dynamic => Ok(&entry.definition),
         Some(_) => Err(ConfigError::NotDynamic { name: name.to_owned() }),
-        None => Ok(&UNKNOWN),
+        None => Ok(RATES.iter().map(|entry| &entry.definition).find(|it| it.name == name).unwrap_or(&UNKNOWN)),
     }
 }
 

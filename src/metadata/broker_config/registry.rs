@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use super::super::config_definition::{ConfigDefinition, ConfigType, Effect, Rule};
 use super::super::topic_config::TOPIC_CONFIGS;
-use super::{RACK_AWARE_SELECTOR, REPLICA_SELECTOR};
+use super::{FOLLOWER_RATE, LEADER_RATE, RACK_AWARE_SELECTOR, REPLICA_SELECTOR};
 
 /// A broker configuration.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,6 +46,26 @@ const fn dynamic(mut entry: BrokerConfigDefinition) -> BrokerConfigDefinition {
     entry.dynamic = true;
     entry
 }
+
+/// Those that only exist while they are set, as in Kafka, which checks them all the same.
+pub(super) const RATES: &[BrokerConfigDefinition] = &[
+    dynamic(active(
+        FOLLOWER_RATE,
+        ConfigType::Long,
+        Some("9223372036854775807"),
+        Rule::AtLeast(0),
+        "Bytes in a second that this broker is sent for replicas that catch up and are named by \
+         follower.replication.throttled.replicas of their topic.",
+    )),
+    dynamic(active(
+        LEADER_RATE,
+        ConfigType::Long,
+        Some("9223372036854775807"),
+        Rule::AtLeast(0),
+        "Bytes in a second that this broker sends for replicas that catch up and are named by \
+         leader.replication.throttled.replicas of their topic.",
+    )),
+];
 
 /// Those that are no default for topics.
 const OWN: &[BrokerConfigDefinition] = &[

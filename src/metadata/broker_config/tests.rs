@@ -140,6 +140,27 @@ fn replicas_are_chosen_by_racks_or_not_at_all() {
 }
 
 #[test]
+fn rates_of_replication_are_checked_and_only_described_where_they_are_set() {
+    let mut image = image_with_brokers(&[(1, "a"), (2, "b")]);
+    let none = BTreeMap::new();
+    let described = |image: &Image, node| {
+        let entries = describe(&BrokerLayers::new(image, NodeId(node), &none));
+        assert!(entries.is_sorted_by_key(|entry| entry.name));
+        entries.iter().find(|entry| entry.name == LEADER_RATE).and_then(|entry| entry.value.clone())
+    };
+    let rate = |image: &Image, node| throttled_rate(LEADER_RATE, image, NodeId(node));
+    assert_eq!((described(&image, 1), rate(&image, 1)), (None, None));
+    set(&mut image, None, LEADER_RATE, "5");
+    set(&mut image, Some(NodeId(2)), LEADER_RATE, "9223372036854775807");
+    assert_eq!((rate(&image, 1), rate(&image, 2)), (Some(5), None));
+    assert_eq!(described(&image, 1).as_deref(), Some("5"));
+    assert_eq!(describe_default(&image.broker_configs(None).unwrap().values).len(), 1);
+    let operations = [(FOLLOWER_RATE.to_owned(), ConfigOperation::Set("-1".to_owned()))];
+    let refused = alter(None, &Configs::default(), &operations, &BrokerLayers::fixed(&none)).unwrap_err();
+    assert_eq!(refused.kafka_error_code(), 42);
+}
+
+#[test]
 fn values_are_no_longer_than_kafka_stores() {
     let none = BTreeMap::new();
     let layers = BrokerLayers::fixed(&none);

@@ -385,6 +385,23 @@ fn an_internal_topic_is_lost_with_the_last_replica_that_has_all_of_it_and_not_be
 }
 
 #[test]
+fn an_incarnation_begins_once_and_gives_out_no_producer_id_of_those_before() {
+    let mut image = one_broker();
+    assert_eq!(image.incarnation(), Incarnation(0));
+    let begin = |incarnation, next| Command::BeginIncarnation {
+        incarnation: Incarnation(incarnation),
+        next_producer_id: ProducerId(next),
+    };
+    apply(&mut image, &begin(2, 5000)).unwrap();
+    assert_eq!((image.incarnation(), image.next_producer_id()), (Incarnation(2), ProducerId(5000)));
+    for again in [0, 1, 2] {
+        assert!(matches!(apply(&mut image, &begin(again, 9000)), Err(Rejection::StaleIncarnation { .. })));
+    }
+    apply(&mut image, &begin(3, 10)).unwrap();
+    assert_eq!(image.next_producer_id(), ProducerId(5000));
+}
+
+#[test]
 fn replicas_of_a_directory_that_is_gone_move_to_the_others_and_to_no_other_broker() {
     let mut image = image_with_brokers(&[(1, "a"), (2, "a")]);
     create(&mut image, 7, "flights", 6).unwrap();

@@ -17,7 +17,8 @@ use super::super::controller::machine::{
 };
 use super::super::error::CommandError;
 use super::super::image::Image;
-use super::campaign::leads;
+use super::acknowledged::Acknowledged;
+use super::campaign::{LEADER_PATIENCE_MS, leads};
 use super::members::{MemberChange, change, status};
 use super::proposer::{Pending, Request};
 use super::{Raft, RaftMetrics};
@@ -35,6 +36,7 @@ pub(super) struct Controlling {
     runtime: Runtime,
     raft: Raft,
     metrics: watch::Receiver<RaftMetrics>,
+    acknowledged: Arc<Acknowledged>,
     images: watch::Receiver<Arc<Image>>,
     requests: mpsc::Sender<Request>,
     settings: ControllerSettings,
@@ -50,12 +52,13 @@ impl Controlling {
         runtime: Runtime,
         raft: Raft,
         metrics: watch::Receiver<RaftMetrics>,
+        acknowledged: Arc<Acknowledged>,
         images: watch::Receiver<Arc<Image>>,
         requests: mpsc::Sender<Request>,
         settings: ControllerSettings,
     ) -> Self {
         let (machine, changed, is_changing) = (Mutex::default(), Notify::new(), AtomicBool::new(false));
-        Self { runtime, raft, metrics, images, requests, settings, machine, changed, is_changing }
+        Self { runtime, raft, metrics, acknowledged, images, requests, settings, machine, changed, is_changing }
     }
 
     /// Runs until the quorum stops on this node.
@@ -113,15 +116,29 @@ impl Controlling {
     /// [`CommandError::NotLeader`].
     pub(super) fn heartbeat(self: &Arc<Self>, heartbeat: Heartbeat) -> Result<HeartbeatReply, CommandError> {
         let not_leader = || CommandError::NotLeader { leader: self.metrics.borrow().current_leader };
+        let now = self.runtime.clock.monotonic();
+        if !self.is_followed(now) {
+            return Err(not_leader());
+        }
         let mut actions = {
             let mut machine = self.machine.lock();
             let (_, controller) = machine.as_mut().ok_or_else(not_leader)?;
-            controller.handle(self.runtime.clock.monotonic(), Event::Heartbeat(heartbeat))
+            controller.handle(now, Event::Heartbeat(heartbeat))
         };
         let Some(Action::Reply(reply)) = actions.pop() else { unreachable!("a heartbeat is answered last") };
         self.act(actions);
         self.changed.notify_one();
         Ok(reply)
+    }
+
+    /// Whether nobody else can control the cluster yet: those who have heard this node as their leader elect no other one until they
+    /// have missed it for so long. A broker that is answered counts on leading what it leads for a session, and it may, since the next
+    /// controller grants everybody a whole session, too.
+    fn is_followed(&self, now: Monotonic) -> bool {
+        let metrics = self.metrics.borrow();
+        let voters = metrics.membership_config.membership().get_joint_config();
+        let heard = self.acknowledged.by_majority(now, metrics.id, voters);
+        heard.is_some_and(|heard| now.since(heard) < Duration::from_millis(LEADER_PATIENCE_MS))
     }
 
     /// A broker's process is gone.

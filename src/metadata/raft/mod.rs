@@ -3,7 +3,8 @@
 //! The parts, from the disk up: [`backend`] lets redb run on the disk seam; [`log_database`] keeps the log, the vote and the
 //! format stamp in one redb file; [`snapshot_files`] keeps the newest snapshot as a file beside it; [`lane`] runs both off
 //! the network threads; [`log_store`] and [`state_machine`] are openraft's two storage traits; [`runtime`] gives it our
-//! clock and randomness; [`network`] carries its requests to peers and [`answers`] theirs to it, in the words of [`wire`].
+//! clock and randomness; [`network`] carries its requests to peers and [`answers`] theirs to it, in the words of [`wire`]. [`membership`] says
+//! who is answered, and [`acknowledged`] whether this node still leads.
 //! [`candidacy`] decides when this node stands for election, [`campaign`] and [`lifelines`] tell it what happens; [`proposer`] takes
 //! commands to the leader; [`quorum`] puts them together.
 //!
@@ -11,6 +12,7 @@
 //! are. The state machine is not persisted: it is the newest snapshot plus the log behind it, applied again. Log entries are
 //! purged only after the snapshot that covers them is durable.
 
+mod acknowledged;
 mod answers;
 mod backend;
 mod campaign;
@@ -24,6 +26,7 @@ mod lifelines;
 mod log_database;
 mod log_store;
 mod members;
+mod membership;
 mod network;
 #[cfg(test)]
 mod power_cut;

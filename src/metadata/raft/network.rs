@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::TypeConfig;
+use super::acknowledged::Acknowledged;
 use super::codec;
 use super::wire::{AppendAnswer, AppendHeader, SnapshotAnswer, SnapshotHeader, VoteAnswer, VoteHeader};
 use crate::peer::rpc::{Peers, RpcError, kind};
@@ -30,23 +31,29 @@ type CallError<E = RaftError<NodeId>> = RPCError<NodeId, BasicNode, E>;
 
 /// Makes clients to peers.
 #[derive(Clone, Debug)]
-pub(super) struct PeerNetwork(pub(super) Option<Arc<Peers>>);
+pub(super) struct PeerNetwork {
+    pub(super) peers: Option<Arc<Peers>>,
+    /// Hears of each answer to a leader.
+    pub(super) acknowledged: Arc<Acknowledged>,
+}
 
 /// A client to one peer.
 #[derive(Clone, Debug)]
 pub(super) struct PeerLink {
     target: NodeId,
-    peers: Option<Arc<Peers>>,
+    network: PeerNetwork,
 }
 
 impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
     type Network = PeerLink;
 
     async fn new_client(&mut self, target: NodeId, node: &BasicNode) -> PeerLink {
-        if let Some(peers) = self.0.as_ref().filter(|peers| !node.addr.is_empty() && peers.address(target).is_none()) {
+        if let Some(peers) =
+            self.peers.as_ref().filter(|peers| !node.addr.is_empty() && peers.address(target).is_none())
+        {
             peers.set_address(target, &node.addr);
         }
-        PeerLink { target, peers: self.0.clone() }
+        PeerLink { target, network: self.clone() }
     }
 }
 
@@ -58,7 +65,7 @@ impl PeerLink {
         parts: Vec<Bytes>,
         option: &RPCOption,
     ) -> Result<A, CallError<E>> {
-        let Some(peers) = &self.peers else {
+        let Some(peers) = &self.network.peers else {
             let nobody = io::Error::other("this quorum has one voter and no connections to peers");
             return Err(Unreachable::new(&nobody).into());
         };
@@ -83,7 +90,11 @@ impl RaftNetwork<TypeConfig> for PeerLink {
     ) -> Result<AppendEntriesResponse<NodeId>, CallError> {
         let header = AppendHeader::from(&request);
         let parts = request.entries.iter().map(|entry| Bytes::from(codec::encode_entry(entry))).collect();
+        let sent = self.network.peers.as_ref().map(|peers| peers.clock().monotonic());
         let answer: AppendAnswer = self.call(kind::RAFT_APPEND, &header, parts, &option).await?;
+        if let (Some(sent), false) = (sent, matches!(answer, AppendAnswer::HigherVote(_))) {
+            self.network.acknowledged.note(self.target, sent);
+        }
         Ok(answer.into())
     }
 

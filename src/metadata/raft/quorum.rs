@@ -15,19 +15,20 @@ use super::super::command::{Command, Outcome};
 use super::super::controller::machine::{ControllerSettings, Heartbeat, HeartbeatReply};
 use super::super::error::{CommandError, MetadataError, Rejection};
 use super::super::image::{BrokerState, Image};
+use super::acknowledged::Acknowledged;
 use super::answers::{KINDS, QuorumAnswers};
 use super::campaign::{Campaign, leads};
 use super::controlling::Controlling;
 use super::lifelines::watch_over;
 use super::log_database::Founding;
 use super::members::{MemberChange, MemberError};
+use super::membership::{Members, read_index};
 use super::network::PeerNetwork;
 use super::proposer::{Pending, Proposer, QUEUE_COMMANDS, Request};
-use super::wire::ReadIndexAnswer;
 use super::{
     LogDatabase, LogStore, Raft, RaftMetrics, SnapshotFiles, Stamp, StateMachine, StoreError, StoreLane, on_seams,
 };
-use crate::peer::rpc::{Answers, Handlers, Peers, kind};
+use crate::peer::rpc::{Answers, Handlers, Membership, Peers, RefusalCode, RpcError, kind};
 use crate::runtime::Runtime;
 use crate::runtime::tasks::Priority;
 use crate::runtime::watch;
@@ -43,7 +44,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 const WAITING_NOTICE: Duration = Duration::from_secs(10);
 /// Pause before the leader is asked again how far the log is committed.
 const READ_INDEX_PAUSE: Duration = Duration::from_millis(50);
-const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a peer may take to pass on where this node is.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a leader is heard. It is also how long openraft waits for an answer before it asks again.
 const HEARTBEAT_MS: u64 = 250;
 /// How long the answer to a broker's heartbeat is waited for.
@@ -137,11 +139,33 @@ impl MetadataStore {
         node_id: NodeId,
         joined: Option<ClusterId>,
     ) -> Result<Self, MetadataError> {
-        let (disk, path) = (Arc::clone(&runtime.disk), directory.to_owned());
         let founding = match joined {
             Some(cluster_id) => Founding { cluster_id, joined: true },
             None => Founding { cluster_id: ClusterId::from_entropy(runtime.entropy.identity()), joined: false },
         };
+        Self::open_as(runtime, directory, node_id, founding).await
+    }
+
+    /// Opens the storage of the first node of a cluster that is restored and has its identity already; made in an empty directory.
+    ///
+    /// # Errors
+    /// [`MetadataError`]: the directory can't be read, or belongs to another node or a newer version.
+    pub async fn found(
+        runtime: &Runtime,
+        directory: &Path,
+        node_id: NodeId,
+        cluster_id: ClusterId,
+    ) -> Result<Self, MetadataError> {
+        Self::open_as(runtime, directory, node_id, Founding { cluster_id, joined: false }).await
+    }
+
+    async fn open_as(
+        runtime: &Runtime,
+        directory: &Path,
+        node_id: NodeId,
+        founding: Founding,
+    ) -> Result<Self, MetadataError> {
+        let (disk, path) = (Arc::clone(&runtime.disk), directory.to_owned());
         let open = move || LogDatabase::open(disk.as_ref(), &path, node_id, founding);
         let lane = StoreLane::start(runtime.tasks.as_ref(), "metadata", Priority::Foreground, open).await?;
         let stamp = lane.run(|database| database.stamp()).await?;
@@ -187,7 +211,8 @@ impl Metadata {
         let replay_weight = machine.replay_weight();
         let log = LogStore::new(Arc::clone(&database));
         let peers = plane.as_ref().map(|plane| Arc::clone(&plane.peers));
-        let network = PeerNetwork(peers.clone());
+        let acknowledged = Arc::new(Acknowledged::default());
+        let network = PeerNetwork { peers: peers.clone(), acknowledged: Arc::clone(&acknowledged) };
         let raft = Raft::new(settings.node_id, Arc::new(raft_config(stamp)), network, log, machine);
         let raft = on_seams(runtime, raft).await.map_err(MetadataError::quorum)?;
         let (observed, metrics) = watch::channel(raft.metrics().borrow().clone());
@@ -209,7 +234,7 @@ impl Metadata {
         let controlling = None;
         let mut metadata =
             Self { raft, stamp, database, images, metrics, requests, proposer, stop, runtime, peers, controlling };
-        metadata.controlling = metadata.take_part(plane.as_ref());
+        metadata.controlling = metadata.take_part(plane.as_ref(), acknowledged);
         on_seams(&metadata.runtime, metadata.begin(plane, last)).await?;
         if metadata.image().cluster_id().is_zero() {
             metadata.submit(Command::SetClusterId(stamp.cluster_id)).await.map_err(MetadataError::quorum)?;
@@ -219,7 +244,7 @@ impl Metadata {
 
     /// Answers peers, stands for election when the leader is missed, and controls the cluster while it leads. A node without peers is a
     /// quorum of one, and its broker by itself.
-    fn take_part(&self, plane: Option<&PeerPlane>) -> Option<Arc<Controlling>> {
+    fn take_part(&self, plane: Option<&PeerPlane>, acknowledged: Arc<Acknowledged>) -> Option<Arc<Controlling>> {
         let PeerPlane { peers, handlers, controller, .. } = plane?;
         let (raft, runtime) = (&self.raft, &self.runtime);
         let campaign = Arc::new(Campaign::new(runtime, self.stamp.node_id));
@@ -227,6 +252,7 @@ impl Metadata {
             runtime.clone(),
             raft.clone(),
             self.metrics.clone(),
+            acknowledged,
             self.images.clone(),
             self.requests.clone(),
             controller.clone(),
@@ -237,7 +263,18 @@ impl Metadata {
             controlling: Arc::clone(&controlling),
             runtime: runtime.clone(),
         });
-        handlers.send_modify(|handlers| handlers.answer(KINDS, &answers));
+        let membership: Arc<dyn Membership> = Arc::new(Members {
+            runtime: runtime.clone(),
+            node_id: self.stamp.node_id,
+            raft: raft.clone(),
+            peers: Arc::clone(peers),
+            metrics: self.metrics.clone(),
+            images: self.images.clone(),
+        });
+        handlers.send_modify(|handlers| {
+            handlers.answer(KINDS, &answers);
+            handlers.restrict_to(membership);
+        });
         let (watched, watching) = watch::channel(BTreeMap::new());
         let follow = follow_addresses(self.metrics.clone(), self.images.clone(), Arc::clone(peers), watched);
         runtime.watch.spawn(follow);
@@ -287,25 +324,32 @@ impl Metadata {
         );
         ready.await.map_err(MetadataError::quorum)?;
         if let Some(plane) = plane {
-            self.announce(&plane.address).await;
+            self.announce(&plane.address).await?;
         }
         Ok(())
     }
 
     /// Tells the leader, by way of whoever is known, where this node is reached now; it may have moved. True when it knows.
-    async fn announce(&self, address: &str) -> bool {
+    ///
+    /// # Errors
+    /// [`MetadataError::Removed`].
+    async fn announce(&self, address: &str) -> Result<bool, MetadataError> {
         let change = MemberChange::Add { node_id: self.stamp.node_id, address: address.to_owned() };
         if self.change_members(change.clone()).await.is_ok() {
-            return true;
+            return Ok(true);
         }
-        let Some(peers) = &self.peers else { return false };
+        let Some(peers) = &self.peers else { return Ok(false) };
         for node_id in peers.known() {
-            let asked = peers.call(node_id, kind::QUORUM_CHANGE, &change, Vec::new(), READ_INDEX_TIMEOUT).await;
-            if matches!(asked, Ok((Ok::<(), MemberError>(()), _))) {
-                return true;
+            let asked = peers.call(node_id, kind::QUORUM_CHANGE, &change, Vec::new(), ANNOUNCE_TIMEOUT).await;
+            match asked {
+                Ok((Ok::<(), MemberError>(()), _)) => return Ok(true),
+                Err(RpcError::Refused { refusal, .. }) if refusal.code == RefusalCode::Removed => {
+                    return Err(MetadataError::Removed);
+                }
+                Ok((Err(_), _)) | Err(_) => {}
             }
         }
-        false
+        Ok(false)
     }
 
     /// Waits until this node has applied all that is committed now, as the leader says.
@@ -322,12 +366,12 @@ impl Metadata {
         let mut noticed = clock.monotonic();
         let index = loop {
             if let Some(here) = address
-                && self.announce(here).await
+                && self.announce(here).await?
             {
                 address = None;
             }
             if address.is_none()
-                && let Some(index) = self.read_index().await
+                && let Some(index) = read_index(&self.raft, self.stamp.node_id, self.peers.as_deref()).await
             {
                 break index;
             }
@@ -348,19 +392,6 @@ impl Metadata {
         let applied = metrics.wait_for(|metrics| metrics.last_applied.map(|log_id| log_id.index) >= index);
         applied.await.map_err(MetadataError::quorum)?;
         Ok(())
-    }
-
-    /// The newest committed entry, as the leader says after a majority has confirmed it; none while no leader answers.
-    async fn read_index(&self) -> Option<Option<u64>> {
-        let leader = self.raft.metrics().borrow().current_leader?;
-        if leader == self.stamp.node_id {
-            let (log_id, _) = self.raft.get_read_log_id().await.ok()?;
-            return Some(log_id.map(|log_id| log_id.index));
-        }
-        let peers = self.peers.as_ref()?;
-        let asked = peers.call(leader, kind::METADATA_READ_INDEX, &(), Vec::new(), READ_INDEX_TIMEOUT).await;
-        let (ReadIndexAnswer { index }, _) = asked.ok()?;
-        Some(index)
     }
 
     /// The newest image. Cheap; never waits for a command that is being applied.
@@ -430,6 +461,10 @@ impl Metadata {
                 let asked = peers.call(leader, kind::BROKER_HEARTBEAT, &heartbeat, Vec::new(), HEARTBEAT_TIMEOUT).await;
                 match asked {
                     Ok((reply, _)) => Ok(reply),
+                    // It was unregistered, and to take part it has to join anew.
+                    Err(RpcError::Refused { refusal, .. }) if refusal.code == RefusalCode::Removed => {
+                        Ok(HeartbeatReply { is_fenced: true, may_shut_down: true, is_stale: true })
+                    }
                     Err(error) if error.is_without_effect() => Err(CommandError::NotLeader { leader: Some(leader) }),
                     Err(_) => Err(CommandError::TimedOut),
                 }
@@ -514,23 +549,29 @@ async fn republish(raft: Raft, observed: watch::Sender<RaftMetrics>) {
     }
 }
 
-/// Learns from the membership where peers are, and says whose processes to look at. Ends with the quorum.
+/// Learns from the membership where peers are and who has left, and says whose processes to look at. Ends with the quorum.
 async fn follow_addresses(
     mut metrics: watch::Receiver<RaftMetrics>,
     mut images: watch::Receiver<Arc<Image>>,
     peers: Arc<Peers>,
     watching: watch::Sender<BTreeMap<NodeId, String>>,
 ) {
+    // What a node that just joined was told is not in its own log yet.
+    let mut seen = BTreeSet::new();
     loop {
         let metrics_now: RaftMetrics = metrics.borrow_and_update().clone();
         let image = Arc::clone(&images.borrow_and_update());
         if metrics_now.running_state.is_err() {
             return;
         }
-        let members = metrics_now.membership_config.membership().nodes();
-        let members =
-            members.filter(|(_, node)| !node.addr.is_empty()).map(|(node_id, node)| (*node_id, node.addr.clone()));
-        let mut known: BTreeMap<NodeId, String> = members.collect();
+        let membership = metrics_now.membership_config.membership();
+        let mut present: BTreeSet<NodeId> = membership.nodes().map(|(node_id, _)| *node_id).collect();
+        present.extend(image.brokers().map(|broker| broker.node_id));
+        seen.difference(&present).for_each(|node_id| peers.remove(*node_id));
+        seen = present;
+        let reached = membership.nodes().filter(|(_, node)| !node.addr.is_empty());
+        let mut known: BTreeMap<NodeId, String> =
+            reached.map(|(node_id, node)| (*node_id, node.addr.clone())).collect();
         known.iter().for_each(|(node_id, address)| peers.set_address(*node_id, address));
         // A follower looks at the leader, and the leader at all brokers that serve.
         let me = peers.node_id();

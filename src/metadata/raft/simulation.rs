@@ -15,23 +15,25 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::metadata::controller::machine::ControllerSettings;
+use crate::metadata::controller::machine::{ControllerSettings, Heartbeat, Wants};
 use crate::metadata::error::CommandError;
 use crate::metadata::snapshot;
 use crate::metadata::testing::{create_topic, register};
 use crate::peer::authority;
-use crate::peer::rpc::{Handlers, Naming, Peers, serve};
+use crate::peer::rpc::{Handlers, Naming, Peers, RefusalCode, RpcError, kind, serve};
 use crate::runtime::Runtime;
 use crate::runtime::peers::PeerSettings;
 use crate::runtime::watch;
 use crate::sim::node::{Node, pass};
 use crate::sim::peers::{SimNetwork, identity};
 use crate::sim::{Random, number};
-use crate::types::ClusterId;
+use crate::types::{ClusterId, Monotonic};
 
 const PORT: u16 = 9094;
 /// Longest time that passes at once.
 const LONGEST: Duration = Duration::from_millis(50);
+/// A request may take so long.
+const LONG: Duration = Duration::from_secs(60);
 /// Turns after which something that should end has not.
 const PATIENCE: usize = 200_000;
 
@@ -373,6 +375,94 @@ fn a_node_that_was_cut_off_comes_back_without_an_election() {
     assert_eq!(term(&world, cut_off), before, "it asked, and nobody answered");
     world.settle();
     assert_eq!((0..3).map(|at| term(&world, at)).collect::<Vec<_>>(), [before; 3]);
+}
+
+/// What one node answers another that asks for the quorum.
+fn ask(world: &mut World, from: usize, to: usize) -> Result<(), RpcError> {
+    let metadata = Arc::clone(world.members[from].metadata.as_ref().expect("it runs"));
+    let to = world.members[to].node_id;
+    world.until(from, "a request", async move {
+        let peers = metadata.peers.as_ref().expect("it has peers");
+        let asked = peers.call::<_, Option<QuorumStatus>>(to, kind::QUORUM_STATUS, &(), Vec::new(), LONG);
+        asked.await.map(|_| ())
+    })
+}
+
+#[test]
+fn a_node_that_was_removed_is_refused_by_all_and_one_that_just_came_by_nobody() {
+    for seed in 40..43 {
+        let mut world = World::founded(seed, 3);
+        let leader =
+            (0..3).find(|&at| world.members[at].metadata.as_ref().is_some_and(|it| it.leads())).expect("a leader");
+        let metadata = Arc::clone(world.members[leader].metadata.as_ref().expect("it runs"));
+        // One of them does not hear of it at once.
+        let (late, gone) = ((leader + 1) % 3, (leader + 2) % 3);
+        world.members[late].stalled = 150;
+        let node_id = NodeId(4);
+        let add = MemberChange::Add { node_id, address: address(node_id) };
+        let of_leader = Arc::clone(&metadata);
+        assert_eq!(world.until(leader, "adding a member", async move { of_leader.change_members(add).await }), Ok(()));
+        let node = Node::new(seed ^ (4 << 32), &world.network, "node-4");
+        world.members.push(Member { node_id, node, opening: None, metadata: None, stalled: 0 });
+        world.start(3);
+        world.until_open(3);
+        for to in 0..3 {
+            let answer = ask(&mut world, 3, to);
+            assert!(answer.is_ok(), "seed {seed}: {answer:?}");
+        }
+
+        let remove = MemberChange::Remove { node_id: world.members[gone].node_id };
+        let removed = world.until(leader, "removing a member", async move { metadata.change_members(remove).await });
+        assert_eq!(removed, Ok(()));
+        for to in [leader, late, 3] {
+            let answer = ask(&mut world, gone, to);
+            let Err(RpcError::Refused { refusal, .. }) = &answer else { panic!("seed {seed}: {answer:?}") };
+            assert_eq!(refusal.code, RefusalCode::Removed);
+        }
+        // It comes back as what it was, and is told why that is over.
+        world.end(gone, false);
+        world.start(gone);
+        let opening = world.members[gone].opening.take().expect("it was started");
+        for _ in 0..PATIENCE {
+            if opening.is_finished() {
+                break;
+            }
+            world.turn();
+        }
+        let opened = world.members[gone].node.take(opening);
+        assert!(matches!(opened, Err(crate::metadata::MetadataError::Removed)), "{opened:?}");
+    }
+}
+
+#[test]
+fn a_controller_that_is_cut_off_answers_no_broker_once_another_may_be_elected() {
+    let mut world = World::founded(31, 3);
+    let leader = (0..3).find(|&at| world.members[at].metadata.as_ref().is_some_and(|it| it.leads())).expect("a leader");
+    let metadata = Arc::clone(world.members[leader].metadata.as_ref().expect("it runs"));
+    let clock = world.members[leader].node.machine.runtime().clock;
+    let node_id = NodeId(1);
+    let broker_epoch = metadata.image().broker(node_id).expect("it is registered").epoch;
+    // When a heartbeat was answered, if it was.
+    let beat = |world: &mut World| {
+        let (metadata, clock) = (Arc::clone(&metadata), Arc::clone(&clock));
+        let (applied_version, offline_directories) = (metadata.image().version(), Vec::new());
+        let heartbeat = Heartbeat { node_id, broker_epoch, applied_version, wants: Wants::Serve, offline_directories };
+        world.until(leader, "a heartbeat", async move {
+            metadata.heartbeat(heartbeat).await.is_ok().then(|| clock.monotonic())
+        })
+    };
+    assert!((0..1000).any(|_| beat(&mut world).is_some()), "it is answered while all is well");
+    let names: Vec<String> = world.members.iter().map(|member| member.node.name.clone()).collect();
+    for other in (0..3).filter(|other| *other != leader) {
+        world.network.cut(&names[leader], &names[other]);
+        world.network.cut(&names[other], &names[leader]);
+    }
+    let began = clock.monotonic();
+    let answered: Vec<Monotonic> = (0..3000).filter_map(|_| beat(&mut world)).collect();
+    let last = answered.last().expect("it does not know at once").since(began);
+    assert!(last < Duration::from_millis(1500), "{last:?}");
+    assert!(clock.monotonic().since(began) > Duration::from_secs(5), "it was asked for long enough");
+    world.settle();
 }
 
 #[test]

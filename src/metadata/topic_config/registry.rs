@@ -160,14 +160,14 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         "After how long Kafka syncs the log. Without effect: what is acknowledged is already on stable storage, unless \
          write.caching=true.",
     ),
-    stored(
+    active(
         "follower.replication.throttled.replicas",
         ConfigType::List,
         "",
         Rule::ThrottledReplicas,
         &[],
-        "Replicas whose replication is throttled on the follower's side, as partition:broker pairs or '*'. Without effect: a \
-         replica that catches up goes last on the wire.",
+        "Replicas whose replication is throttled on the follower's side, as partition:broker pairs or '*': while they catch up, \
+         they are sent no more than follower.replication.throttled.rate of the broker allows.",
     ),
     stored(
         "index.interval.bytes",
@@ -185,14 +185,14 @@ pub const TOPIC_CONFIGS: &[TopicConfigDefinition] = &[
         &[],
         "Overrides segment.bytes below its minimum. For tests only.",
     )),
-    stored(
+    active(
         "leader.replication.throttled.replicas",
         ConfigType::List,
         "",
         Rule::ThrottledReplicas,
         &[],
-        "Replicas whose replication is throttled on the leader's side, as partition:broker pairs or '*'. Without effect: a \
-         replica that catches up goes last on the wire.",
+        "Replicas whose replication is throttled on the leader's side, as partition:broker pairs or '*': while they catch up, \
+         they are sent no more than leader.replication.throttled.rate of the broker allows.",
     ),
     active(
         "local.retention.bytes",

@@ -321,6 +321,7 @@ impl World {
             broker_epoch,
             leader_epoch,
             durable: Offset(durable),
+            log_start: Offset::ZERO,
         };
         match message {
             Up::State(state) => {

@@ -18,6 +18,9 @@ use crate::types::Timestamp;
 /// Size of the zero-filled writes of [`File::preallocate`].
 const PREALLOCATE_CHUNK_BYTES: usize = 1 << 20;
 
+/// Where Linux tells the identity of its boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// Files of the operating system.
 #[derive(Clone, Copy, Debug)]
 pub struct LocalDisk;
@@ -133,6 +136,11 @@ impl Disk for LocalDisk {
             total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
             available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
         })
+    }
+
+    fn boot_id(&self) -> Option<String> {
+        let read = fs::read_to_string(BOOT_ID).ok()?;
+        Some(read.trim().to_owned()).filter(|boot| !boot.is_empty())
     }
 
     fn lock(&self, directory: &Path) -> io::Result<Option<Box<dyn DirectoryLock>>> {

@@ -72,6 +72,10 @@ impl Disk for UnsyncedDisk {
         LocalDisk.space(path)
     }
 
+    fn boot_id(&self) -> Option<String> {
+        LocalDisk.boot_id()
+    }
+
     fn lock(&self, directory: &Path) -> io::Result<Option<Box<dyn DirectoryLock>>> {
         LocalDisk.lock(directory)
     }

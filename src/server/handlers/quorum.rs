@@ -109,8 +109,8 @@ type Told = (ErrorCode, Option<StrBytes>);
 
 impl Handle for AddRaftVoterRequest {
     async fn handle(self, context: &Context) -> AddRaftVoterResponse {
-        let (error, text) = match check_voter(context, self.cluster_id.as_ref(), self.voter_id, self.voter_directory_id)
-        {
+        let directory = Some(self.voter_directory_id).filter(|directory| !directory.is_nil());
+        let (error, text) = match check_voter(context, self.cluster_id.as_ref(), self.voter_id, directory) {
             Err(refused) => refused,
             // The node's address is known already, so that what the listeners are does not matter.
             Ok(_) if self.listeners.is_empty() => {
@@ -125,8 +125,11 @@ impl Handle for AddRaftVoterRequest {
 
 impl Handle for RemoveRaftVoterRequest {
     async fn handle(self, context: &Context) -> RemoveRaftVoterResponse {
-        let (error, text) = match check_voter(context, self.cluster_id.as_ref(), self.voter_id, self.voter_directory_id)
-        {
+        let given = self.voter_directory_id;
+        // As DescribeQuorum tells it.
+        let is_told = !given.is_nil() || context.broker.votes_unregistered(NodeId(self.voter_id)).await;
+        let directory = Some(given).filter(|_| is_told);
+        let (error, text) = match check_voter(context, self.cluster_id.as_ref(), self.voter_id, directory) {
             Err(refused) => refused,
             Ok((node_id, directory)) => told(context.broker.remove_voter(node_id, directory).await),
         };
@@ -140,18 +143,20 @@ fn check_voter(
     context: &Context,
     cluster_id: Option<&StrBytes>,
     voter_id: i32,
-    directory: Uuid,
+    directory: Option<Uuid>,
 ) -> Result<(NodeId, DirectoryId), Told> {
     let ours = context.broker.cluster_id().to_string();
     if let Some(given) = cluster_id.map(|given| &**given).filter(|given| *given != ours) {
         let text = format!("the request is for the cluster {given}, and this is {ours}");
         return Err((ErrorCode::InconsistentClusterId, message(text)));
     }
-    if voter_id < 0 || directory.is_nil() {
-        let text = "a voter is named by its number and by the identity of its first data directory";
-        return Err((ErrorCode::InvalidRequest, message(text)));
+    match directory {
+        Some(directory) if voter_id >= 0 => Ok((NodeId(voter_id), DirectoryId::new(directory))),
+        _ => {
+            let text = "a voter is named by its number and by the identity of its first data directory";
+            Err((ErrorCode::InvalidRequest, message(text)))
+        }
     }
-    Ok((NodeId(voter_id), DirectoryId::new(directory)))
 }
 
 fn told(changed: Result<(), ClusterError>) -> Told {

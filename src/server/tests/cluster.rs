@@ -229,7 +229,12 @@ async fn a_lone_broker_is_its_quorum_and_stays_it() {
         remove.with_voter_directory_id(directory_id)
     };
     let wrong = uuid::Uuid::from_u128(1);
-    for (asked, code) in [(remove(other, known), 104), (remove(None, wrong), 127), (remove(None, known), 42)] {
+    for (asked, code) in [
+        (remove(other, known), 104),
+        (remove(None, uuid::Uuid::nil()), 42),
+        (remove(None, wrong), 127),
+        (remove(None, known), 42),
+    ] {
         assert_eq!(ask(&mut client, &asked, 0).await.error_code, code, "{asked:?}");
     }
     server.shutdown().await;

@@ -8,7 +8,7 @@ use crate::broker::{
 use crate::metadata::broker_config::{RACK_AWARE_SELECTOR, REPLICA_SELECTOR};
 use crate::metadata::topic_config::ConfigOperation;
 use crate::record::{BatchBuilder, BatchOptions};
-use crate::types::{LeaderEpoch, Offset};
+use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 const TOPIC: &str = "events";
 const LISTENER: &str = "default";
@@ -74,6 +74,12 @@ async fn who_wants_all_replicas_is_refused_where_too_few_are_in_sync_and_others_
     let (broker, led) = leader(&all).unwrap();
     produce(broker, &led, Acknowledgement::All).await.unwrap();
     drop(led);
+    let id = TopicPartition::new(first.image().topic_named(TOPIC).unwrap().topic_id, 0);
+    let is_committed = |broker: &Arc<Broker>| {
+        let log = broker.directories().iter().find_map(|directory| directory.log(id));
+        log.is_some_and(|log| log.offsets().high_watermark == Offset(1))
+    };
+    until("a follower does not hear what is committed", || all.into_iter().all(is_committed)).await;
 
     first.drain().await;
     stop([first]).await;

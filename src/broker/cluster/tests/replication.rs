@@ -106,3 +106,37 @@ async fn what_is_acknowledged_is_on_all_brokers_and_stays_when_leaders_go() {
         broker.shutdown().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn records_are_deleted_on_all_that_are_in_sync_before_that_is_answered() {
+    let mut cluster = Cluster3::new();
+    let brokers = [cluster.start(1).await, cluster.start(2).await, cluster.start(3).await];
+    let all = [&brokers[0], &brokers[1], &brokers[2]];
+    for broker in all {
+        until("not all know of each other", || active(broker) == BTreeSet::from([1, 2, 3])).await;
+    }
+    create(all[0], "records", 1).await;
+    for number in 0..20 {
+        produce(&all, "records", 0, &number.to_string()).await;
+    }
+    let log_start = |broker: &Broker| {
+        let image = broker.image();
+        let id = crate::types::TopicPartition::new(image.topic_named("records").unwrap().topic_id, 0);
+        broker.directories().iter().find_map(|directory| directory.log(id)).map(|log| log.offsets().log_start)
+    };
+    // Nothing is appended any more that could take the word along.
+    for below in [Offset(12), Offset(13), Offset(-1)] {
+        let led = all.iter().find_map(|broker| Some((*broker, leader(broker, "records", 0).ok()?)));
+        let (broker, led) = led.expect("somebody leads");
+        let deleted = broker.delete_records(&led, below, Duration::from_secs(20)).await.unwrap();
+        assert_eq!(deleted, if below == Offset(-1) { Offset(20) } else { below });
+        let in_sync = in_sync(broker, "records", 0);
+        for other in all.iter().filter(|other| in_sync.contains(&other.node_id().get())) {
+            assert_eq!(log_start(other), Some(deleted));
+        }
+    }
+    for broker in brokers {
+        broker.stop_waiting();
+        broker.shutdown().await;
+    }
+}

@@ -56,3 +56,4 @@
 #![doc = include_str!("0079-the-archive-is-its-leaders.md")]
 #![doc = include_str!("0080-what-clients-see-of-replicas.md")]
 #![doc = include_str!("0081-two-lanes-to-each-follower.md")]
+#![doc = include_str!("0082-a-restore-writes-metadata-and-the-broker-does-the-rest.md")]

@@ -11,3 +11,4 @@
 #![doc = include_str!("log.md")]
 #![doc = include_str!("metadata.md")]
 #![doc = include_str!("peer.md")]
+#![doc = include_str!("replication.md")]

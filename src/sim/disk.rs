@@ -163,19 +163,9 @@ impl SimDisk {
         self.world.lock().powered
     }
 
-    /// Lets at most this many bytes of files fit.
-    pub(crate) fn set_capacity(&self, bytes: u64) {
-        self.world.lock().capacity = bytes;
-    }
-
     /// Has `then` happen before every change, which its error makes fail, until the process ends.
     pub(crate) fn meanwhile(&self, then: impl FnMut(Operation, &Path) -> io::Result<()> + Send + 'static) {
         self.meanwhile.set(then);
-    }
-
-    /// Has every sync fail from now on.
-    pub(crate) fn fail_syncs(&self) {
-        self.world.lock().fail_syncs = true;
     }
 
     pub(crate) fn trace(&self) -> u64 {

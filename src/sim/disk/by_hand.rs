@@ -1,10 +1,20 @@
-//! What tests do to files by hand, and see of them.
+//! What tests do to the disk and to files by hand, and see of them.
 
 use std::path::{Path, PathBuf};
 
 use super::{Inode, Name, SimDisk};
 
 impl SimDisk {
+    /// Lets at most this many bytes of files fit.
+    pub(crate) fn set_capacity(&self, bytes: u64) {
+        self.world.lock().capacity = bytes;
+    }
+
+    /// Has every sync fail from now on.
+    pub(crate) fn fail_syncs(&self) {
+        self.world.lock().fail_syncs = true;
+    }
+
     /// Flips one bit of a file, visibly and durably.
     pub(crate) fn flip_bit(&self, path: &Path, byte: usize) {
         let mut world = self.world.lock();

@@ -155,7 +155,7 @@ impl From<InspectError> for Failure {
     }
 }
 
-fn of_store(error: &StoreError) -> Exit {
+pub(super) fn of_store(error: &StoreError) -> Exit {
     match error {
         // Some other object names it.
         StoreError::NotFound { .. } | StoreError::WrongLength { .. } => Exit::Damaged,

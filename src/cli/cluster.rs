@@ -1,7 +1,15 @@
-//! `alluvium cluster`: who is in a cluster and how it fares, who votes in it, and the tokens by which brokers join.
+//! `alluvium cluster`: who is in a cluster and how it fares, who votes in it, where replicas are, and the tokens by which brokers join.
+//!
+//! - [`plan`], [`rebalance`]: replicas and leaders that are moved, by a plan; a broker that is emptied.
+//! - [`reassignments`]: what is on its way; [`elections`]: leaders.
 //!
 //! `token` reads a member's files, beside the broker or without it, and asks nobody. All else speaks the Kafka protocol. Only
 //! brokers keep what is changed here.
+
+mod elections;
+mod plan;
+mod reassignments;
+mod rebalance;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,6 +49,14 @@ pub enum ClusterCommand {
     RemoveVoter(NodeArguments),
     /// Forget a broker that is gone for good, and its vote
     Unregister(NodeArguments),
+    /// Give all brokers equal shares, as after one was added: shows a plan, and with --yes carries it out
+    Rebalance(rebalance::RebalanceArguments),
+    /// Move everything off a broker, so that it can be removed: shows a plan, and with --yes carries it out
+    Drain(rebalance::DrainArguments),
+    /// Show how far replicas are that move, or leave them where they were
+    Reassignments(reassignments::ReassignmentArguments),
+    /// Have preferred replicas lead again
+    ElectLeaders(elections::ElectArguments),
 }
 
 /// Arguments of `alluvium cluster token`.
@@ -107,6 +123,10 @@ pub(super) fn run(command: ClusterCommand, context: &mut Context) -> Result<(), 
             quorum::unregister(&mut gone.client.cluster(context), gone.node).await?;
             tell(&gone, "unregistered", &mut context.output)
         }),
+        ClusterCommand::Rebalance(arguments) => rebalance::rebalance(&arguments, context),
+        ClusterCommand::Drain(arguments) => rebalance::drain(&arguments, context),
+        ClusterCommand::Reassignments(arguments) => reassignments::run(&arguments, context),
+        ClusterCommand::ElectLeaders(arguments) => elections::run(&arguments, context),
     }
 }
 

@@ -75,6 +75,18 @@ impl SettingArguments {
         Self { config: config.clone(), data_dir: data_dir.clone(), set: set.to_vec(), ..Self::default() }
     }
 
+    /// The flags that say which cluster is restored, and where.
+    pub(super) fn for_restore(
+        config: &Option<PathBuf>,
+        object_store: &Option<String>,
+        data_dir: &Option<String>,
+        node_id: &Option<String>,
+        set: &[String],
+    ) -> Self {
+        let (data_dir, node_id) = (data_dir.clone(), node_id.clone());
+        Self { data_dir, node_id, ..Self::for_store(config, object_store, set) }
+    }
+
     /// The settings that flags give, the general ones last, so that they win.
     fn assignments(&self, context: &Context) -> Result<Vec<Assignment>, Failure> {
         let named = [

@@ -18,6 +18,7 @@ mod log;
 mod output;
 mod produce;
 mod progress;
+mod restore;
 mod serve;
 mod topic;
 
@@ -69,12 +70,14 @@ enum Command {
     Produce(produce::ProduceArguments),
     /// Read records from a topic of any Kafka cluster
     Consume(consume::ConsumeArguments),
-    /// Show a cluster and its quorum, change who votes, and make tokens for brokers that join
+    /// Show a cluster and its quorum, move replicas and leaders, change who votes, and make tokens for brokers that join
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
     /// Look into the archive in object storage; no broker needs to run
     #[command(subcommand)]
     Archive(archive::ArchiveCommand),
+    /// Make a new cluster from the object store of one that is lost
+    Restore(restore::RestoreArguments),
     /// Look into segment files on the local disk
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -149,6 +152,7 @@ fn run(arguments: Arguments, context: &mut Context) -> Result<(), Failure> {
         Command::Consume(consume) => consume::run(&consume, context),
         Command::Cluster(cluster) => cluster::run(cluster, context),
         Command::Archive(archive) => archive::run(archive, context),
+        Command::Restore(restore) => restore::run(&restore, context),
         Command::Log(log) => log::run(log, context),
         Command::Config(config) => config::run(config, context),
     }

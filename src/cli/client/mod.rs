@@ -3,7 +3,7 @@
 //! It speaks through the network seam, one request at a time on each connection, and lives for one command. It is built for
 //! being understood and not for throughput; still, batches are large, so that a file is sent about as fast as a broker
 //! takes it. [`Cluster`] finds brokers and leaders, [`Producer`] sends, [`Consumer`] reads, [`admin`] manages topics, [`quorum`] the
-//! cluster itself.
+//! cluster itself, and [`moves`] where replicas are in it.
 
 pub mod admin;
 mod arguments;
@@ -11,6 +11,7 @@ mod cluster;
 mod connection;
 mod consumer;
 mod error;
+pub mod moves;
 mod partitioner;
 mod producer;
 pub mod quorum;

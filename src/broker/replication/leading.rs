@@ -22,7 +22,7 @@ const CONTINUATION_BYTES: usize = 8 << 20;
 pub(super) enum Read {
     /// Batches in memory.
     Ready(Batches),
-    /// They are in segments; to be finished with [`Read::of_disk`].
+    /// They are in segments, to be read by a lane that may block; for the leader of this epoch.
     Disk(DiskRead, LeaderEpoch),
     /// Nothing that can be read yet.
     Nothing,

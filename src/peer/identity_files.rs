@@ -34,6 +34,7 @@ const KEY: &str = "node.key";
 const CERTIFICATE: &str = "node.crt";
 const AUTHORITIES: &str = "authority.crt";
 const JOIN_SECRET: &str = "join-secret";
+const AUTHORITY_KEY: &str = "authority.key";
 /// Chains and bundles of authorities have some kilobytes.
 const FILE_LIMIT_BYTES: u64 = 1 << 20;
 /// RFC 7468.
@@ -151,6 +152,26 @@ impl IdentityFiles {
     /// [`IdentityError::Io`].
     pub fn store_join_secret(&self, disk: &dyn Disk, secret: &Secret<Vec<u8>>) -> Result<(), IdentityError> {
         self.write_private(disk, JOIN_SECRET, secret.expose())
+    }
+
+    /// The private key of the cluster's authority, if this node was told it: with it a node that was away for long renews its own
+    /// certificate, where nobody takes the one that it has.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn authority_key(&self, disk: &dyn Disk) -> Result<Option<Secret<Vec<u8>>>, IdentityError> {
+        Ok(read(disk, &self.directory.join(AUTHORITY_KEY))?.map(Secret::new))
+    }
+
+    /// Keeps the private key of the cluster's authority, unless it is kept already. The metadata beside it has it as well.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn store_authority_key(&self, disk: &dyn Disk, key: &Secret<Vec<u8>>) -> Result<(), IdentityError> {
+        if self.authority_key(disk)?.is_some_and(|kept| kept == *key) {
+            return Ok(());
+        }
+        self.write_private(disk, AUTHORITY_KEY, key.expose())
     }
 
     /// A token that lets nodes join this one's cluster until `expires`; none where this node has not been told the join secret, or
@@ -445,7 +466,9 @@ mod tests {
         files.node_key(&LocalDisk).unwrap();
         files.store_join_secret(&LocalDisk, &Secret::new(vec![9; 32])).unwrap();
         assert_eq!(files.join_secret(&LocalDisk).unwrap(), Some(Secret::new(vec![9; 32])));
-        for name in [KEY, JOIN_SECRET] {
+        files.store_authority_key(&LocalDisk, &Secret::new(vec![8; 100])).unwrap();
+        assert_eq!(files.authority_key(&LocalDisk).unwrap(), Some(Secret::new(vec![8; 100])));
+        for name in [KEY, JOIN_SECRET, AUTHORITY_KEY] {
             let mode = std::fs::metadata(peers.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }

@@ -22,7 +22,7 @@ use crate::peer::token::JOIN_SECRET_BYTES;
 use crate::runtime::Runtime;
 use crate::runtime::peers::{PeerEndpoint, PeerIdentity, PeerSettings, Secret};
 use crate::runtime::watch;
-use crate::types::NodeId;
+use crate::types::{ClusterId, NodeId};
 
 /// How often certificates are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
@@ -53,6 +53,41 @@ fn address_of(settings: &ClusterSettings, bound: SocketAddr) -> String {
         None => (bound.ip().to_string(), bound.port()),
     };
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// Issues a certificate for a node of a cluster, and shows it from now on.
+fn renew(
+    runtime: &Runtime,
+    files: &IdentityFiles,
+    authority: &Authority,
+    endpoint: &Arc<dyn PeerEndpoint>,
+    (cluster_id, node_id): (ClusterId, NodeId),
+) -> Result<(), StartError> {
+    let (disk, now) = (&*runtime.disk, runtime.clock.wall());
+    let request = files.node_key(disk)?.certificate_request()?;
+    let certificate = authority.issue(cluster_id, node_id, &request, runtime.entropy.identity(), now)?;
+    let stored = files.store(disk, &certificate, std::slice::from_ref(&authority.certificate))?;
+    endpoint.set_identity(stored).map_err(|error| StartError::PeerIdentity { error })?;
+    tracing::info!("this broker has a new certificate for its peers");
+    Ok(())
+}
+
+/// Renews a certificate that is near its end, or beyond, before the metadata is there: after a long rest nobody else may take it, and
+/// the quorum would never come together.
+fn renew_alone(
+    runtime: &Runtime,
+    files: &IdentityFiles,
+    shown: &PeerIdentity,
+    endpoint: &Arc<dyn PeerEndpoint>,
+    node: (ClusterId, NodeId),
+) -> Result<(), StartError> {
+    let is_due = |certificate: &Vec<u8>| renewal_due(certificate, runtime.clock.wall());
+    let (Some(_), [authority]) = (shown.certificates.first().filter(|shown| is_due(shown)), &shown.authorities[..])
+    else {
+        return Ok(());
+    };
+    let Some(key) = files.authority_key(&*runtime.disk)? else { return Ok(()) };
+    renew(runtime, files, &Authority { certificate: authority.clone(), key }, endpoint, node)
 }
 
 impl Plane {
@@ -95,6 +130,9 @@ impl Plane {
         }
         let cluster_id = joined.as_ref().map(|joined| joined.cluster_id);
         let storage = MetadataStore::open(runtime, metadata, settings.node_id, cluster_id).await.map_err(unusable)?;
+        if let (Some(shown), None) = (&identity, &cluster.pki) {
+            renew_alone(runtime, &files, shown, &endpoint, (storage.cluster_id(), settings.node_id))?;
+        }
         let naming = if cluster.pki.is_some() { Naming::ByHost } else { Naming::ByNode };
         let (of_peers, cluster_id) = (Arc::clone(&endpoint), storage.cluster_id());
         let peers = Arc::new(Peers::new(runtime.clone(), of_peers, cluster_id, settings.node_id, naming));
@@ -189,6 +227,8 @@ impl Plane {
         let Some(known) = image.authority() else { return Ok(()) };
         let (disk, now) = (&*self.runtime.disk, self.runtime.clock.wall());
         self.files.store_join_secret(disk, &Secret::new(known.join_secret.clone()))?;
+        let authority = Authority { certificate: known.certificate.clone(), key: Secret::new(known.key.clone()) };
+        self.files.store_authority_key(disk, &authority.key)?;
         let shown = self.files.load(disk)?;
         let is_good = |shown: &PeerIdentity| {
             shown.authorities.contains(&known.certificate)
@@ -197,15 +237,7 @@ impl Plane {
         if shown.as_ref().is_some_and(is_good) {
             return Ok(());
         }
-        let authority = Authority { certificate: known.certificate.clone(), key: Secret::new(known.key.clone()) };
-        let request = self.files.node_key(disk)?.certificate_request()?;
-        let serial = self.runtime.entropy.identity();
-        let certificate = authority.issue(metadata.cluster_id(), self.node_id, &request, serial, now)?;
-        let stored = self.files.store(disk, &certificate, &[authority.certificate])?;
-        let failed = |error| StartError::PeerIdentity { error };
-        self.endpoint.set_identity(stored).map_err(failed)?;
-        tracing::info!("this broker has a new certificate for its peers");
-        Ok(())
+        renew(&self.runtime, &self.files, &authority, &self.endpoint, (metadata.cluster_id(), self.node_id))
     }
 
     /// Renews certificates, or takes the operator's new ones, for as long as the broker runs.

@@ -116,7 +116,7 @@ fn drained(survey: &Survey, layout: &Layout, node: i32) -> Result<Vec<Change>, F
              start one of the brokers that have them first, see `alluvium cluster status`",
             stuck.partition, stuck.topic
         );
-        return Err(Failure::new(Exit::Offline, text));
+        return Err(Failure::new(Exit::Failed, text));
     }
     plan::drained(layout, node).map_err(|no_place| {
         let placed = &layout.partitions[no_place.index];
@@ -518,7 +518,7 @@ impl<'a> Mover<'a> {
         if elsewhere == 0 && left == 0 {
             return Ok(());
         }
-        let text = match self.plan.drains {
+        let text = match self.plan.drains.filter(|_| left > 0) {
             Some(node) => format!("{left} partitions are on broker {node} still, or again; give the command again"),
             None => format!(
                 "{elsewhere} partitions are not where they were to be: somebody else moved them; give the command again"

@@ -252,12 +252,7 @@ impl Partitions {
         if state.leader != Some(self.node_id) {
             return Err(PartitionError::NotLeader { leader: state.leader });
         }
-        if expected != LeaderEpoch::NONE && expected < epoch {
-            return Err(PartitionError::FencedEpoch { epoch: expected, current: epoch });
-        }
-        if expected > epoch {
-            return Err(PartitionError::UnknownEpoch { epoch: expected, current: epoch });
-        }
+        check_epoch(expected, epoch)?;
         let partition = self.opened(TopicPartition::new(topic.topic_id, partition))?;
         self.reach(&partition, epoch)?;
         if let Some(replica) = partition.replica.as_ref().filter(|replica| replica.led_in() != Some(epoch)) {
@@ -279,12 +274,7 @@ impl Partitions {
     ) -> Result<Leader, PartitionError> {
         let state = topic.partition(partition).ok_or(PartitionError::UnknownPartition)?;
         let (leader, current) = (state.leader, state.leader_epoch);
-        if expected != LeaderEpoch::NONE && expected < current {
-            return Err(PartitionError::FencedEpoch { epoch: expected, current });
-        }
-        if expected > current {
-            return Err(PartitionError::UnknownEpoch { epoch: expected, current });
-        }
+        check_epoch(expected, current)?;
         let id = TopicPartition::new(topic.topic_id, partition);
         let open = self.open.read().get(&id).cloned();
         let follows = |partition: &Arc<Partition>| {
@@ -600,6 +590,14 @@ impl Partitions {
         *self.behind.lock() = Behind::default();
         self.topics.lock().clear();
     }
+}
+
+/// Refuses a client that knows another leader epoch, unless it names none.
+fn check_epoch(epoch: LeaderEpoch, current: LeaderEpoch) -> Result<(), PartitionError> {
+    if epoch != LeaderEpoch::NONE && epoch < current {
+        return Err(PartitionError::FencedEpoch { epoch, current });
+    }
+    if epoch > current { Err(PartitionError::UnknownEpoch { epoch, current }) } else { Ok(()) }
 }
 
 /// Whether a log holds what was archived, as far as its epochs tell.
